@@ -1,0 +1,200 @@
+// SIMD vectors, exactly as wide as the instruction set this file is compiled for.
+//
+// Vec<T> is a GCC/Clang vector: + - * / < == ?: and [] work as they stand; here is only what the
+// extension lacks. A vector wider than the registers would live on the stack (measured: 8x slower), so
+// the width follows the target macros; `scalar` has one lane.
+//
+// Arithmetic that several instruction sets must round alike uses fma(), never a * b + c: the build
+// forbids contraction. Sums use 16 virtual lanes and one fixed tree (LaneSum), whatever the width.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+#ifndef BRASA_ISA
+#error "core/simd.h belongs into kernel files only"
+#endif
+
+#define BRASA_INLINE static inline __attribute__((always_inline))
+
+namespace brasa::cpu::BRASA_ISA {
+
+#if defined(BRASA_SCALAR)
+template <class T> constexpr int kVectorBytes = sizeof(T);
+#elif defined(__AVX512F__)
+template <class T> constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+template <class T> constexpr int kVectorBytes = 32;
+#else
+template <class T> constexpr int kVectorBytes = 16;
+#endif
+
+/// Lanes of Vec<T>.
+template <class T> constexpr int kLanes = kVectorBytes<T> / int(sizeof(T));
+
+template <class T> struct IntOf;
+template <> struct IntOf<float> { using type = int32_t; };
+template <> struct IntOf<double> { using type = int64_t; };
+
+template <class T> struct VectorTypes {
+  using Int = typename IntOf<T>::type;
+  typedef T Vec __attribute__((vector_size(kVectorBytes<T>)));
+  typedef Int IntVec __attribute__((vector_size(kVectorBytes<T>)));
+  typedef T Unaligned __attribute__((vector_size(kVectorBytes<T>), aligned(alignof(T)), may_alias));
+};
+template <class T> using Vec = typename VectorTypes<T>::Vec;
+template <class T> using IntVec = typename VectorTypes<T>::IntVec;
+
+/// The element type of a vector: ElementOf<Vec<float>> is float.
+template <class V> struct ElementOfImpl;
+template <> struct ElementOfImpl<Vec<float>> { using type = float; };
+template <> struct ElementOfImpl<Vec<double>> { using type = double; };
+template <class V> using ElementOf = typename ElementOfImpl<V>::type;
+
+template <class T> BRASA_INLINE Vec<T> broadcast(T x) { return x - Vec<T>{}; }
+
+template <class T> BRASA_INLINE Vec<T> load(const T* p) {
+  return *reinterpret_cast<const typename VectorTypes<T>::Unaligned*>(p);
+}
+template <class T> BRASA_INLINE void store(T* p, Vec<T> x) {
+  *reinterpret_cast<typename VectorTypes<T>::Unaligned*>(p) = x;
+}
+
+/// The first n lanes from p, the others 0. 0 <= n <= kLanes<T>.
+template <class T> BRASA_INLINE Vec<T> load_partial(const T* p, int64_t n) {
+#if defined(__AVX512F__) && !defined(BRASA_SCALAR)
+  if constexpr (sizeof(T) == 4) {
+    return (Vec<T>)_mm512_maskz_loadu_ps(__mmask16((1u << n) - 1), p);
+  } else {
+    return (Vec<T>)_mm512_maskz_loadu_pd(__mmask8((1u << n) - 1), p);
+  }
+#else
+  Vec<T> x{};
+  for (int i = 0; i < kLanes<T>; ++i)
+    if (i < n) x[i] = p[i];
+  return x;
+#endif
+}
+
+/// The first n lanes of x to p.
+template <class T> BRASA_INLINE void store_partial(T* p, Vec<T> x, int64_t n) {
+#if defined(__AVX512F__) && !defined(BRASA_SCALAR)
+  if constexpr (sizeof(T) == 4) {
+    _mm512_mask_storeu_ps(p, __mmask16((1u << n) - 1), (__m512)x);
+  } else {
+    _mm512_mask_storeu_pd(p, __mmask8((1u << n) - 1), (__m512d)x);
+  }
+#else
+  for (int i = 0; i < kLanes<T>; ++i)
+    if (i < n) p[i] = x[i];
+#endif
+}
+
+/// a * b + c with one rounding (two in `baseline` on x86-64, which has no such instruction).
+BRASA_INLINE Vec<float> fma(Vec<float> a, Vec<float> b, Vec<float> c) {
+#if defined(BRASA_SCALAR)
+  return broadcast(__builtin_fmaf(a[0], b[0], c[0]));
+#elif defined(__AVX512F__)
+  return (Vec<float>)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__FMA__)
+  return (Vec<float>)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__aarch64__)
+  return (Vec<float>)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+  return a * b + c;
+#endif
+}
+BRASA_INLINE Vec<double> fma(Vec<double> a, Vec<double> b, Vec<double> c) {
+#if defined(BRASA_SCALAR)
+  return broadcast(__builtin_fma(a[0], b[0], c[0]));
+#elif defined(__AVX512F__)
+  return (Vec<double>)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
+#elif defined(__FMA__)
+  return (Vec<double>)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+#elif defined(__aarch64__)
+  return (Vec<double>)vfmaq_f64((float64x2_t)c, (float64x2_t)a, (float64x2_t)b);
+#else
+  return a * b + c;
+#endif
+}
+
+/// The same for one number, rounded as one lane of the vector form is.
+template <class T> BRASA_INLINE T fma_scalar(T a, T b, T c) {
+#if defined(__x86_64__) && !defined(__FMA__) && !defined(BRASA_SCALAR)
+  return a * b + c;
+#else
+  if constexpr (sizeof(T) == 4) return __builtin_fmaf(a, b, c);
+  else return __builtin_fma(a, b, c);
+#endif
+}
+
+BRASA_INLINE Vec<float> sqrt(Vec<float> x) {
+  for (int i = 0; i < kLanes<float>; ++i) x[i] = __builtin_sqrtf(x[i]);
+  return x;
+}
+BRASA_INLINE Vec<double> sqrt(Vec<double> x) {
+  for (int i = 0; i < kLanes<double>; ++i) x[i] = __builtin_sqrt(x[i]);
+  return x;
+}
+
+template <class V> BRASA_INLINE auto bits(V x) { return (IntVec<ElementOf<V>>)x; }
+
+/// mask lane ? a : b, where mask comes from a comparison.
+template <class M, class V> BRASA_INLINE V select(M mask, V a, V b) { return mask ? a : b; }
+
+/// |x|, and x with the sign of s.
+template <class V> BRASA_INLINE V abs(V x) {
+  using I = typename IntOf<ElementOf<V>>::type;
+  constexpr I kSign = I(I(1) << (8 * sizeof(I) - 2)) * 2;
+  return (V)(bits(x) & ~kSign);
+}
+template <class V> BRASA_INLINE V copysign(V x, V s) {
+  using I = typename IntOf<ElementOf<V>>::type;
+  constexpr I kSign = I(I(1) << (8 * sizeof(I) - 2)) * 2;
+  return (V)((bits(x) & ~kSign) | (bits(s) & kSign));
+}
+
+/// The larger / smaller lane; a NaN in either wins.
+template <class V> BRASA_INLINE V max(V a, V b) { return ((a > b) | (a != a)) ? a : b; }
+template <class V> BRASA_INLINE V min(V a, V b) { return ((a < b) | (a != a)) ? a : b; }
+
+/// Sum over 16 virtual lanes: the same additions in the same order at every vector width.
+template <class T> struct LaneSum {
+  static constexpr int kVirtual = 16;
+  static constexpr int kParts = kVirtual / kLanes<T>;
+  Vec<T> part[kParts] = {};
+
+  /// Adds the 16 elements at p, or f(element vector, offset) of them.
+  template <class F> __attribute__((always_inline)) void add_mapped(const T* p, F f) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kParts; ++i) part[i] += f(load(p + i * kLanes<T>), i * kLanes<T>);
+  }
+  /// Adds the first n < 16 elements at p, mapped; f is not applied beyond them.
+  template <class F> __attribute__((always_inline)) void add_tail(const T* p, int64_t n, F f) {
+    alignas(64) T mapped[kVirtual] = {};
+    for (int i = 0; i < kParts; ++i) {
+      const int64_t left = n - i * kLanes<T>;
+      if (left <= 0) break;
+      const int64_t live = left < kLanes<T> ? left : kLanes<T>;
+      store_partial(mapped + i * kLanes<T>, f(load_partial(p + i * kLanes<T>, live), i * kLanes<T>),
+                    live);
+    }
+    for (int i = 0; i < kParts; ++i) part[i] += load(mapped + i * kLanes<T>);
+  }
+  /// The fixed tree: lanes 8 apart, then 4, 2, 1.
+  __attribute__((always_inline)) T total() const {
+    alignas(64) T lane[kVirtual];
+    for (int i = 0; i < kParts; ++i) store(lane + i * kLanes<T>, part[i]);
+    for (int step = kVirtual / 2; step; step /= 2)
+      for (int i = 0; i < step; ++i) lane[i] += lane[i + step];
+    return lane[0];
+  }
+};
+
+}  // namespace brasa::cpu::BRASA_ISA
