@@ -1,0 +1,49 @@
+// What an emulated module has beyond the GPU's: device memory, since no other library hands it out,
+// and the emulator's options.
+#include <pybind11/pybind11.h>
+
+#include <string>
+
+#include "emulator/runtime.h"
+
+namespace py = pybind11;
+
+namespace brasa {
+
+void bind_emulator(py::module_& m) {
+  namespace emulator = simt::emulator;
+  m.def(
+      "alloc",
+      [](size_t nbytes) { return reinterpret_cast<uintptr_t>(emulator::device_alloc(nbytes)); },
+      py::arg("nbytes"), py::call_guard<py::gil_scoped_release>(),
+      "Address of nbytes bytes of emulated device memory, filled with 0xff (NaN).");
+  m.def(
+      "free", [](uintptr_t ptr) { emulator::device_free(reinterpret_cast<void*>(ptr)); },
+      py::arg("ptr"), py::call_guard<py::gil_scoped_release>(), "Gives back what alloc returned.");
+  m.def(
+      "set_option",
+      [](const std::string& name, const py::object& value) {
+        emulator::set_option(name, py::str(value).cast<std::string>());
+      },
+      py::arg("name"), py::arg("value"),
+      "order: 'forward', 'reverse' or 'random' thread order; seed: of the random order; race: 'on' "
+      "or 'off'.");
+  m.def(
+      "stats",
+      [] {
+        const emulator::Statistics counts = emulator::statistics();
+        py::dict result;
+        result["launches"] = counts.launches;
+        result["blocks"] = counts.blocks;
+        result["threads"] = counts.threads;
+        result["switches"] = counts.switches;
+        result["barriers"] = counts.barriers;
+        result["warp_collectives"] = counts.warp_collectives;
+        result["buffers"] = counts.buffers;
+        result["buffer_bytes"] = counts.buffer_bytes;
+        return result;
+      },
+      "Counters since the module was loaded, and the device buffers alive now.");
+}
+
+}  // namespace brasa

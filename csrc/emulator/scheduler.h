@@ -1,0 +1,145 @@
+// Blocks, their threads, and the scheduler that runs them: shared by the runtime's files.
+#pragma once
+
+#include <deque>
+#include <memory>
+#include <random>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "emulator/fiber.h"
+#include "emulator/race.h"
+#include "emulator/runtime.h"
+
+namespace brasa::simt::emulator {
+
+// Limits of sm_80 and later that a launch must keep.
+inline constexpr unsigned kMaxThreadsPerBlock = 1024;
+inline constexpr size_t kMaxStaticShared = 48 * 1024;
+inline constexpr size_t kMaxDynamicShared = 227 * 1024;
+inline constexpr size_t kArenaBytes = 256 * 1024;
+inline constexpr unsigned kMaxResidentBlocks = 132;  // an H200's multiprocessors
+inline constexpr int kNamedBarriers = 16;
+
+inline constexpr const char* kStackOverflow =
+    "stack overflow: a thread has 16 KiB for its local arrays and calls";
+
+enum class ThreadOrder { kForward, kReverse, kRandom };
+
+struct Options {
+  ThreadOrder order = ThreadOrder::kForward;
+  uint32_t seed = 1;
+  bool race = false;
+};
+
+enum class ThreadState : uint8_t { kFresh, kReady, kRunning, kWaiting, kEnded };
+
+struct Fiber : Thread {
+  void* context = nullptr;
+  FiberStack stack{};
+  ThreadState state = ThreadState::kFresh;
+  const char* waits_in = "";
+  Location waits_at{};
+};
+
+/// A warp function that waits for the lanes of `mask`.
+struct WarpCollective {
+  using Run = void (*)(void* const* arguments, uint32_t lanes);
+  uint32_t mask;
+  uint32_t arrived;
+  Run run;
+  bool orders_memory;
+  const char* name;
+  Location where;
+  void* arguments[32];
+};
+
+struct Barrier {
+  int expected = 0;  // 0: every thread that has not ended
+  Location where{};
+  std::vector<Fiber*> arrived;
+};
+
+struct SharedArray {
+  const void* tag;  // null for the dynamic one
+  size_t begin;
+  size_t end;
+};
+
+struct Block {
+  std::vector<Fiber> threads;
+  unsigned alive = 0;
+  std::vector<uint32_t> live_lanes;                      // by warp
+  std::vector<std::vector<WarpCollective>> collectives;  // by warp; at most one per mask
+  Barrier barriers[kNamedBarriers];
+  std::byte* arena = nullptr;  // shared memory
+  size_t arena_used = 0;
+  std::vector<SharedArray> arrays;
+  BlockClocks clocks;  // race check only
+};
+
+/// Why a launch ended early. Places are instructions, turned into file and line at the end, because
+/// a thread's stack has no room for that.
+struct Failure {
+  std::string message;
+  std::vector<std::pair<std::string, const void*>> places;  // what happened there, after which pc
+};
+
+class Scheduler {
+ public:
+  static Scheduler& instance();
+
+  void run(const Grid& grid, void (*thread_main)(void*), void* closure);
+
+  // What follows is called on the fiber of the running thread.
+  void wait(const char* name, Location where);
+  void wake(Fiber* thread);
+  void yield(Location where);
+  void arrive_at_grid_barrier(Location where);
+  [[noreturn]] void abandon(Failure failure);
+
+  Options options;
+  Statistics counts{};
+
+ private:
+  static void fiber_main();
+  void prepare_block(Block& block, const Grid& grid, uint64_t index, size_t slot);
+  uint64_t block_at(uint64_t step, uint64_t blocks);
+  void run_resident_blocks();
+  void end_thread(Fiber& thread);
+  Fiber* next_ready();
+  void switch_to(Fiber& from, Fiber& to);
+  Failure deadlock() const;
+  void drop_threads();
+
+  StackPool stacks_;
+  std::vector<std::byte*> arenas_;
+  std::vector<std::unique_ptr<Block>> resident_;
+  std::deque<Fiber*> ready_;
+  std::vector<Fiber*> grid_barrier_;
+  Fiber root_{};  // the context of the launching OS thread
+  std::mt19937 random_;
+  std::unique_ptr<Failure> failure_;
+  uint64_t yields_in_a_row_ = 0;
+  void (*thread_main_)(void*) = nullptr;
+  void* closure_ = nullptr;
+};
+
+inline Fiber& running_fiber() { return *static_cast<Fiber*>(current_thread); }
+
+/// Wakes whom the end of a thread sets free: barriers and collectives no longer wait for it.
+void settle_after_exit(Block& block, unsigned warp);
+
+/// "file.cu:12", and "block (1,0,0) thread (3,0,0)".
+std::string describe(Location where);
+std::string describe(const Thread& thread);
+
+/// "file.cu:12" of the instruction that ends before `pc`, with its chain of inlined callers; needs
+/// addr2line and debug information, else it is the module and the offset.
+std::string locate(const void* pc);
+
+/// Where an address lies, in words: a device buffer, shared memory, or elsewhere.
+std::string describe_address(const void* pointer);
+
+}  // namespace brasa::simt::emulator

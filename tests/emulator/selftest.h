@@ -1,0 +1,44 @@
+// Launchers of the emulator's test kernels. Pointers are device memory; `stream_t` is not needed
+// here.
+#pragma once
+
+#include <cstdint>
+
+namespace brasa::selftest {
+
+/// c (m,n) = a (m,k) b (k,n). `second_barrier` false leaves out the barrier before a tile is
+/// overwritten.
+void sgemm(const float* a, const float* b, float* c, int m, int n, int k, bool second_barrier);
+
+/// y = softmax of each of `rows` rows of n. Bugs as in SoftmaxBug.
+enum class SoftmaxBug { kNone, kMissingBarrier, kDivergentBarrier, kReadPastEnd };
+void softmax(const float* x, float* y, int rows, int n, SoftmaxBug bug);
+
+/// sums[r], maxima[r] of each of `rows` rows of n, by block_reduce over `threads` threads.
+template <class T>
+void row_statistics(const T* x, T* sums, T* maxima, int rows, int n, int threads);
+
+/// y[i] = 2 x[i] for i < n, 16 bytes at a time; `scalar` takes the path for unaligned arrays.
+void scale_by_packs(const float* x, float* y, int64_t n, bool scalar);
+
+/// bins[v] = how many of x[0..n) are v; *odd = how many are odd, counted by ballots.
+void histogram(const int* x, int* bins, int* odd, int n);
+
+/// One atomic of each kind on out[0..8): int add, max, exchange; unsigned min, compare-and-swap;
+/// the sums as float at out[5], as double at out[6..8).
+void atomics(int* out, int threads);
+
+/// h = tanh(w h + x[t]) for `steps` steps, one grid barrier each; h0 and h1 (width) take turns, h0
+/// begins.
+void recurrence(const float* w, const float* x, float* h0, float* h1, int steps, int width);
+
+/// y[l] for l < 32 * 6: what lane l gets from each shuffle, the last two in groups of 8.
+void shuffles(int* y);
+
+/// Dynamic shared memory: y = x reversed, n <= 16384.
+void reverse(const float* x, float* y, int n, int n_shared);
+
+/// Kernels with one mistake each, by name; `y` has room for 64 floats.
+void mistake(const char* name, float* y);
+
+}  // namespace brasa::selftest

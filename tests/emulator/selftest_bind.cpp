@@ -1,0 +1,81 @@
+// Python names of the emulator's test kernels; arrays are addresses that `alloc` returned.
+#include <pybind11/pybind11.h>
+
+#include "selftest.h"
+
+namespace py = pybind11;
+
+namespace brasa {
+void bind_emulator(py::module_& m);
+}
+
+namespace {
+
+using namespace brasa::selftest;
+using Address = uintptr_t;
+
+template <class T>
+T* as(Address address) {
+  return reinterpret_cast<T*>(address);
+}
+
+template <class T>
+void bind_row_statistics(py::module_& m, const char* name) {
+  m.def(
+      name,
+      [](Address x, Address sums, Address maxima, int rows, int n, int threads) {
+        row_statistics(as<T>(x), as<T>(sums), as<T>(maxima), rows, n, threads);
+      },
+      py::call_guard<py::gil_scoped_release>());
+}
+
+}  // namespace
+
+PYBIND11_MODULE(BRASA_MODULE, m) {
+  using Release = py::call_guard<py::gil_scoped_release>;
+  brasa::bind_emulator(m);
+  m.def(
+      "sgemm",
+      [](Address a, Address b, Address c, int m, int n, int k, bool second_barrier) {
+        sgemm(as<float>(a), as<float>(b), as<float>(c), m, n, k, second_barrier);
+      },
+      Release());
+  m.def(
+      "softmax",
+      [](Address x, Address y, int rows, int n, int bug) {
+        softmax(as<float>(x), as<float>(y), rows, n, static_cast<SoftmaxBug>(bug));
+      },
+      Release());
+  bind_row_statistics<float>(m, "row_statistics_float32");
+  bind_row_statistics<double>(m, "row_statistics_float64");
+  bind_row_statistics<int>(m, "row_statistics_int32");
+  m.def(
+      "scale_by_packs",
+      [](Address x, Address y, int64_t n, bool scalar) {
+        scale_by_packs(as<float>(x), as<float>(y), n, scalar);
+      },
+      Release());
+  m.def(
+      "histogram",
+      [](Address x, Address bins, Address odd, int n) {
+        histogram(as<int>(x), as<int>(bins), as<int>(odd), n);
+      },
+      Release());
+  m.def("atomics", [](Address out, int threads) { atomics(as<int>(out), threads); }, Release());
+  m.def(
+      "recurrence",
+      [](Address w, Address x, Address h0, Address h1, int steps, int width) {
+        recurrence(as<float>(w), as<float>(x), as<float>(h0), as<float>(h1), steps, width);
+      },
+      Release());
+  m.def("shuffles", [](Address y) { shuffles(as<int>(y)); }, Release());
+  m.def(
+      "reverse",
+      [](Address x, Address y, int n, int n_shared) {
+        reverse(as<float>(x), as<float>(y), n, n_shared);
+      },
+      Release());
+  m.def(
+      "mistake", [](const std::string& name, Address y) { mistake(name.c_str(), as<float>(y)); },
+      Release());
+}
