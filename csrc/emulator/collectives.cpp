@@ -46,42 +46,46 @@ bool settle(Block& block, unsigned warp, size_t k, const Fiber* last) {
   if ((pending[k].mask & block.live_lanes[warp] & ~pending[k].arrived) != 0) return false;
   const WarpCollective done = pending[k];
   pending.erase(pending.begin() + static_cast<std::ptrdiff_t>(k));
-  if (done.run != nullptr) done.run(done.arguments, done.arrived);
+  const WarpFunction& function = *done.function;
+  if (function.run != nullptr) function.run(done.arguments, done.arrived);
   Scheduler& scheduler = Scheduler::instance();
   std::vector<Fiber*> arrived;
   for (unsigned lane = 0; lane < 32; ++lane) {
     if ((done.arrived >> lane & 1) == 0) continue;
     Fiber* thread = &block.threads[warp * 32 + lane];
-    if (done.orders_memory && scheduler.options.race) arrived.push_back(thread);
+    if (function.orders_memory && scheduler.options.race) arrived.push_back(thread);
     if (thread != last) scheduler.wake(thread);
   }
   if (!arrived.empty()) order_threads(block, arrived);
   return true;
 }
 
-/// The running lane takes part in `wanted`, which begins with its first lane.
-void join(WarpCollective wanted, void* argument) {
+/// The running lane takes part in `function` with `argument`, and waits for the others of `mask`.
+void join(const WarpFunction& function, uint32_t mask, void* argument, Location where) {
   Fiber& me = running_fiber();
   auto& pending = me.block->collectives[me.warp];
   ++Scheduler::instance().counts.warp_collectives;
-  if ((wanted.mask >> me.lane & 1) == 0) {
-    fail(std::string(wanted.name) + " at " + describe(wanted.where) +
+  if ((mask >> me.lane & 1) == 0) {
+    fail(std::string(function.name) + " at " + describe(where) +
          ": the mask does not name the calling lane");
   }
   size_t k = 0;
-  while (k < pending.size() && pending[k].mask != wanted.mask) ++k;
-  if (k == pending.size()) pending.push_back(wanted);
+  while (k < pending.size() && pending[k].mask != mask) ++k;
+  if (k == pending.size()) {
+    WarpCollective& added = pending.emplace_back();
+    added.function = &function;
+    added.mask = mask;
+    added.where = where;
+  }
   WarpCollective& collective = pending[k];
-  if (collective.run != wanted.run || collective.where.line() != wanted.where.line()) {
-    fail(std::string("divergent warp: this lane is in ") + wanted.name + " at " +
-         describe(wanted.where) + ", others of its warp wait in " + collective.name + " at " +
+  if (collective.function != &function || collective.where.line() != where.line()) {
+    fail(std::string("divergent warp: this lane is in ") + function.name + " at " +
+         describe(where) + ", others of its warp wait in " + collective.function->name + " at " +
          describe(collective.where));
   }
   collective.arrived |= 1u << me.lane;
   collective.arguments[me.lane] = argument;
-  if (!settle(*me.block, me.warp, k, &me)) {
-    Scheduler::instance().wait(wanted.name, wanted.where);
-  }
+  if (!settle(*me.block, me.warp, k, &me)) Scheduler::instance().wait(function.name, where);
 }
 
 template <class Body>
@@ -140,16 +144,9 @@ void run_ballot(void* const* arguments, uint32_t lanes) {
                 [&](int lane) { static_cast<BallotArgument*>(arguments[lane])->out = votes; });
 }
 
-WarpCollective collective(uint32_t mask, WarpCollective::Run run, const char* name,
-                          Location where) {
-  return {.mask = mask,
-          .arrived = 0,
-          .run = run,
-          .orders_memory = false,
-          .name = name,
-          .where = where,
-          .arguments = {}};
-}
+constexpr WarpFunction kSyncWarp{"__syncwarp", nullptr, true};
+constexpr WarpFunction kShuffle{"a shuffle", &run_shuffle, false};
+constexpr WarpFunction kBallot{"a ballot", &run_ballot, false};
 
 }  // namespace
 
@@ -163,22 +160,18 @@ void named_barrier(int id, int threads, Location where) {
   arrive(id, threads, "bar_sync", where);
 }
 
-void warp_barrier(uint32_t mask, Location where) {
-  WarpCollective wanted = collective(mask, nullptr, "__syncwarp", where);
-  wanted.orders_memory = true;
-  join(wanted, nullptr);
-}
+void warp_barrier(uint32_t mask, Location where) { join(kSyncWarp, mask, nullptr, where); }
 
 uint64_t warp_shuffle(uint32_t mask, uint64_t value, Shuffle kind, int operand, int width,
                       Location where) {
   ShuffleArgument argument{kind, operand, width, value, 0};
-  join(collective(mask, &run_shuffle, "a shuffle", where), &argument);
+  join(kShuffle, mask, &argument, where);
   return argument.out;
 }
 
 uint32_t warp_ballot(uint32_t mask, bool predicate, Location where) {
   BallotArgument argument{predicate, 0};
-  join(collective(mask, &run_ballot, "a ballot", where), &argument);
+  join(kBallot, mask, &argument, where);
   return argument.out;
 }
 

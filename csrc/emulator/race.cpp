@@ -163,6 +163,8 @@ void note_access(const void* pointer, size_t bytes, unsigned kind, const void* p
   const Fiber& me = running_fiber();
   const auto* address = static_cast<const std::byte*>(pointer);
   if (address >= me.stack.base && address < me.stack.top) return;
+  const std::vector<Fiber>& threads = me.block->threads;  // read as threadIdx and its like
+  if (pointer >= threads.data() && pointer < threads.data() + threads.size()) return;
   const auto offset = static_cast<size_t>(address - me.block->arena);
   if (offset < kArenaBytes) return check_shared(*me.block, offset, bytes, kind, pc);
   Buffer* buffer = find_buffer(pointer);

@@ -43,16 +43,20 @@ struct Fiber : Thread {
   Location waits_at{};
 };
 
+/// What a warp does together, once for all lanes that arrived.
+struct WarpFunction {
+  const char* name;
+  void (*run)(void* const* arguments, uint32_t lanes);  // null: nothing but the meeting
+  bool orders_memory;
+};
+
 /// A warp function that waits for the lanes of `mask`.
 struct WarpCollective {
-  using Run = void (*)(void* const* arguments, uint32_t lanes);
+  const WarpFunction* function;
   uint32_t mask;
   uint32_t arrived;
-  Run run;
-  bool orders_memory;
-  const char* name;
   Location where;
-  void* arguments[32];
+  void* arguments[32];  // set for the lanes that arrived
 };
 
 struct Barrier {
