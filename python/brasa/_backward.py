@@ -1,0 +1,324 @@
+"""The way back along the tape.
+
+Nodes are numbered when they are recorded, and a node's arguments exist before it: descending numbers are
+an order in which every node comes after all that uses its results. So a pass collects the reachable nodes,
+sorts them, and goes through them once. The gradient of a leaf is complete when the last node that uses the
+leaf is done, and is handed over (hooks, `.grad`) at that moment, not at the end of the pass.
+
+Gradients are added in place where the sum is ours: an array that a backward made itself and nobody else
+holds. Whatever may be shared (the gradient that came in, a view of it, an array returned for two arguments)
+is added out of place, and copied before it becomes somebody's `.grad`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from operator import attrgetter
+from typing import Any
+
+from brasa import _tape
+from brasa._backend import as_array, is_array
+from brasa._tape import Mode, Node, is_tensor
+
+_leaf_lock = threading.Lock()  # two threads may reach the same parameter
+
+
+class Pass:
+    """One traversal: pending gradients by target, and which of them may be added to in place."""
+
+    __slots__ = (
+        "counts",
+        "create_graph",
+        "needed",
+        "owned",
+        "pending",
+        "results",
+        "retain",
+        "wanted",
+    )
+
+    def __init__(self, wanted: Sequence[Any] | None, retain: bool, create_graph: bool) -> None:
+        self.retain = retain
+        self.create_graph = create_graph
+        self.pending: dict[Any, list[Any]] = {}
+        self.owned: set[tuple[int, int]] = set()
+        self.counts: dict[Any, int] = {}  # leaf -> uses that are still to come
+        self.wanted: dict[tuple[Any, int], int] | None = None
+        self.results: list[Any] = []
+        self.needed: set[Node] = set()
+        if wanted is not None:
+            self.wanted = dict(zip(wanted, range(len(wanted)), strict=True))
+            self.results = [None] * len(wanted)
+
+    def add(self, target: Any, index: int, gradient: Any, owned: bool) -> None:
+        """Add `gradient` to what waits for result `index` of `target`."""
+        slots = self.pending.get(target)
+        if slots is None:
+            slots = self.pending[target] = [None] * (1 if index < 0 else len(target.metas))
+        held = slots[index]
+        key = (id(target), index)
+        if held is None:
+            slots[index] = gradient
+            if owned:
+                self.owned.add(key)
+        elif key in self.owned and not self.create_graph and held.ndim:
+            held += gradient
+        else:
+            total = held + gradient
+            slots[index] = total if total.ndim or is_tensor(total) else _no_scalar(total)
+            self.owned.add(key)
+
+
+def edge_of(tensor: Any) -> tuple[Any, int]:
+    """Where the gradient of `tensor` goes: (node, index of the result) or (the leaf itself, -1)."""
+    return (tensor, -1) if tensor._node is None else (tensor._node, tensor._index)
+
+
+def run(
+    roots: Sequence[tuple[Any, Any]],
+    inputs: Sequence[Any] | None = None,
+    *,
+    retain_graph: bool = False,
+    create_graph: bool = False,
+) -> list[Any]:
+    """Carry gradients back from `roots`, pairs (Tensor, its gradient as an array or Tensor).
+
+    Without `inputs` the gradients are added to the leaves; with it nothing is added anywhere, and the
+    list returned has a Tensor (or None: not reached) for each of `inputs`.
+    """
+    wanted = None if inputs is None else [edge_of(tensor) for tensor in inputs]
+    state = Pass(wanted, retain_graph or create_graph, create_graph)
+    nodes = _reachable([edge_of(tensor)[0] for tensor, _ in roots])
+    _plan(state, nodes, roots)
+    token = _tape.mode.set(Mode(grad=create_graph, strict=create_graph))
+    try:
+        for tensor, gradient in roots:
+            target, index = edge_of(tensor)
+            state.add(target, index, gradient, owned=False)
+            if index < 0:
+                _count_down(state, target)
+        for node in nodes:
+            _visit(state, node)
+    finally:
+        _tape.mode.reset(token)
+    if wanted is None:
+        return []
+    return [state.results[state.wanted[edge]] for edge in wanted]  # type: ignore[index]
+
+
+def _reachable(targets: Sequence[Any]) -> list[Node]:
+    """All nodes that can be reached, those recorded last first."""
+    seen: set[Node] = set()
+    stack = [target for target in targets if isinstance(target, Node)]
+    while stack:
+        node = stack.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if node.freed:
+            raise RuntimeError(
+                f"backward a second time through '{node.op.name}': what it kept was freed by the first "
+                "pass; give that one retain_graph=True"
+            )
+        stack += [edge[0] for edge in node.edges if edge is not None and edge[1] >= 0]
+    return sorted(seen, key=attrgetter("number"), reverse=True)
+
+
+def _plan(state: Pass, nodes: list[Node], roots: Sequence[tuple[Any, Any]]) -> None:
+    """Count the uses of every leaf and find the nodes that lie on a way to something wanted."""
+    counts = state.counts
+    edges = [edge for node in nodes for edge in node.edges if edge is not None]
+    for target, index in edges + [edge_of(tensor) for tensor, _ in roots]:
+        if index < 0:
+            counts[target] = counts.get(target, 0) + 1
+    if state.wanted is None:
+        return
+    for node in reversed(nodes):
+        for edge in node.edges:
+            if edge is not None and (edge in state.wanted or edge[0] in state.needed):
+                state.needed.add(node)
+                break
+
+
+def _visit(state: Pass, node: Node) -> None:
+    """Hand the gradients of a node's results to its arguments."""
+    dys = state.pending.pop(node, None)
+    mask = _mask(state, node)
+    if dys is not None:
+        for index in range(len(dys)):
+            state.owned.discard((id(node), index))
+        _run_node_hooks(state, node, dys)
+        if True in mask:
+            _distribute(state, node, mask, dys)
+    edges = node.edges
+    if not state.retain:
+        node.free()
+    for edge in edges:
+        if edge is not None and edge[1] < 0:
+            _count_down(state, edge[0])
+
+
+def _mask(state: Pass, node: Node) -> tuple[bool, ...]:
+    if state.wanted is None:
+        return tuple(edge is not None for edge in node.edges)
+    return tuple(
+        edge is not None and (edge in state.wanted or edge[0] in state.needed) for edge in node.edges
+    )
+
+
+def _run_node_hooks(state: Pass, node: Node, dys: list[Any]) -> None:
+    for index, hooks in (node.hooks or {}).items():
+        if dys[index] is not None:
+            dys[index] = _run_hooks(state, hooks, dys[index])
+    if state.wanted is not None:
+        for index, dy in enumerate(dys):
+            place = state.wanted.get((node, index))
+            if place is not None and dy is not None:
+                state.results[place] = _as_tensor(dy)
+
+
+def _run_hooks(state: Pass, hooks: Sequence[Any], gradient: Any) -> Any:
+    """What `hooks`, called with a Tensor, make of a gradient."""
+    tensor = _as_tensor(gradient)
+    for hook in list(hooks):
+        changed = hook(tensor)
+        if changed is not None:
+            tensor = _as_tensor(changed)
+    return tensor if state.create_graph else tensor.data
+
+
+def _as_tensor(value: Any) -> Any:
+    return value if is_tensor(value) else _tape.make_tensor(value)
+
+
+def _distribute(state: Pass, node: Node, mask: tuple[bool, ...], dys: list[Any]) -> None:
+    """Call the backward of `node` and add what it returns to the gradients of the arguments."""
+    _check_versions(node)
+    if state.create_graph:
+        gradients = _call_with_tensors(node, mask, dys)
+    else:
+        result = None if node.result is None else node.result[0]
+        gradients = _tape.call_backward(node.op, dys, result, node.saved, mask, node.kept)
+    if type(gradients) is not tuple and type(gradients) is not list:
+        gradients = (gradients,)
+    if len(gradients) != len(mask):
+        raise RuntimeError(f"{_what(node)} returned {len(gradients)} gradients for {len(mask)} arguments")
+    for position, (edge, gradient) in enumerate(zip(node.edges, gradients, strict=True)):
+        if mask[position] and gradient is not None:
+            gradient = _checked(node, position, edge, gradient)
+            owned = not state.retain and _is_ours(node, dys, gradients, gradient)
+            state.add(edge[0], edge[1], gradient, owned)
+
+
+def _call_with_tensors(node: Node, mask: tuple[bool, ...], dys: list[Any]) -> Any:
+    """The backward, called so that it is recorded itself."""
+    kept, result, saved = list(node.kept), None, node.saved
+    for position, tensor, _ in node.sources:
+        kept[position] = tensor
+    if node.result is not None:
+        result = _tape._make(node.result[0], node, 0)
+        result._cell = node.result[1]
+    tensors = [value for value in (*dys, *kept, result) if is_tensor(value)]
+    if not any(tensor._requires_grad for tensor in tensors):
+        dys = [dy.data if is_tensor(dy) else dy for dy in dys]
+        gradients = _tape.call_backward(node.op, dys, None, saved, mask, node.kept)
+        several = gradients if type(gradients) in (tuple, list) else (gradients,)
+        return tuple(None if g is None else _as_tensor(g) for g in several)
+    message = (
+        f"the gradient of {node.op.name}'s gradient is not available: its backward is not built of "
+        "differentiable operators"
+    )
+    try:
+        gradients = _tape.call_backward(node.op, dys, result, saved, mask, kept)
+    except (TypeError, AttributeError) as error:
+        raise NotImplementedError(message) from error
+    several = gradients if type(gradients) in (tuple, list) else (gradients,)
+    if any(g is not None and not is_tensor(g) for g in several):
+        raise NotImplementedError(message)
+    return gradients
+
+
+def _check_versions(node: Node) -> None:
+    changed = [node.op.names[node.op.keep[p]] for p, t, version in node.sources if t._cell[0] != version]
+    if node.result is not None and node.result[1][0] != node.result[2]:
+        changed.append("y")
+    if changed:
+        names = " and ".join(f"'{name}'" for name in changed)
+        raise RuntimeError(
+            f"{_what(node)} needs {names} as in the forward pass, but there was a change in place since"
+        )
+
+
+def _checked(node: Node, position: int, edge: tuple[Any, int], gradient: Any) -> Any:
+    """`gradient` as an array of the shape and dtype of its argument, or an error that names both."""
+    target, index = edge
+    if index < 0:
+        shape, dtype = target.data.shape, target.data.dtype
+    else:
+        shape, dtype = target.metas[index]
+    if gradient.shape == shape and (gradient.dtype is dtype or gradient.dtype == dtype):
+        return gradient if shape or is_tensor(gradient) else _no_scalar(gradient)
+    name = node.op.names[-1 if node.op.variadic else node.op.arrays[position]]
+    raise RuntimeError(
+        f"{_what(node)} returned a gradient of shape {gradient.shape} and dtype {gradient.dtype} "
+        f"for '{name}', which has shape {shape} and dtype {dtype}"
+    )
+
+
+def _no_scalar(gradient: Any) -> Any:
+    """`gradient`, where arithmetic of arrays without dimensions made a NumPy scalar of it, as an array."""
+    return gradient if is_array(gradient) else as_array(gradient)
+
+
+def _what(node: Node) -> str:
+    return f"the backward of '{node.op.name}'" + (f" (called at {node.where})" if node.where else "")
+
+
+def _is_ours(node: Node, dys: list[Any], gradients: Sequence[Any], gradient: Any) -> bool:
+    """Whether nobody but this pass can hold the memory of `gradient`."""
+    if is_tensor(gradient):
+        return False
+    base = getattr(gradient, "base", None)
+    if base is not None and is_array(base):
+        return False
+    uses = 0
+    for other in gradients:
+        uses += other is gradient
+    held = [*dys, *node.kept, *(node.saved if type(node.saved) in (tuple, list) else (node.saved,))]
+    return uses == 1 and all(other is not gradient for other in held)
+
+
+def _count_down(state: Pass, leaf: Any) -> None:
+    """One use of `leaf` is done; after the last one its gradient is complete."""
+    state.counts[leaf] -= 1
+    if state.counts[leaf] or leaf not in state.pending:
+        return
+    gradient = state.pending.pop(leaf)[0]
+    owned = (id(leaf), -1) in state.owned
+    if leaf._hooks:
+        gradient, owned = _run_hooks(state, leaf._hooks, gradient), False
+    if state.wanted is None:
+        with _leaf_lock:
+            _accumulate(leaf, gradient, owned)
+        for hook in list(leaf._after or ()):
+            hook(leaf)
+    elif (leaf, -1) in state.wanted:
+        state.results[state.wanted[leaf, -1]] = _as_tensor(_private(gradient, owned))
+
+
+def _private(gradient: Any, owned: bool) -> Any:
+    """`gradient` in memory that only its receiver can change."""
+    return gradient if owned or is_tensor(gradient) else gradient.copy()
+
+
+def _accumulate(leaf: Any, gradient: Any, owned: bool) -> None:
+    """Add a complete gradient to ``leaf.grad``."""
+    held = leaf.grad
+    if held is None:
+        leaf.grad = _as_tensor(_private(gradient, owned))
+    elif is_tensor(gradient) or held._requires_grad or held.data.shape != gradient.shape:
+        leaf.grad = held + gradient
+    else:
+        held.data += gradient
+        held._cell[0] += 1
