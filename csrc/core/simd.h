@@ -151,12 +151,12 @@ template <class M, class V> BRASA_INLINE V select(M mask, V a, V b) { return mas
 /// |x|, and x with the sign of s.
 template <class V> BRASA_INLINE V abs(V x) {
   using I = typename IntOf<ElementOf<V>>::type;
-  constexpr I kSign = I(I(1) << (8 * sizeof(I) - 2)) * 2;
+  constexpr I kSign = I(1ull << (8 * sizeof(I) - 1));
   return (V)(bits(x) & ~kSign);
 }
 template <class V> BRASA_INLINE V copysign(V x, V s) {
   using I = typename IntOf<ElementOf<V>>::type;
-  constexpr I kSign = I(I(1) << (8 * sizeof(I) - 2)) * 2;
+  constexpr I kSign = I(1ull << (8 * sizeof(I) - 1));
   return (V)((bits(x) & ~kSign) | (bits(s) & kSign));
 }
 
