@@ -11,7 +11,6 @@ import pytest
 
 from brasa.data import ArrayDataset, DataLoader
 
-
 # The first two epochs of 12 samples with seed 5.
 FROZEN = [
     [9, 10, 2, 4, 3, 1, 5, 0, 6, 11, 7, 8],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +127,8 @@ def _read_rows(path: Path) -> NDArray[np.uint8]:
 
 
 def _read_labels(path: Path) -> NDArray[np.uint8]:
+    import json
+
     if path.stat().st_size > _MAX_LABEL_BYTES:
         raise ValueError(f"{path}: {path.stat().st_size} bytes, more than a list of labels needs")
     try:

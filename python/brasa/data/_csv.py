@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv as csv_format
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,6 +55,8 @@ def csv(
     >>> x.shape, y, iris.classes
     ((2, 2), array([0, 1]), ('setosa', 'versicolor'))
     """
+    import csv as csv_format
+
     file = Path(path).expanduser()
     if not file.is_file():
         raise DatasetNotFoundError(

@@ -6,11 +6,9 @@ the dimensions as big-endian 32-bit integers, then the values, last dimension fa
 
 from __future__ import annotations
 
-import gzip
 import io
 import math
 import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -168,6 +166,9 @@ def read_idx(path: Path, shape: tuple[int | None, ...]) -> NDArray[np.uint8]:
     if path.suffix != ".gz":
         with path.open("rb") as plain:
             return _read_idx(plain, path, shape, size_on_disk)
+    import gzip
+    import zlib
+
     try:
         with gzip.open(path) as unpacked:
             return _read_idx(unpacked, path, shape, size_on_disk * _MAX_GZIP_RATIO)

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from .dataset import Dataset, philox
 
 Batch: TypeAlias = tuple[Any, Any]
-BatchTransform: TypeAlias = Callable[[Any, Any, np.random.Generator], Batch]
+# In quotes, because naming it imports numpy.random: 12 ms.
+BatchTransform: TypeAlias = "Callable[[Any, Any, np.random.Generator], Batch]"
 
 # Sub-streams of one (seed, epoch): the last word of the counter.
 _ORDER, _TRANSFORM = 0, 1
