@@ -46,9 +46,7 @@ def test_targets_that_are_numbers(table, texts, dtype):
 
 def test_columns_can_be_chosen_and_ordered(table):
     path = table("id,a,b,y\nx1,1,2,0\nx2,3,4,1\n")
-    np.testing.assert_array_equal(
-        data.csv(path, "y", columns=["b", "a"]).arrays[0], [[2, 1], [4, 3]]
-    )
+    np.testing.assert_array_equal(data.csv(path, "y", columns=["b", "a"]).arrays[0], [[2, 1], [4, 3]])
     with pytest.raises(ValueError, match=r"line 2: column 'id': 'x1' is not a number.*columns="):
         data.csv(path, "y")
 

@@ -146,9 +146,7 @@ def png_head(width: int, height: int) -> bytes:
     """Write a PNG that claims a size and has nothing in it."""
     head = b"IHDR" + struct.pack(">2I5B", width, height, 8, 2, 0, 0, 0)
     body = b"IDAT" + zlib.compress(b"")
-    chunks = [
-        struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in (head, body)
-    ]
+    chunks = [struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in (head, body)]
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 

@@ -57,9 +57,7 @@ def test_drop_last():
     assert len(loader) == 2
 
 
-@pytest.mark.parametrize(
-    ("n", "batch_size", "length"), [(0, 4, 0), (1, 4, 1), (8, 4, 2), (9, 4, 3)]
-)
+@pytest.mark.parametrize(("n", "batch_size", "length"), [(0, 4, 0), (1, 4, 1), (8, 4, 2), (9, 4, 3)])
 def test_length_is_the_number_of_batches(n, batch_size, length):
     loader = DataLoader(numbered(n), batch_size)
     assert len(loader) == len(seen(loader)) == length
@@ -192,8 +190,7 @@ def test_an_incomplete_state_is_refused():
 def test_shards_together_are_one_loader_with_larger_batches(n, size):
     whole = seen(DataLoader(numbered(n), 2 * size, shuffle=True, seed=1))
     shards = [
-        seen(DataLoader(numbered(n), 2, shuffle=True, seed=1, shard=(rank, size)))
-        for rank in range(size)
+        seen(DataLoader(numbered(n), 2, shuffle=True, seed=1, shard=(rank, size))) for rank in range(size)
     ]
     assert len({tuple(map(len, shard)) for shard in shards}) == 1
     merged = [
@@ -206,9 +203,7 @@ def test_shards_together_are_one_loader_with_larger_batches(n, size):
 
 
 def test_shards_with_drop_last_leave_samples_out_and_repeat_none():
-    shards = [
-        flat(seen(DataLoader(numbered(11), 1, drop_last=True, shard=(r, 3)))) for r in range(3)
-    ]
+    shards = [flat(seen(DataLoader(numbered(11), 1, drop_last=True, shard=(r, 3)))) for r in range(3)]
     assert sorted(flat(shards)) == list(range(9))
 
 
@@ -265,7 +260,7 @@ def test_an_exception_in_a_transform_reaches_the_caller(prefetch):
 
 def test_a_transform_must_return_a_pair():
     with pytest.raises(TypeError, match=r"must return \(x, y\), got ndarray"):
-        next(iter(DataLoader(numbered(4), transform=lambda x, y, _: x)))  # noqa: ARG005
+        next(iter(DataLoader(numbered(4), transform=lambda x, y, _: x)))
 
 
 def test_leaving_an_epoch_ends_its_worker():

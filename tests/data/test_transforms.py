@@ -106,10 +106,7 @@ def test_crop_shifts_by_whole_pixels_and_reaches_every_place():
     places = set()
     for k in range(300):
         fits = [
-            (i, j)
-            for i in range(3)
-            for j in range(3)
-            if (padded[k, :, i : i + 4, j : j + 5] == y[k]).all()
+            (i, j) for i in range(3) for j in range(3) if (padded[k, :, i : i + 4, j : j + 5] == y[k]).all()
         ]
         assert len(fits) == 1
         places.update(fits)

@@ -119,9 +119,7 @@ def _read_rows(path: Path) -> NDArray[np.uint8]:
     with open_image(path) as picture:
         width, height = picture.size
     if width != 32 * 32 or height > _MAX_IMAGES:
-        raise ValueError(
-            f"{path}: {width} x {height} pixels, expected 1024 x (up to {_MAX_IMAGES})"
-        )
+        raise ValueError(f"{path}: {width} x {height} pixels, expected 1024 x (up to {_MAX_IMAGES})")
     rows = pixels(path, grey=False)  # (3, N, 1024)
     return rows.reshape(3, height, 32, 32).transpose(1, 0, 2, 3)
 

@@ -60,8 +60,7 @@ def csv(
     file = Path(path).expanduser()
     if not file.is_file():
         raise DatasetNotFoundError(
-            f"table: there is no file {file}: give the path of a text file whose first line names"
-            " its columns"
+            f"table: there is no file {file}: give the path of a text file whose first line names its columns"
         )
     try:
         with file.open(encoding="utf-8-sig", newline="") as stream:

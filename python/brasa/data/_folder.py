@@ -14,9 +14,7 @@ from ._source import MAX_BYTES, DatasetNotFoundError, PathLike, folder
 from .dataset import ArrayDataset, as_index
 
 _HOW = "the folder must hold one subfolder of images for each class, named after it"
-_SUFFIXES = frozenset(
-    (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-)
+_SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
 
 
 class ImageFolder:

@@ -37,8 +37,7 @@ _CLOTHES = (
 )
 
 _FILES = (
-    "its four files are {train,t10k}-{images-idx3,labels-idx1}-ubyte, plain or .gz; they are"
-    " published at "
+    "its four files are {train,t10k}-{images-idx3,labels-idx1}-ubyte, plain or .gz; they are published at "
 )
 _GET_MNIST = _FILES + "http://yann.lecun.com/exdb/mnist/"
 _GET_FASHION = (

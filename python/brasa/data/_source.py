@@ -31,9 +31,7 @@ class DatasetNotFoundError(FileNotFoundError):
 def folder(root: PathLike | None, name: str, how: str) -> Path:
     """Return `root` as a path, or say in one line what the set `name` needs (`how`)."""
     if root is None:
-        raise DatasetNotFoundError(
-            f"{name} is read from a folder, and none was given (root): {how}"
-        )
+        raise DatasetNotFoundError(f"{name} is read from a folder, and none was given (root): {how}")
     path = Path(root).expanduser()
     if not path.is_dir():
         raise DatasetNotFoundError(f"{name}: there is no folder {path}: {how}")

@@ -65,9 +65,7 @@ class ArrayDataset:
         if self._y.dtype.kind in "bui":
             self._y = self._y.astype(np.int64, copy=False)
         if len(self._x) != len(self._y):
-            raise ValueError(
-                f"x has {len(self._x)} samples and y has {len(self._y)}: they must agree"
-            )
+            raise ValueError(f"x has {len(self._x)} samples and y has {len(self._y)}: they must agree")
         self.classes = None if classes is None else tuple(classes)
         if self.classes is not None:
             _check_labels(self._y, self.classes)
@@ -127,9 +125,7 @@ class Subset:
             raise TypeError(f"indices must be integers, got {index.dtype}")
         index = index.astype(np.int64)
         if index.size and (index.min() < 0 or index.max() >= len(dataset)):
-            raise ValueError(
-                f"indices must lie in 0..{len(dataset) - 1}, got {index.min()}..{index.max()}"
-            )
+            raise ValueError(f"indices must lie in 0..{len(dataset) - 1}, got {index.min()}..{index.max()}")
         self.dataset = dataset
         self.indices = index
 
@@ -224,9 +220,7 @@ def targets_of(dataset: Dataset) -> Array:
     return np.asarray(dataset[:][1] if known is None else known)
 
 
-def philox(
-    seed: int, epoch: int = 0, *, counter: tuple[int, int, int] = (0, 0, 0)
-) -> np.random.Philox:
+def philox(seed: int, epoch: int = 0, *, counter: tuple[int, int, int] = (0, 0, 0)) -> np.random.Philox:
     """Return the random bits of (seed, epoch), at the start of the sub-stream named by `counter`.
 
     A bit generator's output is frozen in NumPy, the methods of ``Generator`` are not: what has to
@@ -268,9 +262,7 @@ def _check_labels(labels: Array, classes: tuple[str, ...]) -> None:
     if labels.ndim == 1 and labels.dtype.kind == "i" and labels.size:
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= len(classes):
-            raise ValueError(
-                f"y has labels from {low} to {high}, but there are {len(classes)} classes"
-            )
+            raise ValueError(f"y has labels from {low} to {high}, but there are {len(classes)} classes")
 
 
 def _as_input(x: Array) -> Array:

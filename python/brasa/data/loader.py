@@ -89,9 +89,7 @@ class DataLoader:
         prefetch: int = 2,
     ) -> None:
         if not isinstance(dataset, Dataset):
-            raise TypeError(
-                f"dataset must have a length and be indexed, got {type(dataset).__name__}"
-            )
+            raise TypeError(f"dataset must have a length and be indexed, got {type(dataset).__name__}")
         if transform is not None and not callable(transform):
             raise TypeError(f"transform must be callable, got {type(transform).__name__}")
         self.dataset = dataset
@@ -220,9 +218,7 @@ class DataLoader:
         }
 
 
-def _make_ahead(
-    make: Callable[[int], Batch], numbers: range, depth: int
-) -> Generator[Batch, None, None]:
+def _make_ahead(make: Callable[[int], Batch], numbers: range, depth: int) -> Generator[Batch, None, None]:
     """Yield ``make(n)`` for each number, made by one thread that is at most `depth` batches ahead."""
     made: SimpleQueue[Batch | BaseException] = SimpleQueue()
     room = threading.Semaphore(depth)
@@ -235,7 +231,7 @@ def _make_ahead(
                 if stop.is_set():
                     return
                 made.put(make(number))
-        except BaseException as error:  # noqa: BLE001  handed to the thread that asked for the batch
+        except BaseException as error:
             made.put(error)
 
     worker = threading.Thread(target=work, name="brasa-loader", daemon=True)

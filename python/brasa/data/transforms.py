@@ -250,7 +250,7 @@ class Normalize(Transform):
         if not np.all(np.asarray(self.std) > 0):
             raise ValueError(f"std must be above 0, got {self.std}")
 
-    def apply(self, x: Array, rng: np.random.Generator | None = None) -> Array:  # noqa: ARG002
+    def apply(self, x: Array, rng: np.random.Generator | None = None) -> Array:
         """Return ``(x - mean) / std`` in the dtype of `x`."""
         _check_images(x)
         mean, std = (self._per_channel(values, x) for values in (self.mean, self.std))
