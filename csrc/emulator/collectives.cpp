@@ -60,34 +60,6 @@ bool settle(Block& block, unsigned warp, size_t k, const Fiber* last) {
   return true;
 }
 
-/// The running lane takes part in `function` with `argument`, and waits for the others of `mask`.
-void join(const WarpFunction& function, uint32_t mask, void* argument, Location where) {
-  Fiber& me = running_fiber();
-  auto& pending = me.block->collectives[me.warp];
-  ++Scheduler::instance().counts.warp_collectives;
-  if ((mask >> me.lane & 1) == 0) {
-    fail(std::string(function.name) + " at " + describe(where) +
-         ": the mask does not name the calling lane");
-  }
-  size_t k = 0;
-  while (k < pending.size() && pending[k].mask != mask) ++k;
-  if (k == pending.size()) {
-    WarpCollective& added = pending.emplace_back();
-    added.function = &function;
-    added.mask = mask;
-    added.where = where;
-  }
-  WarpCollective& collective = pending[k];
-  if (collective.function != &function || collective.where.line() != where.line()) {
-    fail(std::string("divergent warp: this lane is in ") + function.name + " at " +
-         describe(where) + ", others of its warp wait in " + collective.function->name + " at " +
-         describe(collective.where));
-  }
-  collective.arrived |= 1u << me.lane;
-  collective.arguments[me.lane] = argument;
-  if (!settle(*me.block, me.warp, k, &me)) Scheduler::instance().wait(function.name, where);
-}
-
 template <class Body>
 void for_each_lane(uint32_t lanes, Body body) {
   for (int lane = 0; lane < 32; ++lane) {
@@ -150,6 +122,33 @@ constexpr WarpFunction kBallot{"a ballot", &run_ballot, false};
 
 }  // namespace
 
+void join_warp(const WarpFunction& function, uint32_t mask, void* argument, Location where) {
+  Fiber& me = running_fiber();
+  auto& pending = me.block->collectives[me.warp];
+  ++Scheduler::instance().counts.warp_collectives;
+  if ((mask >> me.lane & 1) == 0) {
+    fail(std::string(function.name) + " at " + describe(where) +
+         ": the mask does not name the calling lane");
+  }
+  size_t k = 0;
+  while (k < pending.size() && pending[k].mask != mask) ++k;
+  if (k == pending.size()) {
+    WarpCollective& added = pending.emplace_back();
+    added.function = &function;
+    added.mask = mask;
+    added.where = where;
+  }
+  WarpCollective& collective = pending[k];
+  if (collective.function != &function || collective.where.line() != where.line()) {
+    fail(std::string("divergent warp: this lane is in ") + function.name + " at " +
+         describe(where) + ", others of its warp wait in " + collective.function->name + " at " +
+         describe(collective.where));
+  }
+  collective.arrived |= 1u << me.lane;
+  collective.arguments[me.lane] = argument;
+  if (!settle(*me.block, me.warp, k, &me)) Scheduler::instance().wait(function.name, where);
+}
+
 void block_barrier(Location where) { arrive(0, 0, "__syncthreads", where); }
 
 void named_barrier(int id, int threads, Location where) {
@@ -160,18 +159,18 @@ void named_barrier(int id, int threads, Location where) {
   arrive(id, threads, "bar_sync", where);
 }
 
-void warp_barrier(uint32_t mask, Location where) { join(kSyncWarp, mask, nullptr, where); }
+void warp_barrier(uint32_t mask, Location where) { join_warp(kSyncWarp, mask, nullptr, where); }
 
 uint64_t warp_shuffle(uint32_t mask, uint64_t value, Shuffle kind, int operand, int width,
                       Location where) {
   ShuffleArgument argument{kind, operand, width, value, 0};
-  join(kShuffle, mask, &argument, where);
+  join_warp(kShuffle, mask, &argument, where);
   return argument.out;
 }
 
 uint32_t warp_ballot(uint32_t mask, bool predicate, Location where) {
   BallotArgument argument{predicate, 0};
-  join(kBallot, mask, &argument, where);
+  join_warp(kBallot, mask, &argument, where);
   return argument.out;
 }
 

@@ -26,8 +26,8 @@ void bind_emulator(py::module_& m) {
         emulator::set_option(name, py::str(value).cast<std::string>());
       },
       py::arg("name"), py::arg("value"),
-      "order: 'forward', 'reverse' or 'random' thread order; seed: of the random order; race: 'on' "
-      "or 'off'.");
+      "order of threads: 'forward', 'reverse', 'random'; async, when asynchronous copies land: "
+      "'lazy', 'eager', 'random'; race: 'on', 'off'; seed: a number for what is random.");
   m.def(
       "stats",
       [] {

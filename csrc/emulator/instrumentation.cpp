@@ -13,7 +13,8 @@ using brasa::simt::emulator::kWrite;
 using brasa::simt::emulator::note_access;
 
 [[maybe_unused]] const bool switched_on = [] {
-  return brasa::simt::emulator::Scheduler::instance().options.race = true;
+  auto& options = brasa::simt::emulator::Scheduler::instance().options;
+  return options.race = options.instrumented = true;
 }();
 
 }  // namespace

@@ -145,6 +145,11 @@ void* static_shared(const void* tag, size_t bytes) {
   return block.arena + begin;
 }
 
+bool in_shared_memory(const void* pointer) {
+  return static_cast<size_t>(static_cast<const std::byte*>(pointer) -
+                             current_thread->block->arena) < kArenaBytes;
+}
+
 void* dynamic_shared() { return current_thread->block->arena; }
 
 }  // namespace brasa::simt::emulator

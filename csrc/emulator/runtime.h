@@ -99,7 +99,9 @@ void note_access(const void* pointer, size_t bytes, unsigned kind, const void* p
 
 // ---- options and counters, for tests
 
-/// "order": forward, reverse or random; "seed": an integer for random; "race": on or off.
+/// "order" of threads: forward, reverse or random; "async", when asynchronous copies land: lazy,
+/// eager or random; "seed": a number for what is random; "race": on or off. Anything else:
+/// std::invalid_argument.
 void set_option(const std::string& name, const std::string& value);
 
 struct Statistics {

@@ -253,6 +253,11 @@ void Scheduler::arrive_at_grid_barrier(Location where) {
   }
 }
 
+bool Scheduler::copies_land_at_once() {
+  if (options.async == AsyncTiming::kRandom) return random_() % 2 == 0;
+  return options.async == AsyncTiming::kEager;
+}
+
 void Scheduler::abandon(Failure failure) {
   failure_ = std::make_unique<Failure>(std::move(failure));
   switch_to(running_fiber(), root_);
@@ -294,38 +299,6 @@ void fail(std::string message) {
   if (current_thread == nullptr) throw Error("emulator: " + message);
   message += "\n  in " + describe(*current_thread);
   Scheduler::instance().abandon({.message = std::move(message), .places = {}});
-}
-
-// ---- options and counters
-
-void set_option(const std::string& name, const std::string& value) {
-  const RuntimeLock lock;
-  Options& options = Scheduler::instance().options;
-  if (name == "order" && value == "forward") {
-    options.order = ThreadOrder::kForward;
-  } else if (name == "order" && value == "reverse") {
-    options.order = ThreadOrder::kReverse;
-  } else if (name == "order" && value == "random") {
-    options.order = ThreadOrder::kRandom;
-  } else if (name == "seed" && !value.empty() && value.size() < 10 &&
-             value.find_first_not_of("0123456789") == std::string::npos) {
-    options.seed = static_cast<uint32_t>(std::stoul(value));
-  } else if (name == "race" && (value == "on" || value == "off")) {
-    options.race = value == "on";
-  } else {
-    throw std::invalid_argument("emulator: no option '" + name + "' with the value '" + value +
-                                "'; there are order = forward, reverse or random, seed = 0 to "
-                                "999999999, race = on or off");
-  }
-}
-
-Statistics statistics() {
-  const RuntimeLock lock;
-  Statistics result = Scheduler::instance().counts;
-  size_t bytes = 0;
-  result.buffers = count_buffers(&bytes);
-  result.buffer_bytes = bytes;
-  return result;
 }
 
 }  // namespace brasa::simt::emulator

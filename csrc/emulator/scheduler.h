@@ -27,13 +27,26 @@ inline constexpr const char* kStackOverflow =
 
 enum class ThreadOrder { kForward, kReverse, kRandom };
 
+/// When asynchronous copies land: as late as allowed, as early, or now so, now so.
+enum class AsyncTiming { kLazy, kEager, kRandom };
+
 struct Options {
+  AsyncTiming async = AsyncTiming::kLazy;
   ThreadOrder order = ThreadOrder::kForward;
   uint32_t seed = 1;
   bool race = false;
+  bool instrumented = false;  // the module reports its accesses
 };
 
 enum class ThreadState : uint8_t { kFresh, kReady, kRunning, kWaiting, kEnded };
+
+struct AsyncCopy {
+  void* shared;
+  const void* global;
+  size_t bytes;
+  bool valid;  // else zeros
+};
+using AsyncGroup = std::vector<AsyncCopy>;
 
 struct Fiber : Thread {
   void* context = nullptr;
@@ -41,6 +54,7 @@ struct Fiber : Thread {
   ThreadState state = ThreadState::kFresh;
   const char* waits_in = "";
   Location waits_at{};
+  std::vector<AsyncGroup> async_groups;
 };
 
 /// What a warp does together, once for all lanes that arrived.
@@ -101,6 +115,7 @@ class Scheduler {
   void wake(Fiber* thread);
   void yield(Location where);
   void arrive_at_grid_barrier(Location where);
+  bool copies_land_at_once();
   [[noreturn]] void abandon(Failure failure);
 
   Options options;
@@ -131,6 +146,11 @@ class Scheduler {
 };
 
 inline Fiber& running_fiber() { return *static_cast<Fiber*>(current_thread); }
+
+/// The running lane takes part in `function` with `argument`, and waits for the others of `mask`.
+void join_warp(const WarpFunction& function, uint32_t mask, void* argument, Location where);
+
+bool in_shared_memory(const void* pointer);
 
 /// Wakes whom the end of a thread sets free: barriers and collectives no longer wait for it.
 void settle_after_exit(Block& block, unsigned warp);

@@ -5,6 +5,8 @@
 #include <string>
 
 #include "core/device.cuh"
+#include "core/ptx_async.cuh"
+#include "core/ptx_mma.cuh"
 #include "selftest.h"
 
 namespace brasa::selftest {
@@ -232,6 +234,21 @@ __global__ void stack_overflow_kernel(float* y, int n) {
   y[0] = large[n / 2];
 }
 
+__global__ void misaligned_copy_kernel(const float* y) {
+  BRASA_SHARED(float, to, [4]);
+  simt::cp_async<16>(to, y + 1);
+}
+
+__global__ void copy_to_global_kernel(float* y) { simt::cp_async<16>(y, y + 4); }
+
+__global__ void half_warp_mma_kernel(float* y) {
+  if (threadIdx.x >= 16) return;
+  float d[4] = {};
+  const uint32_t a[4] = {}, b[2] = {};
+  simt::mma_m16n8k8_tf32(d, a, b);
+  y[threadIdx.x] = d[0];
+}
+
 __global__ void nothing_kernel() {}
 
 }  // namespace
@@ -312,6 +329,9 @@ void mistake(const char* name, float* y) {
   }
   if (is("write far outside")) return launch(warp, write_far_outside_kernel, y, int64_t{1} << 40);
   if (is("stack overflow")) return launch(warp, stack_overflow_kernel, y, 4200);
+  if (is("misaligned copy")) return launch(warp, misaligned_copy_kernel, y);
+  if (is("copy to global")) return launch(warp, copy_to_global_kernel, y);
+  if (is("half a warp's mma")) return launch(warp, half_warp_mma_kernel, y);
   if (is("block too large")) return launch({.block = dim3(1025)}, nothing_kernel);
   if (is("grid empty")) return launch({.grid = dim3(0), .block = dim3(32)}, nothing_kernel);
   if (is("grid too high"))

@@ -38,6 +38,12 @@ void shuffles(int* y);
 /// Dynamic shared memory: y = x reversed, n <= 16384.
 void reverse(const float* x, float* y, int n, int n_shared);
 
+/// c (m,n) = a (m,k) b (k,n) on tensor cores: float operands rounded to tf32; or bfloat16 ones,
+/// staged by asynchronous copies, with n and k multiples of 8. Bugs as in StageBug.
+enum class StageBug { kNone, kWeakWait, kReusedTooEarly };
+void gemm_tf32(const float* a, const float* b, float* c, int m, int n, int k);
+void gemm_bf16(const uint16_t* a, const uint16_t* b, float* c, int m, int n, int k, StageBug bug);
+
 /// Kernels with one mistake each, by name; `y` has room for 64 floats.
 void mistake(const char* name, float* y);
 

@@ -76,6 +76,14 @@ PYBIND11_MODULE(BRASA_MODULE, m) {
       },
       Release());
   m.def(
+      "tensor_gemm",
+      [](const std::string& kind, Address a, Address b, Address c, int m, int n, int k, int bug) {
+        if (kind == "tf32") return gemm_tf32(as<float>(a), as<float>(b), as<float>(c), m, n, k);
+        gemm_bf16(as<uint16_t>(a), as<uint16_t>(b), as<float>(c), m, n, k,
+                  static_cast<StageBug>(bug));
+      },
+      Release());
+  m.def(
       "mistake", [](const std::string& name, Address y) { mistake(name.c_str(), as<float>(y)); },
       Release());
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import itertools
 import threading
 from types import ModuleType
 from typing import Any
@@ -61,6 +62,8 @@ def rng() -> np.random.Generator:
 def load(name: str) -> ModuleType:
     module = importlib.import_module(name)
     module.set_option("order", "forward")
+    module.set_option("async", "lazy")
+    module.set_option("seed", 1)
     module.set_option("race", "on" if name == RACE else "off")
     return module
 
@@ -297,6 +300,9 @@ MISTAKES = {
     "deadlock": ["deadlock: no thread can run", "waits in bar_sync at selftest.cu:", "28 more"],
     "divergent shuffle": ["divergent warp: this lane is in a shuffle at selftest.cu:"],
     "wrong mask": ["the mask does not name the calling lane", "thread (16,0,0)"],
+    "misaligned copy": ["misaligned address: an access of 16 bytes at byte 4 of a device buffer"],
+    "copy to global": ["cp_async: byte 0 of a device buffer of 256 bytes, not shared memory"],
+    "half a warp's mma": ["mma: all 32 lanes must take part"],
     "misaligned": ["misaligned address: an access of 16 bytes at byte 4 of a device buffer of 256"],
     "division by zero": ["integer division by zero", "thread (0,0,0)", "at selftest.cu:"],
     "endless spin": ["no progress: threads do nothing but spin, this one at selftest.cu:"],
@@ -380,16 +386,109 @@ def test_race_check_can_be_switched_off(race: ModuleType) -> None:
     race.mistake("race between blocks", y.address)
 
 
+# ---- tensor cores and asynchronous copies
+
+
+def to_bf16(x: np.ndarray) -> np.ndarray:
+    """Bits of x, which bfloat16 holds exactly."""
+    bits = x.astype(np.float32).view(np.uint32)
+    assert not (bits & 0xFFFF).any()
+    return (bits >> 16).astype(np.uint16)
+
+
+def run_tensor_gemm(
+    emulator: ModuleType, kind: str, a: np.ndarray, b: np.ndarray, bug: int = 0
+) -> np.ndarray:
+    (m, k), n = a.shape, b.shape[1]
+    if kind == "bf16":
+        left, right = DeviceArray(emulator, to_bf16(a)), DeviceArray(emulator, to_bf16(b))
+    else:
+        left, right = DeviceArray(emulator, a), DeviceArray(emulator, b)
+    product = DeviceArray(emulator, np.empty((m, n), np.float32))
+    emulator.tensor_gemm(kind, left.address, right.address, product.address, m, n, k, bug)
+    return product.get()
+
+
+def small_integers(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    return rng.integers(-4, 5, shape).astype(np.float32)
+
+
+TIMINGS = ["lazy", "eager", "random"]
+WEAK_WAIT, STAGE_REUSED = 1, 2
+
+
+@pytest.mark.parametrize("timing", TIMINGS)
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("shape", [(8, 8, 8), (64, 64, 32), (65, 72, 40), (17, 80, 104)])
+@pytest.mark.parametrize("kind", ["tf32", "bf16"])
+def test_tensor_gemm_is_exact_on_integers(
+    emulator: ModuleType,
+    kind: str,
+    shape: tuple[int, int, int],
+    order: str,
+    timing: str,
+    rng: np.random.Generator,
+) -> None:
+    m, n, k = shape
+    a, b = small_integers(rng, m, k), small_integers(rng, k, n)
+    emulator.set_option("order", order)
+    emulator.set_option("async", timing)
+    np.testing.assert_array_equal(run_tensor_gemm(emulator, kind, a, b), a @ b)
+
+
+def test_tf32_rounds_to_ten_bits_ties_away(plain: ModuleType) -> None:
+    ulp = 2.0**-10
+    values = [1, 1 + ulp, 1 + ulp / 2, 1 + ulp / 4, -1 - ulp / 2, 1 + 3 * ulp / 2, 2.0**-126, 0]
+    expected = [1, 1 + ulp, 1 + ulp, 1, -1 - ulp, 1 + 2 * ulp, 2.0**-126, 0]
+    x = np.diag(np.array(values, np.float32))
+    product = run_tensor_gemm(plain, "tf32", np.eye(8, dtype=np.float32), x)
+    np.testing.assert_array_equal(np.diag(product), expected)
+
+
+@pytest.mark.parametrize("bug", [WEAK_WAIT, STAGE_REUSED])
+def test_copy_bug_gives_a_wrong_product(
+    plain: ModuleType, bug: int, rng: np.random.Generator
+) -> None:
+    a, b = small_integers(rng, 64, 96), small_integers(rng, 96, 64)
+    wrong = []
+    for order, timing in itertools.product(ORDERS, TIMINGS):
+        plain.set_option("order", order)
+        plain.set_option("async", timing)
+        wrong.append(not np.array_equal(run_tensor_gemm(plain, "bf16", a, b, bug), a @ b))
+    assert any(wrong)
+
+
+def test_race_check_finds_a_stage_reused_too_early(
+    race: ModuleType, rng: np.random.Generator
+) -> None:
+    a, b = small_integers(rng, 64, 96), small_integers(rng, 96, 64)
+    with pytest.raises(RuntimeError) as error:
+        run_tensor_gemm(race, "bf16", a, b, STAGE_REUSED)
+    assert_mentions(error, "data race at byte", "of shared memory", "tensor_core.cu:")
+
+
 # ---- options, threads
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("order", "sideways"), ("seed", "-1"), ("seed", 10**9), ("race", "maybe"), ("speed", 1)],
+    [
+        ("order", "sideways"),
+        ("async", "never"),
+        ("seed", -1),
+        ("seed", 10**9),
+        ("race", "maybe"),
+        ("speed", 1),
+    ],
 )
 def test_unknown_option_is_a_value_error(emulator: ModuleType, name: str, value: object) -> None:
-    with pytest.raises(ValueError, match=name):
+    with pytest.raises(ValueError, match=f"no option '{name}' with the value '{value}'"):
         emulator.set_option(name, value)
+
+
+def test_race_check_needs_an_instrumented_module(plain: ModuleType) -> None:
+    with pytest.raises(ValueError, match="built with RACE"):
+        plain.set_option("race", "on")
 
 
 def test_random_order_follows_the_seed(plain: ModuleType) -> None:

@@ -1,0 +1,62 @@
+// Asynchronous copies. Each thread keeps its groups of copies that have not landed; the last group
+// is open.
+//
+// For the race check a copy writes twice: when it is issued, because from then on it may land, and
+// when it is waited for, which is what a barrier behind the wait orders.
+#include "emulator/ptx_async.h"
+
+#include <cstring>
+
+#include "emulator/scheduler.h"
+
+namespace brasa::simt::emulator {
+namespace {
+
+void land(const AsyncCopy& copy, const void* pc) {
+  note_access(copy.shared, copy.bytes, kWrite, pc);
+  if (!copy.valid) {
+    std::memset(copy.shared, 0, copy.bytes);
+    return;
+  }
+  note_access(copy.global, copy.bytes, kRead, pc);
+  std::memcpy(copy.shared, copy.global, copy.bytes);
+}
+
+std::vector<AsyncGroup>& my_groups() {
+  std::vector<AsyncGroup>& groups = running_fiber().async_groups;
+  if (groups.empty()) groups.emplace_back();
+  return groups;
+}
+
+}  // namespace
+
+void async_copy(void* shared, const void* global, int bytes, bool valid) {
+  const void* pc = __builtin_return_address(0);
+  const auto size = static_cast<size_t>(bytes);
+  require_aligned(shared, size);
+  if (valid) require_aligned(global, size);
+  if (!in_shared_memory(shared))
+    fail("cp_async: " + describe_address(shared) + ", not shared memory");
+  const AsyncCopy copy{shared, global, size, valid};
+  if (Scheduler::instance().copies_land_at_once()) {
+    land(copy, pc);
+  } else {
+    note_access(shared, size, kWrite, pc);
+    my_groups().back().push_back(copy);
+  }
+}
+
+void async_commit() { my_groups().emplace_back(); }
+
+void async_wait(int groups_left) {
+  std::vector<AsyncGroup>& groups = my_groups();
+  const auto kept = static_cast<size_t>(groups_left) + 1;  // and the open one
+  if (groups.size() <= kept) return;
+  const auto end = groups.end() - static_cast<std::ptrdiff_t>(kept);
+  for (auto group = groups.begin(); group != end; ++group) {
+    for (const AsyncCopy& copy : *group) land(copy, __builtin_return_address(0));
+  }
+  groups.erase(groups.begin(), end);
+}
+
+}  // namespace brasa::simt::emulator

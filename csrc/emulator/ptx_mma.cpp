@@ -1,0 +1,120 @@
+// Tensor cores: the last lane gathers both matrices from all registers, multiplies, and scatters.
+//
+// The sum over K is made in float32, in order, then added to D; a tensor core's order and rounding
+// are not documented, so results are compared with a tolerance.
+#include "emulator/ptx_mma.h"
+
+#include <cstring>
+
+#include "emulator/scheduler.h"
+
+namespace brasa::simt::emulator {
+namespace {
+
+constexpr int kLanes = 32;
+constexpr uint32_t kAllLanes = 0xffffffffu;
+
+struct MmaArgument {
+  float* d;
+  const uint32_t* a;
+  const uint32_t* b;
+};
+
+template <int K>
+struct Operands {
+  float a[16][K];
+  float b[K][8];
+};
+
+/// The hardware ignores the low 13 bits of a tf32.
+float tf32(uint32_t bits) { return std::bit_cast<float>(bits & ~0x1fffu); }
+float bf16(uint32_t pair, int half) {
+  return std::bit_cast<float>(half == 0 ? pair << 16 : pair & 0xffff0000u);
+}
+
+void gather(Operands<8>& operands, const MmaArgument& argument, int group, int quarter) {
+  for (int r = 0; r < 4; ++r) {
+    operands.a[group + 8 * (r % 2)][quarter + 4 * (r / 2)] = tf32(argument.a[r]);
+  }
+  for (int r = 0; r < 2; ++r) operands.b[quarter + 4 * r][group] = tf32(argument.b[r]);
+}
+
+void gather(Operands<16>& operands, const MmaArgument& argument, int group, int quarter) {
+  for (int half = 0; half < 2; ++half) {
+    for (int r = 0; r < 4; ++r) {
+      const int column = 2 * quarter + half + 8 * (r / 2);
+      operands.a[group + 8 * (r % 2)][column] = bf16(argument.a[r], half);
+    }
+    for (int r = 0; r < 2; ++r) {
+      operands.b[2 * quarter + half + 8 * r][group] = bf16(argument.b[r], half);
+    }
+  }
+}
+
+template <int K>
+void run_mma(void* const* arguments, uint32_t lanes) {
+  if (lanes != kAllLanes) fail("mma: all 32 lanes must take part");
+  Operands<K> operands;
+  for (int lane = 0; lane < kLanes; ++lane) {
+    gather(operands, *static_cast<MmaArgument*>(arguments[lane]), lane / 4, lane % 4);
+  }
+  for (int lane = 0; lane < kLanes; ++lane) {
+    float* d = static_cast<MmaArgument*>(arguments[lane])->d;
+    for (int r = 0; r < 4; ++r) {
+      const int row = lane / 4 + 8 * (r / 2), column = 2 * (lane % 4) + r % 2;
+      float sum = 0.0f;
+      for (int k = 0; k < K; ++k) sum += operands.a[row][k] * operands.b[k][column];
+      d[r] += sum;
+    }
+  }
+}
+
+struct LoadArgument {
+  uint32_t* registers;
+  const uint16_t* row;
+  bool transposed;
+};
+
+void run_load(void* const* arguments, uint32_t lanes) {
+  if (lanes != kAllLanes) fail("ldmatrix: all 32 lanes must take part");
+  for (int lane = 0; lane < kLanes; ++lane) {
+    const auto& mine = *static_cast<LoadArgument*>(arguments[lane]);
+    for (int matrix = 0; matrix < 4; ++matrix) {
+      uint16_t pair[2];
+      for (int half = 0; half < 2; ++half) {
+        const int along = lane % 4 * 2 + half;
+        const int row = mine.transposed ? along : lane / 4;
+        const int column = mine.transposed ? lane / 4 : along;
+        pair[half] = static_cast<LoadArgument*>(arguments[matrix * 8 + row])->row[column];
+      }
+      std::memcpy(&mine.registers[matrix], pair, sizeof pair);
+    }
+  }
+}
+
+constexpr WarpFunction kMmaTf32{"mma_m16n8k8_tf32", &run_mma<8>, false};
+constexpr WarpFunction kMmaBf16{"mma_m16n8k16_bf16", &run_mma<16>, false};
+constexpr WarpFunction kLoad{"ldmatrix", &run_load, false};
+
+}  // namespace
+
+void mma_tf32(float* d, const uint32_t* a, const uint32_t* b, Location where) {
+  MmaArgument argument{d, a, b};
+  join_warp(kMmaTf32, kAllLanes, &argument, where);
+}
+
+void mma_bf16(float* d, const uint32_t* a, const uint32_t* b, Location where) {
+  MmaArgument argument{d, a, b};
+  join_warp(kMmaBf16, kAllLanes, &argument, where);
+}
+
+void load_matrices(uint32_t* registers, const void* row, bool transposed, Location where) {
+  constexpr size_t kRowBytes = 16;
+  require_aligned(row, kRowBytes);
+  if (!in_shared_memory(row)) fail("ldmatrix: " + describe_address(row) + ", not shared memory");
+  note_access(row, kRowBytes, kRead, __builtin_return_address(0));
+  LoadArgument argument{registers, static_cast<const uint16_t*>(row), transposed};
+  join_warp(kLoad, kAllLanes, &argument, where);
+}
+
+}  // namespace brasa::simt::emulator
