@@ -38,6 +38,7 @@ enum class ActivationKind : int32_t {
 #define BRASA_ENUM(name, type, needs, alpha, beta) name,
   BRASA_ACTIVATIONS(BRASA_ENUM)
 #undef BRASA_ENUM
+  count
 };
 
 /// One activation with its parameters, as kernels receive it.
@@ -249,6 +250,7 @@ struct Identity {
 template <class F> static inline void visit_activation(ActivationKind kind, const F& f) {
   switch (kind) {
     case ActivationKind::none:
+    case ActivationKind::count:
       f.template operator()<Identity>();
       break;
 #define BRASA_CASE(name, type, needs, alpha, beta) \

@@ -1,0 +1,54 @@
+# _cuda: nvcc from PATH or from NVIDIA's pip packages; the static runtime, no cuBLAS, no cuDNN.
+#
+# BRASA_CUDA=on builds all released targets, auto the GPUs of this machine (else sm_80 and sm_90a) and
+# nothing where nvcc is missing. Machine code runs within its major version only, so each generation is
+# a target; PTX of 80 and 120 covers what comes later.
+
+if(NOT CMAKE_CUDA_COMPILER)
+  execute_process(COMMAND ${Python_EXECUTABLE} -c
+      "import nvidia, pathlib; print(*(p / 'cu13' / 'bin' / 'nvcc' for p in map(pathlib.Path, nvidia.__path__) if (p / 'cu13/bin/nvcc').exists()))"
+    OUTPUT_VARIABLE pip_nvcc OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+  find_program(nvcc nvcc HINTS /usr/local/cuda/bin)
+  if(nvcc)
+    set(CMAKE_CUDA_COMPILER ${nvcc})
+  elseif(pip_nvcc)
+    set(CMAKE_CUDA_COMPILER ${pip_nvcc})
+    cmake_path(GET pip_nvcc PARENT_PATH pip_bin)
+    # nvcc looks for libraries in lib64, the pip packages put them into lib.
+    set(CMAKE_CUDA_FLAGS_INIT "-L${pip_bin}/../lib")
+  elseif(BRASA_CUDA STREQUAL "auto")
+    message(STATUS "brasa: no nvcc, _cuda is not built")
+    return()
+  else()
+    message(FATAL_ERROR "BRASA_CUDA=on, but no nvcc in PATH or among the pip packages "
+      "(nvidia-cuda-nvcc nvidia-cuda-crt nvidia-nvvm nvidia-cuda-runtime nvidia-cuda-cccl)")
+  endif()
+endif()
+
+if(BRASA_CUDA_ARCHS)
+  set(targets ${BRASA_CUDA_ARCHS})
+elseif(BRASA_CUDA STREQUAL "auto")
+  execute_process(COMMAND nvidia-smi --query-gpu=compute_cap --format=csv,noheader
+    OUTPUT_VARIABLE capabilities OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET RESULT_VARIABLE failed)
+  set(targets 80-real 90a-real)
+  if(NOT failed AND capabilities)
+    string(REPLACE "." "" capabilities "${capabilities}")
+    string(REPLACE "\n" ";" capabilities "${capabilities}")
+    list(REMOVE_DUPLICATES capabilities)
+    list(TRANSFORM capabilities REPLACE "^90$" "90a")
+    list(TRANSFORM capabilities APPEND "-real" OUTPUT_VARIABLE targets)
+  endif()
+else()
+  set(targets 80 90a-real 100-real 120)
+endif()
+set(CMAKE_CUDA_ARCHITECTURES ${targets})
+enable_language(CUDA)
+
+pybind11_add_module(_cuda MODULE csrc/bind/module.cpp csrc/bind/device.cpp ${binding_sources} ${cuda_sources})
+target_include_directories(_cuda PRIVATE csrc)
+target_compile_definitions(_cuda PRIVATE BRASA_MODULE=_cuda BRASA_FOR_CUDA)
+target_compile_options(_cuda PRIVATE $<$<COMPILE_LANGUAGE:CXX>:${warnings}>
+  # CMake 3.25 drops the standard for nvcc 13, so it is said here.
+  $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20 --expt-relaxed-constexpr --extended-lambda --compress-mode=size>)
+set_target_properties(_cuda PROPERTIES CUDA_RUNTIME_LIBRARY Static CUDA_VISIBILITY_PRESET hidden)
+install(TARGETS _cuda DESTINATION brasa)

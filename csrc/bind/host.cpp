@@ -1,0 +1,95 @@
+// What _cpu has beside the operators: threads, instruction sets, memory and the arrays it hands out.
+#include <vector>
+
+#include "bind/bind.h"
+#include "core/isa.h"
+#include "core/memory.h"
+#include "core/parallel.h"
+
+namespace brasa {
+namespace {
+
+/// Results of at least this size come from the pool. Below it NumPy's own allocation is as fast.
+constexpr int64_t kPooledBytes = 256 * 1024;
+
+/// A new array of this shape, its dimensions laid out as `order` lists them, outermost first.
+py::object new_array(py::handle descriptor, int rank, const Py_intptr_t* shape, const int* order) {
+  auto& api = py::detail::npy_api::get();
+  Py_intptr_t strides[kMaxRank];
+  int64_t bytes = py::reinterpret_borrow<py::dtype>(descriptor).itemsize();
+  for (int i = rank - 1; i >= 0; --i) {
+    strides[order[i]] = bytes;
+    if (shape[order[i]] > 0) bytes = checked_multiply(bytes, shape[order[i]]);
+  }
+  void* block = bytes >= kPooledBytes ? cpu::pool_acquire(size_t(bytes)) : nullptr;
+  constexpr int kWritable = 0x400;
+  descriptor.inc_ref();  // NewFromDescr takes one reference
+  auto array = py::reinterpret_steal<py::object>(
+      api.PyArray_NewFromDescr_(api.PyArray_Type_, descriptor.ptr(), rank, shape, strides, block,
+                                block ? kWritable : 0, nullptr));
+  if (!array) {
+    if (block) cpu::pool_release(block);
+    throw py::error_already_set();
+  }
+  if (block) {
+    const py::capsule owner(block, [](void* p) { cpu::pool_release(p); });
+    api.PyArray_SetBaseObject_(array.ptr(), owner.inc_ref().ptr());
+  }
+  return array;
+}
+
+constexpr int kCOrder[kMaxRank] = {0, 1, 2, 3, 4, 5, 6, 7};
+constexpr int kChannelsLast[3][5] = {{0, 2, 1}, {0, 2, 3, 1}, {0, 2, 3, 4, 1}};
+
+const int* order_for(int rank, bool channels_last) {
+  return channels_last && rank >= 3 && rank <= 5 ? kChannelsLast[rank - 3] : kCOrder;
+}
+
+py::object empty(const py::tuple& shape, const py::dtype& dtype, bool channels_last) {
+  Py_intptr_t extents[kMaxRank];
+  const int rank = int(shape.size());
+  BRASA_REQUIRE(rank <= kMaxRank, "arrays of more than 8 dimensions are not supported");
+  for (int i = 0; i < rank; ++i) {
+    extents[i] = shape[i].cast<Py_intptr_t>();
+    BRASA_REQUIRE(extents[i] >= 0, "a dimension is negative");
+  }
+  return new_array(dtype, rank, extents, order_for(rank, channels_last));
+}
+
+/// Same shape, dtype and, where it is channels-last, same layout.
+py::object empty_like(const py::array& array) {
+  In view;
+  load_view(array, view, false);
+  const auto* proxy = py::detail::array_proxy(array.ptr());
+  const bool channels_last = layout_of(view) == Layout::channels_last;
+  return new_array(proxy->descr, view.rank, proxy->dimensions, order_for(view.rank, channels_last));
+}
+
+std::vector<std::string> supported_isas() {
+  std::vector<std::string> names;
+  for (int i = 0; i < cpu::isa_count(); ++i)
+    if (cpu::isa_supported(i)) names.emplace_back(cpu::isa_name(i));
+  return names;
+}
+
+}  // namespace
+
+void bind_host(py::module_& m) {
+  m.def("layout", [](const In& x) { return int(layout_of(x)); }, "x"_a);
+  m.def("empty", &empty, "shape"_a, "dtype"_a, "channels_last"_a);
+  m.def("empty_like", &empty_like, "array"_a);
+  m.def("num_threads", &cpu::num_threads);
+  m.def("set_num_threads", &cpu::set_num_threads, "n"_a);
+  m.def("isa", [] { return cpu::isa_name(cpu::isa_index()); });
+  m.def("supported_isas", &supported_isas);
+  m.def("_set_isa", [](const std::string& name) {
+    if (!cpu::set_isa(name.c_str())) throw py::value_error("this CPU or build has no " + name);
+  });
+  m.def("memory_stats", [] {
+    const cpu::MemoryStats s = cpu::memory_stats();
+    return py::dict("in_use"_a = s.in_use, "cached"_a = s.cached, "scratch"_a = s.scratch);
+  });
+  m.def("empty_cache", &cpu::empty_cache);
+}
+
+}  // namespace brasa

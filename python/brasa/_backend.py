@@ -1,0 +1,259 @@
+"""The kinds of array brasa computes on, and what belongs to each: the only module that names a library.
+
+An array's type decides where its operators run: `numpy.ndarray` on the CPU kernels (`brasa._cpu`), CuPy
+arrays on the CUDA kernels (`brasa._cuda`, imported on first use). `register` adds a kind of array.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from brasa import _cpu
+
+C_ORDER, CHANNELS_LAST = 1, 2  # what `layout` answers for dense arrays; 0 for every other
+
+
+class Backend(NamedTuple):
+    """What one kind of array comes with."""
+
+    name: str  # "cpu" or "cuda"
+    namespace: Any  # numpy, cupy or what stands in for it
+    kernels: Any  # the native module
+    empty: Callable[[tuple[int, ...], Any, bool], Any]  # (shape, dtype, channels_last)
+    empty_like: Callable[[Any], Any]
+
+
+_backends: dict[type, Backend] = {np.ndarray: Backend("cpu", np, _cpu, _cpu.empty, _cpu.empty_like)}
+
+
+def register(
+    kind: type,
+    namespace: Any,
+    kernels: Any,
+    *,
+    current_stream: Callable[[], int],
+    allocate: Callable[[int], Any],
+) -> None:
+    """Add a kind of device array.
+
+    Parameters
+    ----------
+    kind : type
+        The arrays' type. They have ``__cuda_array_interface__``.
+    namespace : module
+        What NumPy's functions are for this type, such as the module ``cupy``.
+    kernels : module
+        The native module that computes on these arrays.
+    current_stream : callable
+        Returns the address of the stream that work goes to now.
+    allocate : callable
+        Returns an object whose ``ptr`` is the address of that many bytes of device memory, which live
+        as long as the object, in stream order.
+    """
+
+    def empty(shape: tuple[int, ...], dtype: Any, channels_last: bool) -> Any:
+        if not channels_last:
+            return namespace.empty(shape, dtype)
+        rank = len(shape)
+        inner_first = namespace.empty((shape[0], *shape[2:], shape[1]), dtype)
+        return inner_first.transpose(0, rank - 1, *range(1, rank - 1))
+
+    def empty_like(array: Any) -> Any:
+        return empty(array.shape, array.dtype, kernels.layout(array) == CHANNELS_LAST)
+
+    kernels._set_callbacks(current_stream, allocate)
+    _backends[kind] = Backend("cuda", namespace, kernels, empty, empty_like)
+
+
+def _register_cupy(kind: type) -> Backend:
+    cupy = sys.modules["cupy"]
+    try:
+        from brasa import _cuda  # type: ignore[attr-defined]
+    except ImportError as error:
+        raise TypeError(
+            "this build of brasa has no CUDA kernels, so it cannot compute on CuPy arrays; "
+            "build it with BRASA_CUDA=on, or pass NumPy arrays"
+        ) from error
+    register(
+        kind,
+        cupy,
+        _cuda,
+        current_stream=lambda: cupy.cuda.get_current_stream().ptr,
+        allocate=cupy.cuda.alloc,
+    )
+    return _backends[kind]
+
+
+def is_array(x: Any) -> bool:
+    """Whether `x` is an array that kernels take as it is."""
+    return type(x) in _backends or _is_cupy(x)
+
+
+def _is_cupy(x: Any) -> bool:
+    cupy = sys.modules.get("cupy")
+    return cupy is not None and isinstance(x, cupy.ndarray)
+
+
+def backend_of(array: Any) -> Backend:
+    """What belongs to this array's type."""
+    try:
+        return _backends[type(array)]
+    except KeyError:
+        if _is_cupy(array):
+            return _register_cupy(type(array))
+        raise TypeError(f"no array: {type(array).__name__}") from None
+
+
+def as_array(x: Any, name: str = "x") -> Any:
+    """The door: `x` itself when it is an array, else converted to one.
+
+    Python floats become float32, ints int64, bools bool. Anything with DLPack or ``__array__`` (a torch
+    tensor, a subclass of ndarray) becomes a NumPy array, without a copy where its library allows that. A
+    NumPy array that is misaligned or of foreign byte order is copied.
+
+    Raises
+    ------
+    TypeError
+        When `x` is no number, sequence of numbers or array.
+    """
+    if type(x) in _backends:
+        return x if type(x) is not np.ndarray or x.flags.aligned and x.dtype.isnative else _native(x)
+    if _is_cupy(x):
+        backend_of(x)
+        return x
+    converted = np.asarray(x)
+    if converted.dtype == object or converted.dtype.kind in "USmM":
+        raise TypeError(f"{name}: expected an array of numbers, got {type(x).__name__}")
+    is_typed = hasattr(x, "__array__") or hasattr(x, "__dlpack__")
+    if converted.dtype == np.float64 and not is_typed:
+        converted = converted.astype(np.float32)
+    return _native(converted)
+
+
+def _native(x: np.ndarray) -> np.ndarray:
+    return np.require(x, x.dtype.newbyteorder("="), "A").view(np.ndarray)
+
+
+def kernels(*arrays: Any) -> Any:
+    """The native module for these arrays (None counts for nothing).
+
+    Raises
+    ------
+    TypeError
+        When they are of several kinds, such as a NumPy and a CuPy array.
+    """
+    chosen: Backend | None = None
+    for array in arrays:
+        if array is None:
+            continue
+        backend = backend_of(array)
+        if chosen is None:
+            chosen = backend
+        elif backend is not chosen:
+            raise TypeError(
+                f"all arrays must be on one device, got one on {chosen.name} ({chosen.namespace.__name__}) "
+                f"and one on {backend.name} ({backend.namespace.__name__})"
+            )
+    assert chosen is not None
+    return chosen.kernels
+
+
+def namespace(array: Any) -> Any:
+    """NumPy, or what stands for it beside this kind of array."""
+    return backend_of(array).namespace
+
+
+def layout(array: Any) -> int:
+    """`C_ORDER`, `CHANNELS_LAST` (which wins for an array that is both), or 0 for a strided array."""
+    return backend_of(array).kernels.layout(array)
+
+
+def dense(array: Any) -> Any:
+    """`array`, or a C-contiguous copy when it is neither C-contiguous nor channels-last."""
+    backend = backend_of(array)
+    return array if backend.kernels.layout(array) else backend.namespace.ascontiguousarray(array)
+
+
+def laid_out_like(array: Any, other: Any) -> Any:
+    """`other`, of the shape of the dense `array`; a copy in its layout when it is laid out differently."""
+    backend = backend_of(array)
+    wanted = backend.kernels.layout(array)
+    if backend.kernels.layout(other) == wanted or (wanted == C_ORDER and other.flags.c_contiguous):
+        return other
+    copy = backend.empty_like(array)
+    copy[...] = other
+    return copy
+
+
+def contiguous(array: Any) -> Any:
+    """`array`, or a copy when it is not C-contiguous."""
+    return array if array.flags.c_contiguous else namespace(array).ascontiguousarray(array)
+
+
+def empty(like: Any, shape: tuple[int, ...], dtype: Any = None, channels_last: bool = False) -> Any:
+    """A new array of the kind and device of `like`; results are allocated here and nowhere else."""
+    return backend_of(like).empty(shape, like.dtype if dtype is None else dtype, channels_last)
+
+
+def empty_like(array: Any) -> Any:
+    """A new array of this shape, dtype and kind, channels-last where `array` is."""
+    return backend_of(array).empty_like(array)
+
+
+def device_of(array: Any) -> str:
+    """``"cpu"`` or ``"cuda:0"``."""
+    backend = backend_of(array)
+    if backend.name == "cpu":
+        return "cpu"
+    device = getattr(array, "device", 0)
+    return f"cuda:{getattr(device, 'id', device)}"
+
+
+def to_numpy(array: Any) -> np.ndarray:
+    """The values on the host; a NumPy array is returned as it is."""
+    if type(array) is np.ndarray:
+        return array
+    return array.get() if hasattr(array, "get") else np.asarray(array)
+
+
+def to_device(array: Any, device: str) -> Any:
+    """`array` on ``"cpu"``, ``"cuda"`` or ``"cuda:1"``; the array itself when it is there already.
+
+    Raises
+    ------
+    ValueError
+        When the name is no device, or this machine or build has no such device.
+    """
+    kind, _, number = device.partition(":") if isinstance(device, str) else ("", "", "")
+    if kind == "cpu" and not number:
+        return to_numpy(array)
+    if kind != "cuda" or (number and not number.isdigit()):
+        raise ValueError(f"device: expected 'cpu', 'cuda' or 'cuda:1', got {device!r}")
+    cupy = import_cupy(device)
+    with cupy.cuda.Device(int(number or 0)):
+        return cupy.asarray(array)
+
+
+def import_cupy(device: str) -> ModuleType:
+    """The module cupy, or a ValueError that says what is missing for `device`."""
+    try:
+        import cupy
+    except ImportError as error:
+        raise ValueError(
+            f"device {device!r} needs CuPy: install the extra [cuda] of the package {distribution()}"
+        ) from error
+    if not cupy.cuda.is_available():
+        raise ValueError(f"device {device!r} is not there: CUDA finds no GPU on this machine")
+    return cupy
+
+
+def distribution() -> str:
+    """The name this package is installed under, for messages that say what to install."""
+    from importlib.metadata import packages_distributions
+
+    return next(iter(packages_distributions().get("brasa", [])), "brasa-dl")

@@ -1,0 +1,102 @@
+"""Argument checks of the operators: they word the errors a user reads.
+
+Memory safety is the bindings' own business; here is meaning. Every message names the argument, what it
+got and what it needs.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+from brasa._backend import as_array, kernels
+
+FLOATING = "float32 or float64"
+
+
+def floating(name: str, x: Any) -> Any:
+    """`x` as an array of float32 or float64."""
+    x = as_array(x, name)
+    if x.dtype.char not in "fd":
+        raise TypeError(f"{name}: expected {FLOATING}, got {x.dtype}")
+    return x
+
+
+def same_dtype(**arrays: Any) -> None:
+    """All arrays that are not None share the first one's dtype and device."""
+    first_name, first = next(iter(arrays.items()))
+    for name, array in arrays.items():
+        if array is not None and array.dtype != first.dtype:
+            raise TypeError(f"{name}: expected {first.dtype} as {first_name} has, got {array.dtype}")
+    kernels(*arrays.values())
+
+
+def rank(name: str, x: Any, *expected: int, shape: str = "") -> None:
+    """`x` has one of these ranks; `shape` spells the dimensions, such as ``(N, C, H, W)``."""
+    if x.ndim not in expected:
+        wanted = " or ".join(map(str, expected))
+        of = f" {shape}" if shape else ""
+        raise ValueError(f"{name}: expected {wanted} dimensions{of}, got shape {x.shape}")
+
+
+def shape(name: str, x: Any, expected: tuple[int, ...], why: str = "") -> None:
+    """`x` has exactly this shape."""
+    if x.shape != expected:
+        raise ValueError(f"{name}: expected shape {expected}{why and f' ({why})'}, got {x.shape}")
+
+
+def integer(name: str, value: Any, *, minimum: int | None = None, maximum: int | None = None) -> int:
+    """`value` as a Python int (NumPy integers are fine, bools and floats are not), within limits."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name}: expected an int, got {value!r}")
+    number = operator.index(value)
+    if minimum is not None and number < minimum:
+        raise ValueError(f"{name}: expected at least {minimum}, got {number}")
+    limit = 2**31 - 1 if maximum is None else maximum
+    if number > limit:
+        raise ValueError(f"{name}: expected at most {limit}, got {number}")
+    return number
+
+
+def integers(name: str, value: Any, count: int, *, minimum: int | None = None) -> tuple[int, ...]:
+    """One int for each of `count` dimensions, from one int or a sequence of `count`."""
+    if isinstance(value, (tuple, list)):
+        if len(value) != count:
+            raise ValueError(f"{name}: expected an int or {count} of them, got {value!r}")
+        return tuple(integer(name, v, minimum=minimum) for v in value)
+    return (integer(name, value, minimum=minimum),) * count
+
+
+def number(name: str, value: Any) -> float:
+    """`value` as a Python float."""
+    if isinstance(value, (str, bytes)) or not hasattr(value, "__float__"):
+        raise TypeError(f"{name}: expected a number, got {value!r}")
+    return float(value)
+
+
+def output(out: Any, like: Any, shape_: tuple[int, ...], *inputs: Any) -> Any:
+    """`out` when it fits the result exactly and overlaps no input.
+
+    An elementwise operator that may work in place leaves that input out of `inputs`.
+    """
+    if type(out) is not type(like):
+        raise TypeError(f"out: expected {type(like).__name__}, got {type(out).__name__}")
+    if out.dtype != like.dtype:
+        raise TypeError(f"out: expected {like.dtype}, got {out.dtype}")
+    shape("out", out, shape_)
+    if not out.flags.writeable:
+        raise ValueError("out: the array is read-only")
+    for x in inputs:
+        if x is not None and overlap(out, x):
+            raise ValueError("out: overlaps an input")
+    return out
+
+
+def overlap(a: Any, b: Any) -> bool:
+    """Whether the memory spans of two arrays overlap."""
+    import numpy as np
+
+    if isinstance(a, np.ndarray):
+        return np.may_share_memory(a, b)
+    first = a.__cuda_array_interface__["data"][0], b.__cuda_array_interface__["data"][0]
+    return first[0] < first[1] + b.nbytes and first[1] < first[0] + a.nbytes
