@@ -1,0 +1,133 @@
+"""Fixtures and settings that every test shares.
+
+`xp` runs a test body on each kind of array there is: NumPy on the CPU kernels, the emulator's arrays on
+the CUDA kernels compiled for the host, and CuPy where a GPU is. `isa` and `threads` run it on each
+instruction set and thread count of the CPU. The modules of the emulator are built on first use.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+
+from brasa import _cpu
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(Path(__file__).parent))  # reference, strategies, tolerances, descriptors, emulated
+
+settings.register_profile(
+    "quick", max_examples=30, derandomize=True, deadline=None, print_blob=True, database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.differing_executors],
+)  # fmt: skip
+settings.register_profile("full", settings.get_profile("quick"), max_examples=150, derandomize=False)
+settings.register_profile("soak", settings.get_profile("full"), max_examples=10_000)
+settings.load_profile(os.environ.get("BRASA_TEST_TIER", "quick"))
+
+
+def modules_folder() -> Path:
+    """Where the modules that only tests need are built."""
+    return Path(os.environ.get("BRASA_TEST_MODULES", ROOT / "build" / "tests"))
+
+
+def build_test_modules() -> None:
+    """Build the emulator's modules, which no wheel contains. A second run finds nothing to do."""
+    import pybind11
+
+    folder = modules_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    print(f"building the emulator's test modules in {folder} (a few minutes the first time)", flush=True)
+    launcher = ["-DCMAKE_CXX_COMPILER_LAUNCHER=ccache"] if os.environ.get("BRASA_CCACHE") else []
+    configure = [
+        "cmake", "-S", ROOT, "-B", folder, "-G", "Ninja", "-DBRASA_TESTS=ON",
+        f"-Dpybind11_DIR={pybind11.get_cmake_dir()}", f"-DPython_EXECUTABLE={sys.executable}", *launcher,
+    ]  # fmt: skip
+    for command in (configure, ["cmake", "--build", folder, "--target", "brasa_test_modules"]):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(map(str, command))} failed:\n{done.stdout[-4000:]}{done.stderr[-4000:]}")
+
+
+@pytest.fixture(scope="session")
+def emulated():
+    """The module `emulated`: arrays in the emulator's memory, computed on by the CUDA kernels."""
+    import platform
+
+    if platform.machine() != "x86_64":
+        pytest.skip("the emulator runs on x86-64")
+    build_test_modules()
+    sys.path.insert(0, str(modules_folder() / "tests"))
+    import emulated
+
+    return emulated
+
+
+def _has_gpu() -> bool:
+    try:
+        import cupy
+
+        return cupy.cuda.is_available()
+    except ImportError:
+        return False
+
+
+class CpuArrays:
+    """The array library of one test run: NumPy."""
+
+    name = "cpu"
+    examples = 1.0  # share of the profile's examples that is run
+
+    def asarray(self, x):
+        return np.asarray(x)
+
+    def asnumpy(self, x):
+        return np.asarray(x)
+
+
+class DeviceArrays:
+    """The same for arrays on a device, real or emulated."""
+
+    def __init__(self, name, module, examples):
+        self.name, self._module, self.examples = name, module, examples
+
+    def asarray(self, x):
+        return self._module.asarray(x)
+
+    def asnumpy(self, x):
+        return self._module.asnumpy(x)
+
+
+@pytest.fixture(params=["cpu", "emulated", "cupy"])
+def xp(request):
+    """The kinds of array, one after the other: `xp.asarray`, `xp.asnumpy`, `xp.name`."""
+    if request.param == "cpu":
+        return CpuArrays()
+    if request.param == "emulated":
+        return DeviceArrays("emulated", request.getfixturevalue("emulated"), 1 / 3)
+    if not _has_gpu():
+        pytest.skip("no GPU")
+    import cupy
+
+    return DeviceArrays("cupy", cupy, 1.0)
+
+
+@pytest.fixture(params=_cpu.supported_isas())
+def isa(request):
+    """Every instruction set this machine has, in use for the test."""
+    before = _cpu.isa()
+    _cpu._set_isa(request.param)
+    yield request.param
+    _cpu._set_isa(before)
+
+
+@pytest.fixture
+def set_threads():
+    """A function that sets the number of threads; the old number comes back after the test."""
+    before = _cpu.num_threads()
+    yield _cpu.set_num_threads
+    _cpu.set_num_threads(before)
