@@ -1,0 +1,44 @@
+"""Constructor arguments that several layers share: their checks, and the parameters made from them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from brasa.nn.module import Parameter
+
+# An entry of ``ops.ACTIVATIONS``, alone or with its parameters: "relu", ("hardtanh", 0.0, 6.0).
+ActivationName = str | tuple[str, float] | tuple[str, float, float]
+
+
+def new_parameter(shape: tuple[int, ...], dtype: Any = None) -> Parameter:
+    """Return a parameter with memory but no values yet; float32 unless a dtype is given."""
+    return Parameter(np.empty(shape, np.float32 if dtype is None else dtype))
+
+
+def check_positive(name: str, value: Any) -> int:
+    """Return ``value`` if it is an int above 0, else raise an error that names the argument."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name}: expected an int, got {type(value).__name__}")
+    if value < 1:
+        raise ValueError(f"{name}: expected at least 1, got {value}")
+    return int(value)
+
+
+def pair(name: str, value: Any, *, least: int = 1) -> tuple[int, int]:
+    """Return an int, or two of them, as a tuple (height, width); each must be at least ``least``."""
+    both = (value, value) if not isinstance(value, tuple | list) else tuple(value)
+    if len(both) != 2:
+        raise ValueError(f"{name}: expected an int or two of them, got {value!r}")
+    for one in both:
+        if isinstance(one, bool) or not isinstance(one, int | np.integer):
+            raise TypeError(f"{name}: expected an int or two of them, got {value!r}")
+        if one < least:
+            raise ValueError(f"{name}: expected at least {least}, got {value!r}")
+    return int(both[0]), int(both[1])
+
+
+def activation_repr(activation: Any) -> str:
+    """Return what a fused activation adds to a layer's ``repr``: nothing where there is none."""
+    return "" if activation is None else f", activation={activation!r}"

@@ -1,0 +1,288 @@
+"""The functions behind the layers, under the names of ``torch.nn.functional``.
+
+Most are the operators of ``brasa.ops`` themselves. Here are those whose torch signature differs, and the
+losses that are built from a Tensor's arithmetic: they run over one value per sample or target, where no
+kernel pays.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from brasa import ops, random
+from brasa._backend import namespace
+from brasa._tape import differentiable
+from brasa.ops import (
+    adaptive_avg_pool2d,
+    adaptive_max_pool2d,
+    avg_pool2d,
+    celu,
+    conv2d,
+    elu,
+    hardsigmoid,
+    hardswish,
+    leaky_relu,
+    mish,
+    relu,
+    selu,
+    sigmoid,
+    silu,
+    softplus,
+    tanh,
+)
+from brasa.tensor import Tensor, where
+
+__all__ = [
+    "adaptive_avg_pool2d",
+    "adaptive_max_pool2d",
+    "avg_pool2d",
+    "batch_norm",
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+    "celu",
+    "conv2d",
+    "cross_entropy",
+    "dropout",
+    "elu",
+    "embedding",
+    "gelu",
+    "hardsigmoid",
+    "hardswish",
+    "hardtanh",
+    "huber_loss",
+    "l1_loss",
+    "layer_norm",
+    "leaky_relu",
+    "linear",
+    "log_softmax",
+    "max_pool2d",
+    "mish",
+    "mse_loss",
+    "nll_loss",
+    "relu",
+    "selu",
+    "sigmoid",
+    "silu",
+    "smooth_l1_loss",
+    "softmax",
+    "softplus",
+    "tanh",
+]
+
+REDUCTIONS = ("mean", "sum", "none")
+
+
+def linear(x: Any, weight: Any, bias: Any = None) -> Any:
+    """``x @ weight.T + bias`` for x (..., I), weight (O, I), bias (O,).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from brasa.nn import functional as F
+    >>> F.linear(np.float32([[1, 2]]), np.float32([[3, 4]]), np.float32([5]))
+    array([[16.]], dtype=float32)
+    """
+    return ops.matmul(x, weight, bias, transpose_b=True)
+
+
+def check_probability(p: float) -> float:
+    """Return ``p`` if it lies in [0, 1], else raise a ValueError."""
+    if not 0.0 <= p <= 1.0:
+        raise ValueError(f"p: expected a probability in [0, 1], got {p}")
+    return float(p)
+
+
+def dropout(x: Any, p: float = 0.5, training: bool = True) -> Any:
+    """Set elements of ``x`` to 0 with probability ``p`` and scale the rest by 1/(1-p), if ``training``."""
+    check_probability(p)
+    if not training or p == 0.0:
+        return x
+    seed, offset = random.default_generator().next(x.size)
+    return ops.dropout(x, p, seed, offset)
+
+
+def softmax(x: Any, dim: int = -1) -> Any:
+    """``exp(x) / sum(exp(x))`` along ``dim``."""
+    return ops.softmax(x, dim)
+
+
+def log_softmax(x: Any, dim: int = -1) -> Any:
+    """``x - log(sum(exp(x)))`` along ``dim``."""
+    return ops.log_softmax(x, dim)
+
+
+def gelu(x: Any, approximate: str = "none") -> Any:
+    """``x * Phi(x)``, or with ``approximate="tanh"`` its approximation."""
+    return ops.gelu(x, approximate=approximate)
+
+
+# --- losses ---------------------------------------------------------------------------------------
+
+
+def check_reduction(reduction: str) -> str:
+    """Return ``reduction`` if it is a known one, else raise a ValueError."""
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction: expected one of {REDUCTIONS}, got {reduction!r}")
+    return reduction
+
+
+def _reduced(losses: Any, reduction: str) -> Any:
+    if reduction == "none":
+        return losses
+    return losses.mean() if reduction == "mean" else losses.sum()
+
+
+def _pair(x: Any, target: Any, reduction: str) -> tuple[Any, Any]:
+    """Check a prediction and its target of the same shape; returns Tensors."""
+    check_reduction(reduction)
+    x, target = (v if isinstance(v, Tensor) else Tensor(v) for v in (x, target))
+    if x.shape != target.shape:
+        raise ValueError(f"target: expected the input's shape {x.shape}, got {target.shape}")
+    return x, target
+
+
+def mse_loss(x: Any, target: Any, reduction: str = "mean") -> Any:
+    """``(x - target)**2`` for x and target of one shape, any; averaged, summed or as it is."""
+    x, target = _pair(x, target, reduction)
+    difference = x - target
+    return _reduced(difference * difference, reduction)
+
+
+def l1_loss(x: Any, target: Any, reduction: str = "mean") -> Any:
+    """``|x - target|`` for x and target of one shape, any; averaged, summed or as it is."""
+    x, target = _pair(x, target, reduction)
+    return _reduced((x - target).abs(), reduction)
+
+
+def huber_loss(x: Any, target: Any, reduction: str = "mean", delta: float = 1.0) -> Any:
+    """``d**2 / 2`` where d = |x - target| <= delta, ``delta * (d - delta / 2)`` beyond."""
+    if not delta > 0:
+        raise ValueError(f"delta: expected more than 0, got {delta}")
+    x, target = _pair(x, target, reduction)
+    distance = (x - target).abs()
+    inner = distance.clip(None, delta)
+    # Beyond delta, inner is delta: one formula for both sides, and no 0 * inf where the other side overflows.
+    return _reduced(inner * (distance - inner * 0.5), reduction)
+
+
+def smooth_l1_loss(x: Any, target: Any, reduction: str = "mean", beta: float = 1.0) -> Any:
+    """``d**2 / (2 beta)`` where d = |x - target| < beta, ``d - beta / 2`` beyond; 0 gives ``l1_loss``."""
+    if beta == 0:
+        return l1_loss(x, target, reduction)
+    return huber_loss(x, target, reduction, delta=beta) * (1.0 / beta)
+
+
+def _bce(x: Any, target: Any) -> Any:
+    """Binary cross-entropy per element; logarithms stop at -100, so that a wrong 0 or 1 costs 100."""
+    xp = namespace(x)
+    with np.errstate(divide="ignore"):
+        return -(target * xp.maximum(xp.log(x), -100) + (1 - target) * xp.maximum(xp.log1p(-x), -100))
+
+
+def _bce_backward(dy: Any, x: Any, target: Any) -> Any:
+    return dy * (x - target) / namespace(x).maximum((1 - x) * x, 1e-12)
+
+
+_bce_elements = differentiable(_bce, _bce_backward)
+
+
+def binary_cross_entropy(x: Any, target: Any, weight: Any = None, reduction: str = "mean") -> Any:
+    """``-weight * (target * log(x) + (1 - target) * log(1 - x))`` for x and target of one shape.
+
+    Raises
+    ------
+    ValueError
+        On the CPU, for an element of ``x`` outside [0, 1]; on another device its loss is NaN.
+    """
+    x, target = _pair(x, target, reduction)
+    if isinstance(x.data, np.ndarray) and not ((x.data >= 0) & (x.data <= 1) | np.isnan(x.data)).all():
+        raise ValueError(
+            f"x: expected probabilities in [0, 1], got values in [{x.data.min()}, {x.data.max()}]"
+        )
+    losses = _bce_elements(x, target)
+    return _reduced(losses if weight is None else losses * weight, reduction)
+
+
+def binary_cross_entropy_with_logits(
+    x: Any, target: Any, weight: Any = None, reduction: str = "mean", pos_weight: Any = None
+) -> Any:
+    """``binary_cross_entropy(sigmoid(x), target)``, exact for logits x of any size.
+
+    ``pos_weight``, broadcast against ``x``, multiplies the positive term ``-target * log(sigmoid(x))``.
+    """
+    x, target = _pair(x, target, reduction)
+    # -log(sigmoid(x)) = softplus(-x) and -log(1 - sigmoid(x)) = x + softplus(-x).
+    positive = ops.softplus(-x)
+    if pos_weight is not None:
+        positive = positive * (target * (pos_weight - 1.0) + 1.0)
+    losses = (1.0 - target) * x + positive
+    return _reduced(losses if weight is None else losses * weight, reduction)
+
+
+def nll_loss(
+    x: Any, target: Any, weight: Any = None, ignore_index: int = -100, reduction: str = "mean"
+) -> Any:
+    """Negative log-likelihood: ``-weight[target] * x[n, target]``.
+
+    Parameters
+    ----------
+    x : Tensor or array
+        Log-probabilities (N, C, ...).
+    target : Tensor or array
+        Integers in [0, C), (N, ...).
+    weight : Tensor or array, optional
+        (C,). The mean divides by the sum of the weights used.
+    ignore_index : int, default: -100
+        A target that counts for nothing.
+    reduction : "mean", "sum" or "none", default: "mean"
+        With "none" the losses come back in the shape of ``target``.
+
+    Raises
+    ------
+    ValueError
+        Where the shapes do not fit, or, on the CPU, a target is out of range.
+    TypeError
+        If ``target`` does not hold integers.
+    """
+    check_reduction(reduction)
+    x = x if isinstance(x, Tensor) else Tensor(x)
+    labels = target.data if isinstance(target, Tensor) else target
+    if x.ndim < 2 or tuple(labels.shape) != (x.shape[0], *x.shape[2:]):
+        raise ValueError(
+            f"target: expected shape (N, ...) for input {x.shape} (N, C, ...), got {labels.shape}"
+        )
+    if labels.dtype.kind not in "iu":
+        raise TypeError(f"target: expected integers, got {labels.dtype}")
+    classes, flat = x.shape[1], labels.reshape(-1)
+    xp = namespace(flat)
+    used = flat != ignore_index
+    inside = (flat >= 0) & (flat < classes)
+    if isinstance(flat, np.ndarray) and not (inside | ~used).all():
+        at = int(np.flatnonzero(~inside & used)[0])
+        raise ValueError(f"target: expected classes in [0, {classes}), got {flat[at]} at position {at}")
+    rows = x.transpose(0, *range(2, x.ndim), 1).reshape(-1, classes)
+    index = xp.where(inside & used, flat, 0)
+    scale = _row_weights(weight, index, x.data.dtype, xp) * used
+    # An ignored row may hold infinities, and 0 * inf would be NaN.
+    picked = where(used, rows[xp.arange(flat.size), index], 0.0)
+    losses = -picked * xp.where(inside | ~used, scale, xp.nan).astype(x.data.dtype)
+    if reduction == "none":
+        return losses.reshape(*labels.shape)
+    return losses.sum() * (1.0 / scale.sum()) if reduction == "mean" else losses.sum()
+
+
+def _row_weights(weight: Any, index: Any, dtype: Any, xp: Any) -> Any:
+    if weight is None:
+        return xp.ones(index.shape, dtype)
+    return (weight.data if isinstance(weight, Tensor) else weight)[index]
+
+
+# Arguments and names are torch's already.
+cross_entropy = ops.cross_entropy
+embedding = ops.embedding
+hardtanh = ops.hardtanh
+layer_norm = ops.layer_norm
+max_pool2d = ops.max_pool2d
+batch_norm = ops.batch_norm
