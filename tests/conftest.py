@@ -50,7 +50,9 @@ def build_test_modules() -> None:
     for command in (configure, ["cmake", "--build", folder, "--target", "brasa_test_modules"]):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise RuntimeError(f"{' '.join(map(str, command))} failed:\n{done.stdout[-4000:]}{done.stderr[-4000:]}")
+            raise RuntimeError(
+                f"{' '.join(map(str, command))} failed:\n{done.stdout[-4000:]}{done.stderr[-4000:]}"
+            )
 
 
 @pytest.fixture(scope="session")

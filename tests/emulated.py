@@ -12,10 +12,10 @@ import os
 import sys
 from functools import wraps
 
-import numpy as np
-
 import _cuda_emu
 import _cuda_emu_race
+import numpy as np
+
 from brasa import _backend
 
 kernels = _cuda_emu_race if os.environ.get("BRASA_EMULATOR_RACE") else _cuda_emu

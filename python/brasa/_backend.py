@@ -122,7 +122,7 @@ def as_array(x: Any, name: str = "x") -> Any:
         When `x` is no number, sequence of numbers or array.
     """
     if type(x) in _backends:
-        return x if type(x) is not np.ndarray or x.flags.aligned and x.dtype.isnative else _native(x)
+        return x if type(x) is not np.ndarray or (x.flags.aligned and x.dtype.isnative) else _native(x)
     if _is_cupy(x):
         backend_of(x)
         return x

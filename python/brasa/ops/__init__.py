@@ -6,12 +6,7 @@ the kernel of the device that the arrays are on; its backward stands beside it.
 
 from __future__ import annotations
 
-from brasa.ops import (
-    activation as _activation,
-)
+from brasa.ops.activation import *
+from brasa.ops.activation import __all__ as _activation
 
-_families = (_activation,)
-__all__ = [name for family in _families for name in family.__all__]
-
-for _family in _families:
-    globals().update({name: getattr(_family, name) for name in _family.__all__})
+__all__ = [*_activation]

@@ -1,0 +1,77 @@
+"""What this build and this machine offer, and the few settings there are."""
+
+from __future__ import annotations
+
+from brasa import _cpu
+from brasa.ops._check import integer
+
+__all__ = [
+    "empty_cache",
+    "get_num_threads",
+    "memory_stats",
+    "set_num_threads",
+    "show_config",
+    "supported_isas",
+]
+
+
+def set_num_threads(n: int) -> None:
+    """Use at most `n` threads in CPU kernels, from now on. Results do not depend on it.
+
+    Before the first call it is ``BRASA_NUM_THREADS``, else ``OMP_NUM_THREADS``, else the CPUs in the
+    affinity mask, capped by the cgroup quota.
+
+    Raises
+    ------
+    ValueError
+        When `n` is not between 1 and 4096.
+    """
+    _cpu.set_num_threads(integer("n", n, minimum=1, maximum=4096))
+
+
+def get_num_threads() -> int:
+    """The most threads a CPU kernel uses.
+
+    Examples
+    --------
+    >>> get_num_threads() >= 1
+    True
+    """
+    return _cpu.num_threads()
+
+
+def supported_isas() -> list[str]:
+    """The instruction sets this build has kernels for and this CPU can run, slowest first.
+
+    Examples
+    --------
+    >>> supported_isas()[0]
+    'scalar'
+    """
+    return _cpu.supported_isas()
+
+
+def show_config() -> None:
+    """Print what this build contains and what it uses on this machine; ``brasa info`` says more."""
+    from brasa import __version__
+
+    used = _cpu.isa()
+    print(f"brasa {__version__}: {used} of {', '.join(supported_isas())}; {get_num_threads()} threads")
+
+
+def memory_stats() -> dict[str, int]:
+    """Bytes of CPU memory in results (``in_use``), kept for reuse (``cached``) and in ``scratch`` blocks.
+
+    Only large results count, which come from brasa's pool; small ones are NumPy's.
+
+    Examples
+    --------
+    >>> sorted(memory_stats())
+    ['cached', 'in_use', 'scratch']
+    """
+    return _cpu.memory_stats()
+
+
+def empty_cache() -> None:
+    """Give memory that is kept for reuse back to the operating system."""
+    _cpu.empty_cache()
