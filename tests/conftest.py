@@ -23,7 +23,8 @@ sys.path.insert(0, str(Path(__file__).parent))  # reference, strategies, toleran
 
 settings.register_profile(
     "quick", max_examples=30, derandomize=True, deadline=None, print_blob=True, database=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.differing_executors],
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture,
+                           HealthCheck.differing_executors],
 )  # fmt: skip
 settings.register_profile("full", settings.get_profile("quick"), max_examples=150, derandomize=False)
 settings.register_profile("soak", settings.get_profile("full"), max_examples=10_000)
@@ -50,9 +51,8 @@ def build_test_modules() -> None:
     for command in (configure, ["cmake", "--build", folder, "--target", "brasa_test_modules"]):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise RuntimeError(
-                f"{' '.join(map(str, command))} failed:\n{done.stdout[-4000:]}{done.stderr[-4000:]}"
-            )
+            output = (done.stdout + done.stderr)[-6000:]
+            raise RuntimeError(f"{' '.join(map(str, command))} failed:\n{output}")
 
 
 @pytest.fixture(scope="session")

@@ -42,8 +42,8 @@ class EmulatedArray(np.ndarray):
     @property
     def __cuda_array_interface__(self):
         return {
-            "shape": self.shape, "typestr": self.dtype.str, "data": (self.ctypes.data, not self.flags.writeable),
-            "strides": self.strides, "version": 3,
+            "shape": self.shape, "typestr": self.dtype.str, "strides": self.strides, "version": 3,
+            "data": (self.ctypes.data, not self.flags.writeable),
         }  # fmt: skip
 
     def get(self) -> np.ndarray:

@@ -72,9 +72,7 @@ def normal(rng: np.random.Generator, *shape: int, dtype: Any = np.float32) -> np
     return rng.standard_normal(shape).astype(dtype)
 
 
-def run_sgemm(
-    emulator: ModuleType, a: np.ndarray, b: np.ndarray, second_barrier: bool = True
-) -> np.ndarray:
+def run_sgemm(emulator: ModuleType, a: np.ndarray, b: np.ndarray, second_barrier: bool = True) -> np.ndarray:
     (m, k), n = a.shape, b.shape[1]
     left, right = DeviceArray(emulator, a), DeviceArray(emulator, b)
     product = DeviceArray(emulator, np.empty((m, n), np.float32))
@@ -266,9 +264,7 @@ def test_missing_barrier_gives_nan_in_some_order(
     assert np.isnan(result).any()
 
 
-def test_missing_second_barrier_gives_a_wrong_product(
-    plain: ModuleType, rng: np.random.Generator
-) -> None:
+def test_missing_second_barrier_gives_a_wrong_product(plain: ModuleType, rng: np.random.Generator) -> None:
     a, b = normal(rng, 64, 64), normal(rng, 64, 64)
     errors = []
     for order in ORDERS:
@@ -280,9 +276,7 @@ def test_missing_second_barrier_gives_a_wrong_product(
 def test_divergent_barrier_is_reported(plain: ModuleType, rng: np.random.Generator) -> None:
     with pytest.raises(RuntimeError) as error:
         run_softmax(plain, normal(rng, 1, 300), DIVERGENT_BARRIER)
-    assert_mentions(
-        error, "divergent barrier: this thread is at selftest.cu:", "others of its block"
-    )
+    assert_mentions(error, "divergent barrier: this thread is at selftest.cu:", "others of its block")
 
 
 def test_access_past_a_buffer_is_reported(plain: ModuleType, rng: np.random.Generator) -> None:
@@ -353,9 +347,7 @@ def test_race_is_reported(race: ModuleType, name: str, order: str) -> None:
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_race_check_finds_missing_barriers(
-    race: ModuleType, order: str, rng: np.random.Generator
-) -> None:
+def test_race_check_finds_missing_barriers(race: ModuleType, order: str, rng: np.random.Generator) -> None:
     race.set_option("order", order)
     with pytest.raises(RuntimeError) as error:
         run_softmax(race, normal(rng, 1, 300), MISSING_BARRIER)
@@ -365,9 +357,7 @@ def test_race_check_finds_missing_barriers(
     assert_mentions(error, "data race at byte", "of shared memory", "selftest.cu:")
 
 
-def test_race_check_knows_the_exact_end_of_a_buffer(
-    race: ModuleType, rng: np.random.Generator
-) -> None:
+def test_race_check_knows_the_exact_end_of_a_buffer(race: ModuleType, rng: np.random.Generator) -> None:
     # 301 floats end 12 bytes before the guard page: only the race check sees the access.
     with pytest.raises(RuntimeError) as error:
         run_softmax(race, normal(rng, 1, 301), READ_PAST_END)
@@ -446,9 +436,7 @@ def test_tf32_rounds_to_ten_bits_ties_away(plain: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("bug", [WEAK_WAIT, STAGE_REUSED])
-def test_copy_bug_gives_a_wrong_product(
-    plain: ModuleType, bug: int, rng: np.random.Generator
-) -> None:
+def test_copy_bug_gives_a_wrong_product(plain: ModuleType, bug: int, rng: np.random.Generator) -> None:
     a, b = small_integers(rng, 64, 96), small_integers(rng, 96, 64)
     wrong = []
     for order, timing in itertools.product(ORDERS, TIMINGS):
@@ -458,9 +446,7 @@ def test_copy_bug_gives_a_wrong_product(
     assert any(wrong)
 
 
-def test_race_check_finds_a_stage_reused_too_early(
-    race: ModuleType, rng: np.random.Generator
-) -> None:
+def test_race_check_finds_a_stage_reused_too_early(race: ModuleType, rng: np.random.Generator) -> None:
     a, b = small_integers(rng, 64, 96), small_integers(rng, 96, 64)
     with pytest.raises(RuntimeError) as error:
         run_tensor_gemm(race, "bf16", a, b, STAGE_REUSED)
