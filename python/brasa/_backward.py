@@ -272,7 +272,7 @@ def _no_scalar(gradient: Any) -> Any:
 
 
 def _what(node: Node) -> str:
-    return f"the backward of '{node.op.name}'" + (f" (called at {node.where})" if node.where else "")
+    return f"the backward of '{node.op.name}'"
 
 
 def _is_ours(node: Node, dys: list[Any], gradients: Sequence[Any], gradient: Any) -> bool:

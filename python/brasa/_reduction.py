@@ -59,7 +59,7 @@ def _mean(x: Any, axis: Axis = None, keepdims: bool = False, *, save: bool = Fal
 
 
 def _mean_backward(dy: Any, axis: Axis, saved: Any) -> Any:
-    return _restore(divide_by(dy, float(max(_count(saved, axis), 1))), saved, axis)
+    return _restore(divide_by(dy, float(_count(saved, axis) or 1)), saved, axis)
 
 
 def _max(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
@@ -82,16 +82,16 @@ def _extremum_backward(dy: Any, y: Any, x: Any, axis: Axis) -> Any:
     return multiply(_restore(dy, shape, axis), share)
 
 
-sum = differentiable(_sum, _sum_backward)
-mean = differentiable(_mean, _mean_backward)
-max = differentiable(_max, _extremum_backward)
-min = differentiable(_min, _extremum_backward)
+sum_over = differentiable(_sum, _sum_backward)
+mean_over = differentiable(_mean, _mean_backward)
+max_over = differentiable(_max, _extremum_backward)
+min_over = differentiable(_min, _extremum_backward)
 
 
 def var(x: Any, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> Any:
     """The variance over `axis`: squared distances from the mean, divided by their number less `ddof`."""
-    centred = subtract(x, mean(x, axis, True))
-    total = sum(multiply(centred, centred), axis, keepdims)
+    centred = subtract(x, mean_over(x, axis, True))
+    total = sum_over(multiply(centred, centred), axis, keepdims)
     return divide_by(total, float(_count(x.shape, axis) - ddof))
 
 
@@ -129,7 +129,7 @@ def logsumexp(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
     values = x.data if is_tensor(x) else x
     top = as_array_of(values.max(axis=_axes(len(x.shape), axis), keepdims=True), values)
     top = where(namespace(top).isfinite(top), top, 0.0)
-    total = log(sum(exp(subtract(x, top)), axis, True))
+    total = log(sum_over(exp(subtract(x, top)), axis, True))
     y = add(total, top)
     return y if keepdims else reshape(y, _dropped(x.shape, axis))
 

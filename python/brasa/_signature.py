@@ -46,14 +46,13 @@ def make_wrapper(
             given = f"{p.name} is not None and " if p.default is None else ""
             checks.append(f"{given}type({p.name}) in _tensors")
     values.sort(key=lambda value: value.startswith("*"))
-    name = forward.__name__.lstrip("_")
     source = (
-        f"def {name}({', '.join(head)}):\n"
+        f"def operator({', '.join(head)}):\n"
         f"    if {' or '.join([*checks, '_interceptors'])}:\n"
         f"        return _apply(_op, ({', '.join(values)},))\n"
         f"    return _forward({', '.join(straight)})\n"
     )
-    return functools.wraps(forward)(_compile(source, name, scope))
+    return functools.wraps(forward)(_compile(source, "operator", scope))
 
 
 def make_positional(forward: Callable[..., Any], parameters: Sequence[Parameter]) -> Callable[..., Any]:

@@ -90,18 +90,7 @@ class Node:
     those of them that were Tensors, as (position in `kept`, Tensor, its version then).
     """
 
-    __slots__ = (
-        "edges",
-        "hooks",
-        "kept",
-        "metas",
-        "number",
-        "op",
-        "result",
-        "saved",
-        "sources",
-        "where",
-    )
+    __slots__ = ("edges", "hooks", "kept", "metas", "number", "op", "result", "saved", "sources")
 
     def __init__(
         self, op: Operator, edges: list[Any], kept: list[Any], sources: list[Any], saved: Any
@@ -115,7 +104,6 @@ class Node:
         self.result: Any = None  # (array, its version cell, its version), where the backward takes y
         self.metas: tuple[Any, ...] = ()  # (shape, dtype) of every result that carries a gradient
         self.hooks: dict[int, list[Callable[[Any], Any]]] | None = None
-        self.where: str | None = None
 
     @property
     def freed(self) -> bool:
@@ -177,7 +165,10 @@ def apply(op: Operator, values: Sequence[Any]) -> Any:
         if plain[i] is not None and plain[i] is not False:
             _refuse_array_option(op, i)
     if not requires or not now.grad or op.backward is None:
-        return _wrap(forward(*plain))
+        y = _wrap(forward(*plain))
+        if op.shares_memory and type(values[op.arrays[0]]) in _tensors:
+            y._cell = values[op.arrays[0]]._cell
+        return y
     for i in op.constants:
         if plain[i] is not values[i] and values[i]._requires_grad:
             _refuse_gradient(op, i)
@@ -205,11 +196,12 @@ def _record(op: Operator, values: Sequence[Any], plain: list[Any], result: Any, 
             sources.append((len(kept), values[i], values[i]._cell[0]))
         kept.append(plain[i])
     node = Node(op, edges, kept, sources, saved)
-    if _watchers:
-        node.where = _caller()
     if type(result) is tuple or type(result) is list:
         return _record_several(op, node, result)
-    node.metas = ((result.shape, result.dtype),)
+    dtype = result.dtype
+    if dtype.kind != "f" and not is_floating(dtype):
+        return _wrap(result)
+    node.metas = ((result.shape, dtype),)
     y = _make(result, node, 0)
     if op.shares_memory:
         y._cell = values[op.arrays[0]]._cell
@@ -301,17 +293,6 @@ def call_backward(op: Operator, *args: Any) -> Any:
     return (op.pull if not _watchers else _watched(op, "backward", op.pull))(*args)
 
 
-def _caller() -> str | None:
-    """The innermost line outside this package, for messages about a backward that fails later."""
-    frame = inspect.currentframe()
-    package = __name__.partition(".")[0]
-    while frame is not None:
-        if frame.f_globals.get("__name__", "").partition(".")[0] != package:
-            return f"{frame.f_code.co_filename}:{frame.f_lineno}"
-        frame = frame.f_back
-    return None
-
-
 # Registration -----------------------------------------------------------------------------------------
 
 
@@ -320,6 +301,7 @@ def differentiable(
     backward: Callable[..., Any] | None = None,
     *,
     arrays: Sequence[str] | None = None,
+    name: str | None = None,
     shares_memory: bool = False,
 ) -> Function:
     """An operator from a function of arrays and the function that gives its gradients.
@@ -327,13 +309,15 @@ def differentiable(
     Parameters
     ----------
     forward
-        A function of arrays. Its name, without a leading underscore, is the operator's. ``save`` and
-        ``out``, where it has them, are keyword-only. ``*arrays`` may stand first.
+        A function of arrays. ``save`` and ``out``, where it has them, are keyword-only; ``*arrays`` may
+        stand first.
     backward
         See the head of this module. None: the results carry no gradient.
     arrays
         The parameters that a gradient is returned for, in the order in which the backward returns them;
         without it, the first parameter.
+    name
+        The operator's name in messages and profiles; without it the forward's, less a leading underscore.
     shares_memory
         The result is a view of the first array: both count changes in place together.
 
@@ -361,7 +345,8 @@ def differentiable(
     array([2., 2.], dtype=float32)
     """
     parameters = list(inspect.signature(forward).parameters.values())
-    op = _describe(forward, parameters, arrays)
+    op = _describe(name or forward.__name__.lstrip("_"), parameters, arrays)
+    op.forward = _signature.make_positional(forward, parameters)
     op.backward = backward
     op.shares_memory = shares_memory
     if backward is not None:
@@ -373,9 +358,9 @@ def differentiable(
     return wrapper
 
 
-def _describe(forward: Callable[..., Any], parameters: list[Any], arrays: Sequence[str] | None) -> Operator:
+def _describe(name: str, parameters: list[Any], arrays: Sequence[str] | None) -> Operator:
     op = Operator()
-    op.name = forward.__name__.lstrip("_")
+    op.name = name
     variadic = [p.name for p in parameters if p.kind is inspect.Parameter.VAR_POSITIONAL]
     op.variadic = bool(variadic)
     op.names = (*(p.name for p in parameters if p.name not in variadic), *variadic)
@@ -383,7 +368,7 @@ def _describe(forward: Callable[..., Any], parameters: list[Any], arrays: Sequen
         arrays = variadic or op.names[:1]
     unknown = [name for name in arrays if name not in op.names]
     if unknown or any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
-        raise TypeError(f"{op.name}: arrays={tuple(arrays)!r} must name parameters of {forward.__name__}")
+        raise TypeError(f"{op.name}: arrays={tuple(arrays)!r} must name parameters of the forward")
     op.arrays = tuple(op.names.index(name) for name in arrays)
     absent = (None, inspect.Parameter.empty)
     may_be_array = {p.name for p in parameters if any(p.default is a for a in absent)} | set(arrays)
@@ -394,7 +379,6 @@ def _describe(forward: Callable[..., Any], parameters: list[Any], arrays: Sequen
         if p.name in ("save", "out") and p.kind is not inspect.Parameter.KEYWORD_ONLY:
             raise TypeError(f"{op.name}: '{p.name}' must be keyword-only")
     op.constants = tuple(i for i in op.possible if i not in (*op.arrays, *op.array_options))
-    op.forward = _signature.make_positional(forward, parameters)
     op.keep = ()
     op.wants_saved = op.wants_result = False
     return op

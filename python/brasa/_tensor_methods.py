@@ -227,19 +227,19 @@ class TensorMethods:
 
     def sum(self, axis: Axis = None, keepdims: bool = False) -> Any:
         """The sum over `axis`."""
-        return _reduction.sum(self, axis, keepdims)
+        return _reduction.sum_over(self, axis, keepdims)
 
     def mean(self, axis: Axis = None, keepdims: bool = False) -> Any:
         """The mean over `axis`; of integers as float32."""
-        return _reduction.mean(self, axis, keepdims)
+        return _reduction.mean_over(self, axis, keepdims)
 
     def max(self, axis: Axis = None, keepdims: bool = False) -> Any:
         """The largest element over `axis`; equal ones share the gradient."""
-        return _reduction.max(self, axis, keepdims)
+        return _reduction.max_over(self, axis, keepdims)
 
     def min(self, axis: Axis = None, keepdims: bool = False) -> Any:
         """The smallest element over `axis`; equal ones share the gradient."""
-        return _reduction.min(self, axis, keepdims)
+        return _reduction.min_over(self, axis, keepdims)
 
     def prod(self, axis: Axis = None, keepdims: bool = False) -> Any:
         """The product over `axis`."""
