@@ -39,6 +39,8 @@ class _Memory:
 class EmulatedArray(np.ndarray):
     """An array on the emulated device. As with CuPy, reductions give arrays of rank 0, not scalars."""
 
+    device = 0  # NumPy's own attribute says "cpu"
+
     @property
     def __cuda_array_interface__(self):
         return {
@@ -92,6 +94,8 @@ def __getattr__(name: str):
         result = attribute(*args, **kwargs)
         return result.view(EmulatedArray) if type(result) is np.ndarray else result
 
+    if isinstance(attribute, np.ufunc):
+        function.at = attribute.at
     return function
 
 

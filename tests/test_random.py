@@ -7,10 +7,11 @@ import threading
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from brasa import random
 from brasa.random import PURPOSES, Generator, default_generator, manual_seed
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 
 def draws(generator: Generator) -> list:
@@ -46,7 +47,6 @@ def test_other_seeds_are_refused(seed):
 
 
 @given(st.lists(st.integers(0, 100), max_size=8))
-@settings(deadline=None)
 def test_next_hands_out_stretches_that_do_not_overlap(counts):
     generator = Generator(1)
     expected = 0

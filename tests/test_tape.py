@@ -8,6 +8,7 @@ import weakref
 
 import numpy as np
 import pytest
+
 from brasa import _tape
 from brasa._profiler import detect_anomaly, profile
 from brasa._tape import differentiable

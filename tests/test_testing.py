@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from brasa._tape import differentiable
 from brasa.tensor import Tensor
 from brasa.testing import assert_close, gradcheck

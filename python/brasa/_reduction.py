@@ -79,7 +79,7 @@ def _extremum_backward(dy: Any, y: Any, x: Any, axis: Axis) -> Any:
     chosen = (values == best.reshape(_kept(shape, axis))) | (values != values)
     ties = chosen.sum(axis=_axes(len(shape), axis), keepdims=True)
     share = (chosen / namespace(values).maximum(ties, 1)).astype(values.dtype)
-    return multiply(_restore(dy, shape, axis), share)
+    return multiply(_restore(dy, shape, axis), as_array_of(share, values))
 
 
 sum_over = differentiable(_sum, _sum_backward)

@@ -83,9 +83,26 @@ class TensorMethods:
     __hash__ = object.__hash__
 
     data: Any
-    shape: tuple[int, ...]
-    ndim: int
-    dtype: Any
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The extents."""
+        return self.data.shape
+
+    @property
+    def dtype(self) -> Any:
+        """The dtype of the array."""
+        return self.data.dtype
+
+    @property
+    def ndim(self) -> int:
+        """The number of dimensions."""
+        return self.data.ndim
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return self.data.size
 
     # Arithmetic
 

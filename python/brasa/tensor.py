@@ -137,26 +137,6 @@ class Tensor(TensorMethods):
         self._cell[0] = value
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """The extents."""
-        return self.data.shape
-
-    @property
-    def dtype(self) -> Any:
-        """The dtype of the array."""
-        return self.data.dtype
-
-    @property
-    def ndim(self) -> int:
-        """The number of dimensions."""
-        return self.data.ndim
-
-    @property
-    def size(self) -> int:
-        """The number of elements."""
-        return self.data.size
-
-    @property
     def device(self) -> str:
         """Where the array is: "cpu" or "cuda:0"."""
         return device_of(self.data)
