@@ -27,16 +27,7 @@ _leaf_lock = threading.Lock()  # two threads may reach the same parameter
 class Pass:
     """One traversal: pending gradients by target, and which of them may be added to in place."""
 
-    __slots__ = (
-        "counts",
-        "create_graph",
-        "needed",
-        "owned",
-        "pending",
-        "results",
-        "retain",
-        "wanted",
-    )
+    __slots__ = ("counts", "create_graph", "needed", "owned", "pending", "results", "retain", "wanted")
 
     def __init__(self, wanted: Sequence[Any] | None, retain: bool, create_graph: bool) -> None:
         self.retain = retain
@@ -57,17 +48,19 @@ class Pass:
         if slots is None:
             slots = self.pending[target] = [None] * (1 if index < 0 else len(target.metas))
         held = slots[index]
-        key = (id(target), index)
         if held is None:
             slots[index] = gradient
             if owned:
-                self.owned.add(key)
-        elif key in self.owned and not self.create_graph and held.ndim:
+                self.owned.add((id(target), index))
+        elif (id(target), index) in self.owned and held.ndim:
             held += gradient
         else:
             total = held + gradient
-            slots[index] = total if total.ndim or is_tensor(total) else _no_scalar(total)
-            self.owned.add(key)
+            if self.create_graph:
+                slots[index] = total
+            else:
+                slots[index] = total if total.ndim else _no_scalar(total)
+                self.owned.add((id(target), index))
 
 
 def edge_of(tensor: Any) -> tuple[Any, int]:
@@ -89,8 +82,9 @@ def run(
     """
     wanted = None if inputs is None else [edge_of(tensor) for tensor in inputs]
     state = Pass(wanted, retain_graph or create_graph, create_graph)
-    nodes = _reachable([edge_of(tensor)[0] for tensor, _ in roots])
-    _plan(state, nodes, roots)
+    nodes = _reachable(state, [edge_of(tensor) for tensor, _ in roots])
+    if inputs is not None:
+        _find_needed(state, nodes)
     token = _tape.mode.set(Mode(grad=create_graph, strict=create_graph))
     try:
         for tensor, gradient in roots:
@@ -107,51 +101,53 @@ def run(
     return [state.results[state.wanted[edge]] for edge in wanted]  # type: ignore[index]
 
 
-def _reachable(targets: Sequence[Any]) -> list[Node]:
-    """All nodes that can be reached, those recorded last first."""
+def _reachable(state: Pass, roots: Sequence[tuple[Any, int]]) -> list[Node]:
+    """All nodes that can be reached, those recorded last first; counts the uses of every leaf."""
     seen: set[Node] = set()
-    stack = [target for target in targets if isinstance(target, Node)]
+    counts = state.counts
+    stack = list(roots)
     while stack:
-        node = stack.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        if node.freed:
-            raise RuntimeError(
-                f"backward a second time through '{node.op.name}': what it kept was freed by the first "
-                "pass; give that one retain_graph=True"
-            )
-        stack += [edge[0] for edge in node.edges if edge is not None and edge[1] >= 0]
+        target, index = stack.pop()
+        if index < 0:
+            counts[target] = counts.get(target, 0) + 1
+        elif target not in seen:
+            seen.add(target)
+            if target.edges is None:
+                raise RuntimeError(
+                    f"backward a second time through '{target.op.name}': what it kept was freed by the "
+                    "first pass; give that one retain_graph=True"
+                )
+            stack += [edge for edge in target.edges if edge is not None]
     return sorted(seen, key=attrgetter("number"), reverse=True)
 
 
-def _plan(state: Pass, nodes: list[Node], roots: Sequence[tuple[Any, Any]]) -> None:
-    """Count the uses of every leaf and find the nodes that lie on a way to something wanted."""
-    counts = state.counts
-    edges = [edge for node in nodes for edge in node.edges if edge is not None]
-    for target, index in edges + [edge_of(tensor) for tensor, _ in roots]:
-        if index < 0:
-            counts[target] = counts.get(target, 0) + 1
-    if state.wanted is None:
-        return
+def _find_needed(state: Pass, nodes: Sequence[Node]) -> None:
+    """Find the nodes that lie on a way to something wanted."""
     for node in reversed(nodes):
-        for edge in node.edges:
-            if edge is not None and (edge in state.wanted or edge[0] in state.needed):
-                state.needed.add(node)
-                break
+        if any(edge is not None and _leads_on(state, edge) for edge in node.edges):
+            state.needed.add(node)
+
+
+def _leads_on(state: Pass, edge: tuple[Any, int]) -> bool:
+    return edge in state.wanted or edge[0] in state.needed  # type: ignore[operator]
 
 
 def _visit(state: Pass, node: Node) -> None:
     """Hand the gradients of a node's results to its arguments."""
+    edges = node.edges
     dys = state.pending.pop(node, None)
-    mask = _mask(state, node)
     if dys is not None:
-        for index in range(len(dys)):
-            state.owned.discard((id(node), index))
-        _run_node_hooks(state, node, dys)
+        if state.owned:
+            state.owned -= {(id(node), index) for index in range(len(dys))}
+        if node.hooks is not None:
+            _run_node_hooks(state, node, dys)
+        if state.wanted is None:
+            mask = tuple([edge is not None for edge in edges])
+        else:
+            _capture(state, node, dys)
+            mask = tuple([edge is not None and _leads_on(state, edge) for edge in edges])
         if True in mask:
             _distribute(state, node, mask, dys)
-    edges = node.edges
     if not state.retain:
         node.free()
     for edge in edges:
@@ -159,23 +155,18 @@ def _visit(state: Pass, node: Node) -> None:
             _count_down(state, edge[0])
 
 
-def _mask(state: Pass, node: Node) -> tuple[bool, ...]:
-    if state.wanted is None:
-        return tuple(edge is not None for edge in node.edges)
-    return tuple(
-        edge is not None and (edge in state.wanted or edge[0] in state.needed) for edge in node.edges
-    )
+def _capture(state: Pass, node: Node, dys: Sequence[Any]) -> None:
+    """Note the gradients of results that are wanted themselves."""
+    for index, dy in enumerate(dys):
+        place = state.wanted.get((node, index))  # type: ignore[union-attr]
+        if place is not None and dy is not None:
+            state.results[place] = _as_tensor(_private(dy, False))
 
 
 def _run_node_hooks(state: Pass, node: Node, dys: list[Any]) -> None:
-    for index, hooks in (node.hooks or {}).items():
+    for index, hooks in node.hooks.items():  # type: ignore[union-attr]
         if dys[index] is not None:
             dys[index] = _run_hooks(state, hooks, dys[index])
-    if state.wanted is not None:
-        for index, dy in enumerate(dys):
-            place = state.wanted.get((node, index))
-            if place is not None and dy is not None:
-                state.results[place] = _as_tensor(dy)
 
 
 def _run_hooks(state: Pass, hooks: Sequence[Any], gradient: Any) -> Any:
@@ -194,26 +185,30 @@ def _as_tensor(value: Any) -> Any:
 
 def _distribute(state: Pass, node: Node, mask: tuple[bool, ...], dys: list[Any]) -> None:
     """Call the backward of `node` and add what it returns to the gradients of the arguments."""
-    _check_versions(node)
+    if node.sources or node.result is not None:
+        _check_versions(node)
     if state.create_graph:
         gradients = _call_with_tensors(node, mask, dys)
     else:
         result = None if node.result is None else node.result[0]
-        gradients = _tape.call_backward(node.op, dys, result, node.saved, mask, node.kept)
+        pull = node.op.pull if not _tape._watchers else _tape.watched(node.op, "backward", node.op.pull)
+        gradients = pull(dys, result, node.saved, mask, node.kept)
     if type(gradients) is not tuple and type(gradients) is not list:
         gradients = (gradients,)
     if len(gradients) != len(mask):
         raise RuntimeError(f"{_what(node)} returned {len(gradients)} gradients for {len(mask)} arguments")
-    for position, (edge, gradient) in enumerate(zip(node.edges, gradients, strict=True)):
+    for position, gradient in enumerate(gradients):
         if mask[position] and gradient is not None:
-            gradient = _checked(node, position, edge, gradient)
-            owned = not state.retain and _is_ours(node, dys, gradients, gradient)
-            state.add(edge[0], edge[1], gradient, owned)
+            target, index = node.edges[position]
+            gradient = _checked(node, position, target, index, gradient)
+            owned = index < 0 and not state.retain and _is_ours(node, dys, gradients, gradient)
+            state.add(target, index, gradient, owned)
 
 
 def _call_with_tensors(node: Node, mask: tuple[bool, ...], dys: list[Any]) -> Any:
     """The backward, called so that it is recorded itself."""
     kept, result, saved = list(node.kept), None, node.saved
+    pull = _tape.watched(node.op, "backward", node.op.pull)
     for position, tensor, _ in node.sources:
         kept[position] = tensor
     if node.result is not None:
@@ -222,7 +217,7 @@ def _call_with_tensors(node: Node, mask: tuple[bool, ...], dys: list[Any]) -> An
     tensors = [value for value in (*dys, *kept, result) if is_tensor(value)]
     if not any(tensor._requires_grad for tensor in tensors):
         dys = [dy.data if is_tensor(dy) else dy for dy in dys]
-        gradients = _tape.call_backward(node.op, dys, None, saved, mask, node.kept)
+        gradients = pull(dys, None, saved, mask, node.kept)
         several = gradients if type(gradients) in (tuple, list) else (gradients,)
         return tuple(None if g is None else _as_tensor(g) for g in several)
     message = (
@@ -230,7 +225,7 @@ def _call_with_tensors(node: Node, mask: tuple[bool, ...], dys: list[Any]) -> An
         "differentiable operators"
     )
     try:
-        gradients = _tape.call_backward(node.op, dys, result, saved, mask, kept)
+        gradients = pull(dys, result, saved, mask, kept)
     except (TypeError, AttributeError) as error:
         raise NotImplementedError(message) from error
     several = gradients if type(gradients) in (tuple, list) else (gradients,)
@@ -240,7 +235,8 @@ def _call_with_tensors(node: Node, mask: tuple[bool, ...], dys: list[Any]) -> An
 
 
 def _check_versions(node: Node) -> None:
-    changed = [node.op.names[node.op.keep[p]] for p, t, version in node.sources if t._cell[0] != version]
+    changed = [p for p, tensor, version in node.sources if tensor._cell[0] != version]
+    changed = [node.op.names[node.op.keep[p]] for p in changed]
     if node.result is not None and node.result[1][0] != node.result[2]:
         changed.append("y")
     if changed:
@@ -250,9 +246,8 @@ def _check_versions(node: Node) -> None:
         )
 
 
-def _checked(node: Node, position: int, edge: tuple[Any, int], gradient: Any) -> Any:
+def _checked(node: Node, position: int, target: Any, index: int, gradient: Any) -> Any:
     """`gradient` as an array of the shape and dtype of its argument, or an error that names both."""
-    target, index = edge
     if index < 0:
         shape, dtype = target.data.shape, target.data.dtype
     else:

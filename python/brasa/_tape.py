@@ -105,13 +105,8 @@ class Node:
         self.metas: tuple[Any, ...] = ()  # (shape, dtype) of every result that carries a gradient
         self.hooks: dict[int, list[Callable[[Any], Any]]] | None = None
 
-    @property
-    def freed(self) -> bool:
-        """Whether a backward pass has released what this node kept."""
-        return self.edges is None
-
     def free(self) -> None:
-        """Release everything but the name."""
+        """Release everything but the name; ``edges`` is None from then on."""
         self.edges = self.kept = self.sources = self.saved = self.result = None  # type: ignore[assignment]
 
 
@@ -158,7 +153,7 @@ def apply(op: Operator, values: Sequence[Any]) -> Any:
             plain[i] = value.data
             if value._requires_grad:
                 requires = True
-    forward = op.forward if not _watchers else _watched(op, "forward", op.forward)
+    forward = op.forward if not _watchers else watched(op, "forward", op.forward)
     if not found:
         return forward(*plain)
     for i in op.array_options:
@@ -278,7 +273,8 @@ def watch(watcher: Any) -> Iterator[None]:
         _watchers.remove(watcher)
 
 
-def _watched(op: Operator, phase: str, function: Callable[..., Any]) -> Callable[..., Any]:
+def watched(op: Operator, phase: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` as the watchers see it."""
     for watcher in list(_watchers):
         function = _around(watcher, op, phase, function)
     return function
@@ -286,11 +282,6 @@ def _watched(op: Operator, phase: str, function: Callable[..., Any]) -> Callable
 
 def _around(watcher: Any, op: Operator, phase: str, function: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *args: watcher.around(op, phase, function, *args)
-
-
-def call_backward(op: Operator, *args: Any) -> Any:
-    """``op.pull(*args)``, seen by the watchers."""
-    return (op.pull if not _watchers else _watched(op, "backward", op.pull))(*args)
 
 
 # Registration -----------------------------------------------------------------------------------------
