@@ -32,8 +32,8 @@ void bind_row_statistics(py::module_& m, const char* name) {
 }  // namespace
 
 PYBIND11_MODULE(BRASA_MODULE, m) {
-  using Release = py::call_guard<py::gil_scoped_release>;
   brasa::bind_emulator(m);
+  using Release = py::call_guard<py::gil_scoped_release>;
   m.def(
       "sgemm",
       [](Address a, Address b, Address c, int m, int n, int k, bool second_barrier) {
