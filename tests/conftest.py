@@ -56,14 +56,19 @@ def build_test_modules() -> None:
 
 
 @pytest.fixture(scope="session")
-def emulated():
-    """The module `emulated`: arrays in the emulator's memory, computed on by the CUDA kernels."""
+def built_modules():
+    """Builds the modules that only tests need, and puts them on the path."""
     import platform
 
     if platform.machine() != "x86_64":
         pytest.skip("the emulator runs on x86-64")
     build_test_modules()
     sys.path.insert(0, str(modules_folder() / "tests"))
+
+
+@pytest.fixture(scope="session")
+def emulated(built_modules):
+    """The module `emulated`: arrays in the emulator's memory, computed on by the CUDA kernels."""
     import emulated
 
     return emulated

@@ -131,10 +131,14 @@ inline void memset_async(void* pointer, int value, size_t bytes, stream_t stream
 }
 
 /// Waits for everything on `stream`; errors of its kernels are thrown here.
-inline void synchronize(stream_t stream) { check(cudaStreamSynchronize(stream)); }
+inline void synchronize(stream_t stream) {
+  check(cudaStreamSynchronize(stream));
+}
 
 /// Barrier over all threads of a cooperative launch; orders memory.
-BRASA_DEVICE_FN void grid_sync() { cooperative_groups::this_grid().sync(); }
+BRASA_DEVICE_FN void grid_sync() {
+  cooperative_groups::this_grid().sync();
+}
 
 /// Named barrier `id` (1 to 15) over `threads` threads of the block, a multiple of 32.
 BRASA_DEVICE_FN void bar_sync(int id, int threads) {
@@ -142,7 +146,9 @@ BRASA_DEVICE_FN void bar_sync(int id, int threads) {
 }
 
 /// Stands in the body of a loop that waits for another thread.
-BRASA_DEVICE_FN void spin_hint() { __nanosleep(20); }
+BRASA_DEVICE_FN void spin_hint() {
+  __nanosleep(20);
+}
 
 #else
 // ------------------------------------------------------------------------------------------
@@ -190,8 +196,7 @@ BRASA_DEVICE_FN void spin_hint(emulator::Location where = emulator::Location::cu
 // ------------------------------------------------------------------------------------------ both
 
 /// Smallest integer not below a / b, for a >= 0 and b > 0.
-template <class T>
-BRASA_HOST_DEVICE_FN constexpr T ceil_div(T a, T b) {
+template <class T> BRASA_HOST_DEVICE_FN constexpr T ceil_div(T a, T b) {
   return (a + b - 1) / b;
 }
 
@@ -207,47 +212,41 @@ inline dim3 blocks_for(int64_t n, int64_t per_block) {
 BRASA_DEVICE_FN int thread_rank() {
   return static_cast<int>(threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z));
 }
-BRASA_DEVICE_FN int block_size() { return static_cast<int>(blockDim.x * blockDim.y * blockDim.z); }
+BRASA_DEVICE_FN int block_size() {
+  return static_cast<int>(blockDim.x * blockDim.y * blockDim.z);
+}
 
 struct Sum {
-  template <class T>
-  BRASA_DEVICE_FN T operator()(T a, T b) const {
-    return a + b;
-  }
+  template <class T> BRASA_DEVICE_FN T operator()(T a, T b) const { return a + b; }
 };
 
 /// NaN wins, from either side.
 struct Max {
-  template <class T>
-  BRASA_DEVICE_FN T operator()(T a, T b) const {
+  template <class T> BRASA_DEVICE_FN T operator()(T a, T b) const {
     return a > b || a != a ? a : b;
   }
 };
 
 /// Reduces over the 32 lanes, all of which call; every lane gets the same bits, because the
 /// butterfly adds the same pairs in every lane and `operation` is commutative.
-template <class T, class Operation>
-BRASA_DEVICE_FN T warp_reduce(T value, Operation operation) {
+template <class T, class Operation> BRASA_DEVICE_FN T warp_reduce(T value, Operation operation) {
 #pragma unroll
   for (int offset = kWarpSize / 2; offset > 0; offset /= 2) {
     value = operation(value, __shfl_xor_sync(kFullMask, value, offset));
   }
   return value;
 }
-template <class T>
-BRASA_DEVICE_FN T warp_sum(T value) {
+template <class T> BRASA_DEVICE_FN T warp_sum(T value) {
   return warp_reduce(value, Sum{});
 }
-template <class T>
-BRASA_DEVICE_FN T warp_max(T value) {
+template <class T> BRASA_DEVICE_FN T warp_max(T value) {
   return warp_reduce(value, Max{});
 }
 
 /// Reduces over the block, all of whose threads call; its size is a multiple of 32. Every thread
 /// gets the same bits in every run: warps are combined in their order. Orders memory like
 /// __syncthreads().
-template <class T, class Operation>
-BRASA_DEVICE_FN T block_reduce(T value, Operation operation) {
+template <class T, class Operation> BRASA_DEVICE_FN T block_reduce(T value, Operation operation) {
   BRASA_SHARED(T, of_warp, [32]);
   value = warp_reduce(value, operation);
   __syncthreads();  // an earlier call may still be reading of_warp
@@ -259,18 +258,15 @@ BRASA_DEVICE_FN T block_reduce(T value, Operation operation) {
   for (int warp = 1; warp < warps; ++warp) result = operation(result, of_warp[warp]);
   return result;
 }
-template <class T>
-BRASA_DEVICE_FN T block_reduce_sum(T value) {
+template <class T> BRASA_DEVICE_FN T block_reduce_sum(T value) {
   return block_reduce(value, Sum{});
 }
-template <class T>
-BRASA_DEVICE_FN T block_reduce_max(T value) {
+template <class T> BRASA_DEVICE_FN T block_reduce_max(T value) {
   return block_reduce(value, Max{});
 }
 
 /// N neighbours moved by one instruction of up to 16 bytes.
-template <class T, int N>
-struct alignas(sizeof(T) * N) Pack {
+template <class T, int N> struct alignas(sizeof(T) * N) Pack {
   static_assert(sizeof(T) * N <= 16 && (N & (N - 1)) == 0, "one vector access moves 16 bytes");
   T lane[N];
   BRASA_HOST_DEVICE_FN T& operator[](int i) { return lane[i]; }
@@ -278,8 +274,7 @@ struct alignas(sizeof(T) * N) Pack {
 };
 
 /// Lanes of the widest pack of T.
-template <class T>
-inline constexpr int kPackLanes = 16 / static_cast<int>(sizeof(T));
+template <class T> inline constexpr int kPackLanes = 16 / static_cast<int>(sizeof(T));
 
 /// Whether `pointer` may be read and written by packs of 16 bytes.
 BRASA_HOST_DEVICE_FN bool pack_aligned(const void* pointer) {
@@ -287,15 +282,13 @@ BRASA_HOST_DEVICE_FN bool pack_aligned(const void* pointer) {
 }
 
 /// Reads and writes N neighbours at `pointer`, which is aligned to the whole pack.
-template <int N, class T>
-BRASA_DEVICE_FN Pack<T, N> load_pack(const T* pointer) {
+template <int N, class T> BRASA_DEVICE_FN Pack<T, N> load_pack(const T* pointer) {
 #if BRASA_EMULATED_DEVICE
   emulator::require_aligned(pointer, sizeof(Pack<T, N>));
 #endif
   return *reinterpret_cast<const Pack<T, N>*>(pointer);
 }
-template <int N, class T>
-BRASA_DEVICE_FN void store_pack(T* pointer, const Pack<T, N>& pack) {
+template <int N, class T> BRASA_DEVICE_FN void store_pack(T* pointer, const Pack<T, N>& pack) {
 #if BRASA_EMULATED_DEVICE
   emulator::require_aligned(pointer, sizeof(Pack<T, N>));
 #endif

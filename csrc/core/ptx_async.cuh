@@ -46,8 +46,7 @@ BRASA_DEVICE_FN void cp_async_commit() {
 }
 
 /// Waits until at most N of this thread's groups have not landed.
-template <int N>
-BRASA_DEVICE_FN void cp_async_wait() {
+template <int N> BRASA_DEVICE_FN void cp_async_wait() {
 #if BRASA_EMULATED_DEVICE
   emulator::async_wait(N);
 #else

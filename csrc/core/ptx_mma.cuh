@@ -21,7 +21,9 @@ namespace brasa::simt {
 #if BRASA_EMULATED_DEVICE
 
 /// x rounded to tf32, 10 bits after the point, nearest, ties away from zero.
-BRASA_DEVICE_FN uint32_t to_tf32(float x) { return emulator::round_to_tf32(x); }
+BRASA_DEVICE_FN uint32_t to_tf32(float x) {
+  return emulator::round_to_tf32(x);
+}
 
 BRASA_DEVICE_FN void mma_m16n8k8_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
                                       emulator::Location where = emulator::Location::current()) {

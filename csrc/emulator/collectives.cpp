@@ -60,8 +60,7 @@ bool settle(Block& block, unsigned warp, size_t k, const Fiber* last) {
   return true;
 }
 
-template <class Body>
-void for_each_lane(uint32_t lanes, Body body) {
+template <class Body> void for_each_lane(uint32_t lanes, Body body) {
   for (int lane = 0; lane < 32; ++lane) {
     if ((lanes >> lane & 1) != 0) body(lane);
   }
@@ -149,7 +148,9 @@ void join_warp(const WarpFunction& function, uint32_t mask, void* argument, Loca
   if (!settle(*me.block, me.warp, k, &me)) Scheduler::instance().wait(function.name, where);
 }
 
-void block_barrier(Location where) { arrive(0, 0, "__syncthreads", where); }
+void block_barrier(Location where) {
+  arrive(0, 0, "__syncthreads", where);
+}
 
 void named_barrier(int id, int threads, Location where) {
   if (id < 1 || id >= kNamedBarriers || threads < 32 || threads % 32 != 0) {
@@ -159,7 +160,9 @@ void named_barrier(int id, int threads, Location where) {
   arrive(id, threads, "bar_sync", where);
 }
 
-void warp_barrier(uint32_t mask, Location where) { join_warp(kSyncWarp, mask, nullptr, where); }
+void warp_barrier(uint32_t mask, Location where) {
+  join_warp(kSyncWarp, mask, nullptr, where);
+}
 
 uint64_t warp_shuffle(uint32_t mask, uint64_t value, Shuffle kind, int operand, int width,
                       Location where) {

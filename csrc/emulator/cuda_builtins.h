@@ -18,12 +18,18 @@ inline constexpr int warpSize = 32;
 
 // ---- barriers
 
-inline void __syncthreads(BRASA_HERE) { ::brasa::simt::emulator::block_barrier(where); }
+inline void __syncthreads(BRASA_HERE) {
+  ::brasa::simt::emulator::block_barrier(where);
+}
 inline void __syncwarp(uint32_t mask = 0xffffffffu, BRASA_HERE) {
   ::brasa::simt::emulator::warp_barrier(mask, where);
 }
-inline void __threadfence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
-inline void __threadfence_block() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+inline void __threadfence() {
+  __atomic_thread_fence(__ATOMIC_SEQ_CST);
+}
+inline void __threadfence_block() {
+  __atomic_thread_fence(__ATOMIC_SEQ_CST);
+}
 
 // ---- warp functions
 
@@ -91,15 +97,12 @@ unsigned long long atomicCAS(unsigned long long* address, unsigned long long com
 
 // ---- loads and stores with a cache hint
 
-template <class T>
-inline T __ldg(const T* pointer) {
+template <class T> inline T __ldg(const T* pointer) {
   return *pointer;
 }
-template <class T>
-inline T __ldcs(const T* pointer) {
+template <class T> inline T __ldcs(const T* pointer) {
   return *pointer;
 }
-template <class T>
-inline void __stcs(T* pointer, T value) {
+template <class T> inline void __stcs(T* pointer, T value) {
   *pointer = value;
 }

@@ -9,7 +9,9 @@
 namespace brasa::simt::emulator {
 namespace {
 
-std::string file_name(const std::string& path) { return path.substr(path.find_last_of('/') + 1); }
+std::string file_name(const std::string& path) {
+  return path.substr(path.find_last_of('/') + 1);
+}
 
 /// "file:line" from one line of addr2line, "/path/file:line (discriminator 3)"; empty if unknown.
 std::string parse_place(std::string line) {

@@ -32,7 +32,9 @@ std::map<uintptr_t, Buffer>& buffers() {
   return by_mapping;
 }
 
-size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
+size_t round_up(size_t n, size_t unit) {
+  return (n + unit - 1) / unit * unit;
+}
 
 /// `bytes` of fresh pages with one behind them that faults.
 std::byte* map_pages(size_t bytes) {
@@ -49,10 +51,16 @@ std::byte* map_pages(size_t bytes) {
 
 }  // namespace
 
-RuntimeLock::RuntimeLock() { runtime_mutex.lock(); }
-RuntimeLock::~RuntimeLock() { runtime_mutex.unlock(); }
+RuntimeLock::RuntimeLock() {
+  runtime_mutex.lock();
+}
+RuntimeLock::~RuntimeLock() {
+  runtime_mutex.unlock();
+}
 
-std::byte* map_arena() { return map_pages(kArenaBytes); }
+std::byte* map_arena() {
+  return map_pages(kArenaBytes);
+}
 
 size_t count_buffers(size_t* bytes) {
   for (const auto& [key, buffer] : buffers()) *bytes += buffer.bytes;
@@ -150,6 +158,8 @@ bool in_shared_memory(const void* pointer) {
                              current_thread->block->arena) < kArenaBytes;
 }
 
-void* dynamic_shared() { return current_thread->block->arena; }
+void* dynamic_shared() {
+  return current_thread->block->arena;
+}
 
 }  // namespace brasa::simt::emulator

@@ -46,7 +46,9 @@ void async_copy(void* shared, const void* global, int bytes, bool valid) {
   }
 }
 
-void async_commit() { my_groups().emplace_back(); }
+void async_commit() {
+  my_groups().emplace_back();
+}
 
 void async_wait(int groups_left) {
   std::vector<AsyncGroup>& groups = my_groups();

@@ -20,14 +20,15 @@ struct MmaArgument {
   const uint32_t* b;
 };
 
-template <int K>
-struct Operands {
+template <int K> struct Operands {
   float a[16][K];
   float b[K][8];
 };
 
 /// The hardware ignores the low 13 bits of a tf32.
-float tf32(uint32_t bits) { return std::bit_cast<float>(bits & ~0x1fffu); }
+float tf32(uint32_t bits) {
+  return std::bit_cast<float>(bits & ~0x1fffu);
+}
 float bf16(uint32_t pair, int half) {
   return std::bit_cast<float>(half == 0 ? pair << 16 : pair & 0xffff0000u);
 }
@@ -51,8 +52,7 @@ void gather(Operands<16>& operands, const MmaArgument& argument, int group, int 
   }
 }
 
-template <int K>
-void run_mma(void* const* arguments, uint32_t lanes) {
+template <int K> void run_mma(void* const* arguments, uint32_t lanes) {
   if (lanes != kAllLanes) fail("mma: all 32 lanes must take part");
   Operands<K> operands;
   for (int lane = 0; lane < kLanes; ++lane) {

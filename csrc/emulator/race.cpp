@@ -29,7 +29,9 @@ const char place_anchor = 0;  // places are kept as distances from this address
 int32_t pack_place(const void* pc) {
   return static_cast<int32_t>(static_cast<const char*>(pc) - &place_anchor);
 }
-const void* unpack_place(int32_t place) { return &place_anchor + place; }
+const void* unpack_place(int32_t place) {
+  return &place_anchor + place;
+}
 
 /// Whether a remembered access of this epoch is ordered before what `me` does now.
 bool ordered(const Access& access, const Fiber& me) {
@@ -125,7 +127,9 @@ void check_shared(Block& block, size_t offset, size_t bytes, unsigned kind, cons
 
 }  // namespace
 
-void start_epoch() { first_serial_of_epoch = next_serial; }
+void start_epoch() {
+  first_serial_of_epoch = next_serial;
+}
 
 void start_clocks(Block& block) {
   const size_t threads = block.threads.size();

@@ -27,7 +27,9 @@ std::string text(dim3 d) {
   return "(" + std::to_string(d.x) + "," + std::to_string(d.y) + "," + std::to_string(d.z) + ")";
 }
 
-uint64_t volume(dim3 d) { return uint64_t{d.x} * d.y * d.z; }
+uint64_t volume(dim3 d) {
+  return uint64_t{d.x} * d.y * d.z;
+}
 
 /// The limits a GPU has, with the values found.
 void check_limits(const Grid& grid) {
@@ -292,8 +294,12 @@ void Scheduler::fiber_main() {
   }
 }
 
-void yield(Location where) { Scheduler::instance().yield(where); }
-void grid_barrier(Location where) { Scheduler::instance().arrive_at_grid_barrier(where); }
+void yield(Location where) {
+  Scheduler::instance().yield(where);
+}
+void grid_barrier(Location where) {
+  Scheduler::instance().arrive_at_grid_barrier(where);
+}
 
 void fail(std::string message) {
   if (current_thread == nullptr) throw Error("emulator: " + message);

@@ -145,7 +145,9 @@ class Scheduler {
   void* closure_ = nullptr;
 };
 
-inline Fiber& running_fiber() { return *static_cast<Fiber*>(current_thread); }
+inline Fiber& running_fiber() {
+  return *static_cast<Fiber*>(current_thread);
+}
 
 /// The running lane takes part in `function` with `argument`, and waits for the others of `mask`.
 void join_warp(const WarpFunction& function, uint32_t mask, void* argument, Location where);

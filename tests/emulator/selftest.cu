@@ -216,7 +216,9 @@ __global__ void shared_past_end_kernel(float* y, int index) {
   y[threadIdx.x] = small[threadIdx.x];
 }
 
-__global__ void misaligned_kernel(float* y) { simt::store_pack(y + 1, simt::Pack<float, 4>{}); }
+__global__ void misaligned_kernel(float* y) {
+  simt::store_pack(y + 1, simt::Pack<float, 4>{});
+}
 
 __global__ void division_by_zero_kernel(float* y, int zero) {
   y[0] = static_cast<float>(static_cast<int>(threadIdx.x) / zero);
@@ -226,7 +228,9 @@ __global__ void endless_spin_kernel(int* flag) {
   while (atomicAdd(flag, 0) != 12345) simt::spin_hint();
 }
 
-__global__ void write_far_outside_kernel(float* y, int64_t offset) { y[offset] = 1.0f; }
+__global__ void write_far_outside_kernel(float* y, int64_t offset) {
+  y[offset] = 1.0f;
+}
 
 __global__ void stack_overflow_kernel(float* y, int n) {
   volatile float large[4200];
@@ -239,7 +243,9 @@ __global__ void misaligned_copy_kernel(const float* y) {
   simt::cp_async<16>(to, y + 1);
 }
 
-__global__ void copy_to_global_kernel(float* y) { simt::cp_async<16>(y, y + 4); }
+__global__ void copy_to_global_kernel(float* y) {
+  simt::cp_async<16>(y, y + 4);
+}
 
 __global__ void half_warp_mma_kernel(float* y) {
   if (threadIdx.x >= 16) return;
@@ -305,7 +311,9 @@ void recurrence(const float* w, const float* x, float* h0, float* h1, int steps,
          recurrence_kernel, w, x, h0, h1, steps, width);
 }
 
-void shuffles(int* y) { launch({.block = dim3(32)}, shuffles_kernel, y); }
+void shuffles(int* y) {
+  launch({.block = dim3(32)}, shuffles_kernel, y);
+}
 
 void reverse(const float* x, float* y, int n, int n_shared) {
   launch({.block = dim3(256), .smem = n_shared * sizeof(float)}, reverse_kernel, x, y, n);

@@ -14,13 +14,11 @@ namespace {
 using namespace brasa::selftest;
 using Address = uintptr_t;
 
-template <class T>
-T* as(Address address) {
+template <class T> T* as(Address address) {
   return reinterpret_cast<T*>(address);
 }
 
-template <class T>
-void bind_row_statistics(py::module_& m, const char* name) {
+template <class T> void bind_row_statistics(py::module_& m, const char* name) {
   m.def(
       name,
       [](Address x, Address sums, Address maxima, int rows, int n, int threads) {

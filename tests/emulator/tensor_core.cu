@@ -164,7 +164,9 @@ __global__ void __launch_bounds__(kThreads)
   store_tile(sums, place, c, m, n);
 }
 
-dim3 tiles(int m, int n) { return dim3(simt::ceil_div(n, kTile), simt::ceil_div(m, kTile)); }
+dim3 tiles(int m, int n) {
+  return dim3(simt::ceil_div(n, kTile), simt::ceil_div(m, kTile));
+}
 
 }  // namespace
 

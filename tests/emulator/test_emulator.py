@@ -36,19 +36,19 @@ class DeviceArray:
 
 
 @pytest.fixture(params=[PLAIN, RACE])
-def emulator(request: pytest.FixtureRequest) -> ModuleType:
+def emulator(request: pytest.FixtureRequest, built_modules: None) -> ModuleType:
     """Either test module, in its initial state."""
     return load(request.param)
 
 
 @pytest.fixture
-def plain() -> ModuleType:
+def plain(built_modules: None) -> ModuleType:
     """The module without race check."""
     return load(PLAIN)
 
 
 @pytest.fixture
-def race() -> ModuleType:
+def race(built_modules: None) -> ModuleType:
     """The module with race check."""
     return load(RACE)
 
