@@ -262,7 +262,7 @@ BRASA_INLINE Vec<double> vnormal_cdf(Vec<double> x) {
   const V dz = fma(-x, value<V>(kSqrtHalf), -z) - x * value<V>(kSqrtHalfLow);
   V y;
   for (int i = 0; i < kLanes<double>; ++i) y[i] = 0.5 * __builtin_erfc(z[i]);
-  return (z > value<V>(1)) & (z < value<V>(40)) ? fma(y, value<V>(-2) * z * dz, y) : y;
+  return ((z > value<V>(1)) & (z < value<V>(40))) ? fma(y, value<V>(-2) * z * dz, y) : y;
 }
 
 }  // namespace brasa::cpu::BRASA_ISA
