@@ -130,8 +130,9 @@ struct Gelu {
     return x * vnormal_cdf(x);
   }
   template <class V> BRASA_ACTIVATION_FN V derivative(V x, V, V) {
+    const V cdf = vnormal_cdf(x);  // before the density, or ptxas spills a register
     const V density = value<V>(kInverseSqrt2Pi) * vexp(value<V>(-0.5) * x * x);
-    return vnormal_cdf(x) + select(density == V{}, V{}, x * density);
+    return cdf + select(density == V{}, V{}, x * density);
   }
 };
 
