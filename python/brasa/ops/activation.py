@@ -95,8 +95,8 @@ def _backward_from_input(dy: Any, x: Any, native: Native) -> Any:
     return _backward(dy, x, native)
 
 
-_keeping_result = differentiable(_apply, _backward_from_result)
-_keeping_input = differentiable(_apply, _backward_from_input)
+_keeping_result = differentiable(_apply, _backward_from_result, name="activation")
+_keeping_input = differentiable(_apply, _backward_from_input, name="activation")
 
 
 def activation(x: Any, name: Any, *, out: Any = None) -> Any:
