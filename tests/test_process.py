@@ -157,7 +157,9 @@ except MemoryError:
     print("MemoryError")
 print(ops.relu(np.float32([-1, 2])))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
     assert done.stdout.split("\n")[:2] == ["MemoryError", "[0. 2.]"]
 
 
@@ -174,8 +176,17 @@ def test_threads_from_the_environment(variable, expected):
 def test_instruction_set_from_the_environment(name):
     code = "from brasa import _cpu; print(_cpu.isa())"
     environment = os.environ | {"BRASA_ISA": name}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    run = [sys.executable, "-c", code]
+    done = subprocess.run(run, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == name
+
+
+def test_unknown_instruction_set_is_an_import_error():
+    run = [sys.executable, "-c", "import brasa.ops"]
+    environment = os.environ | {"BRASA_ISA": "avx1024"}
+    done = subprocess.run(run, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "ImportError: BRASA_ISA=avx1024: this CPU and build have scalar baseline" in done.stderr
 
 
 def test_unknown_settings():

@@ -75,6 +75,11 @@ std::vector<std::string> supported_isas() {
 }  // namespace
 
 void bind_host(py::module_& m) {
+  if (const char* wanted = cpu::isa_unavailable()) {
+    std::string message = "BRASA_ISA=" + std::string(wanted) + ": this CPU and build have";
+    for (const std::string& name : supported_isas()) message += " " + name;
+    throw py::import_error(message);
+  }
   m.def("layout", [](const In& x) { return int(layout_of(x)); }, "x"_a);
   m.def("empty", &empty, "shape"_a, "dtype"_a, "channels_last"_a);
   m.def("empty_like", &empty_like, "array"_a);

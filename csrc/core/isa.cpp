@@ -87,6 +87,11 @@ int isa_index() { return level().load(std::memory_order_relaxed); }
 int isa_count() { return kCount; }
 const char* isa_name(int index) { return kNames[index]; }
 
+const char* isa_unavailable() {
+  const char* wanted = std::getenv("BRASA_ISA");
+  return wanted && !isa_supported(find(wanted)) ? wanted : nullptr;
+}
+
 bool isa_supported(int index) {
   static const int highest = detect_level();
   return index >= 0 && index <= highest;

@@ -26,6 +26,9 @@ int isa_count();
 const char* isa_name(int index);
 bool isa_supported(int index);
 
+/// What BRASA_ISA asks for and cannot be had, or null. The module refuses to load then.
+const char* isa_unavailable();
+
 /// Force one by name. Returns false when it is unknown or this CPU lacks it.
 bool set_isa(const char* name);
 
