@@ -136,9 +136,7 @@ def test_bfloat16_without_its_package_says_what_to_install(tmp_path):
         ({}, {"a": [[[[[[[[[1]]]]]]]]]}, ValueError),
     ],
 )
-def test_what_cannot_be_stored_is_refused_before_the_file_is_touched(
-    tmp_path, state, metadata, error
-):
+def test_what_cannot_be_stored_is_refused_before_the_file_is_touched(tmp_path, state, metadata, error):
     path = tmp_path / "a"
     path.write_bytes(b"old")
     with pytest.raises(error):

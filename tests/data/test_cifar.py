@@ -154,6 +154,6 @@ def test_truncated_pictures(tmp_path, keep):
     try:
         data.cifar10(tmp_path)
     except ValueError as error:
-        assert "data_batch_2.png" in str(error)  # noqa: PT017  a cut end marker may be tolerated
+        assert "data_batch_2.png" in str(error)
     else:
         assert keep == -1

@@ -1,0 +1,249 @@
+"""Properties that every operator has, from its descriptor (`tests/descriptors`)."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import brasa as br
+from brasa import _cpu, ops
+from brasa.tensor import Tensor
+from brasa.testing import gradcheck
+from descriptors import UNIT, Operator, all_operators
+
+OPERATORS = all_operators()
+HOSTILE_NUMBERS = [
+    *(0, 1, -1, 2, 2**31 - 1, 2**31, 2**32 + 1, 2**62, 2**63 - 1, -(2**63), np.int64(1)),
+    *(1.5, float("nan"), float("inf"), True, "3", None, object()),
+    *((), (1,), (1, 2, 3, 4, 5), [1, "a"]),
+]
+HOSTILE_ARRAYS = {
+    "int": lambda a: a.astype(np.int32) if a.dtype.kind == "f" else a.astype(np.float32),
+    "bool": lambda a: a.astype(bool),
+    "complex": lambda a: a.astype(np.complex64),
+    "half": lambda a: a.astype(np.float16),
+    "object": lambda a: a.astype(object),
+    "text": lambda a: "abc",
+    "none": lambda a: None,
+    "scalar": lambda a: a.reshape(-1)[0] if a.size else a,
+    "rank 0": lambda a: a.reshape(-1)[:1].reshape(()) if a.size else a,
+    "rank + 1": lambda a: a[None],
+    "rank 9": lambda a: a.reshape((1,) * (9 - a.ndim) + a.shape),
+    "empty": lambda a: a[:0],
+    "no elements at the end": lambda a: a[..., :0],
+    "one more row": lambda a: np.concatenate([a, a[:1]]),
+    "big-endian": lambda a: a.astype(a.dtype.newbyteorder(">")),
+    "misaligned": lambda a: misaligned(a),
+    "reversed": lambda a: a[::-1].copy()[::-1],
+    "Fortran": np.asfortranarray,
+    "broadcast": lambda a: np.broadcast_to(a.reshape(-1)[:1].reshape((1,) * a.ndim), a.shape),
+    "read-only": lambda a: read_only(a),
+    "subclass": lambda a: a.view(np.matrix) if a.ndim == 2 else a.view(np.recarray),
+    "masked": lambda a: np.ma.masked_array(a, mask=True),
+    "list": lambda a: a.tolist(),
+}
+
+every_operator = pytest.mark.parametrize("op", OPERATORS, ids=str)
+seeds = st.integers(0, 2**32 - 1)
+dtypes = st.sampled_from([np.float32, np.float64])
+
+
+def read_only(a):
+    a = a.copy()
+    a.flags.writeable = False
+    return a
+
+
+def misaligned(a):
+    raw = np.empty(a.nbytes + 3, np.uint8)[3:]
+    shifted = np.frombuffer(raw.data, a.dtype, count=a.size).reshape(a.shape) if a.size else a
+    if a.size:
+        shifted[...] = a
+    return shifted
+
+
+def call(op: Operator, arguments, xp=None):
+    """The operator's results as a list of NumPy arrays; arrays pass through `xp`."""
+    if xp is not None:
+        arguments = {k: xp.asarray(v) if isinstance(v, np.ndarray) else v for k, v in arguments.items()}
+    results = getattr(ops, op.name)(**arguments)
+    results = results if isinstance(results, tuple) else (results,)
+    return [xp.asnumpy(r) if xp is not None else np.asarray(r) for r in results]
+
+
+def sample(op: Operator, seed: int, dtype=np.float32):
+    return op.sample(np.random.default_rng(seed), dtype)
+
+
+def wide(arguments):
+    return {
+        k: v.astype(np.float64) if isinstance(v, np.ndarray) and v.dtype.kind == "f" else v
+        for k, v in arguments.items()
+    }
+
+
+def same_bits(first, second):
+    return len(first) == len(second) and all(
+        a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes()
+        for a, b in zip(first, second, strict=True)
+    )
+
+
+def test_every_public_operator_has_a_descriptor():
+    described = {op.name for op in OPERATORS}
+    callables = {name for name in ops.__all__ if callable(getattr(ops, name))}
+    special = {name for name in callables if name.endswith(("_backward", "_step"))} | {"activation"}
+    assert callables - special == described
+
+
+@every_operator
+@given(seed=seeds, dtype=dtypes)
+def test_result_is_within_its_bound(op, xp, seed, dtype):
+    arguments = sample(op, seed, dtype)
+    before = {k: hashlib.sha256(a.tobytes()).digest() for k, a in op.arrays(arguments).items()}
+    results = call(op, arguments, xp)
+    expected = op.reference(**wide(arguments))
+    expected = expected if isinstance(expected, tuple) else (expected,)
+    with np.errstate(all="ignore"):
+        bound = op.bound(wide(arguments), expected if len(expected) > 1 else expected[0], UNIT[dtype])
+    for got, want in zip(results, expected, strict=True):
+        assert got.shape == want.shape
+        assert got.dtype == (dtype if want.dtype.kind == "f" else want.dtype)
+        error = np.abs(got.astype(np.float64) - want)
+        assert np.all((error <= bound) | (np.isnan(got) & np.isnan(want))), (error / bound).max()
+    after = {k: hashlib.sha256(a.tobytes()).digest() for k, a in op.arrays(arguments).items()}
+    assert before == after, "an input was changed"
+
+
+@every_operator
+@given(seed=seeds)
+def test_same_bits_for_any_number_of_threads(op, seed):
+    arguments, before = sample(op, seed), _cpu.num_threads()
+    try:
+        results = []
+        for n in (1, 2, 3):
+            br.set_num_threads(n)
+            results.append(call(op, arguments))
+    finally:
+        br.set_num_threads(before)
+    assert same_bits(results[0], results[1])
+    assert same_bits(results[0], results[2])
+
+
+@every_operator
+@given(seed=seeds, dtype=dtypes)
+def test_same_bits_on_every_instruction_set_with_fma(op, seed, dtype):
+    arguments, before = sample(op, seed, dtype), _cpu.isa()
+    results = {}
+    try:
+        for name in _cpu.supported_isas():
+            _cpu._set_isa(name)
+            results[name] = call(op, arguments)
+    finally:
+        _cpu._set_isa(before)
+    for name in results.keys() & {"avx2", "avx512"}:
+        assert same_bits(results["scalar"], results[name]), name
+
+
+@every_operator
+@given(seed=seeds)
+def test_same_bits_for_any_place_in_memory(op, seed):
+    if not op.layouts:
+        pytest.skip("this operator promises less")
+    arguments = sample(op, seed)
+    expected = call(op, arguments)
+    for change in (misaligned, lambda a: np.repeat(a, 2, axis=-1)[..., ::2], np.copy):
+        changed = {k: change(v) if isinstance(v, np.ndarray) and v.ndim else v for k, v in arguments.items()}
+        assert same_bits(expected, call(op, changed))
+
+
+@every_operator
+@given(seed=seeds)
+def test_a_sample_alone_is_the_sample_in_a_batch(op, seed):
+    if not op.batched:
+        pytest.skip("no batch axis")
+    arguments = sample(op, seed)
+    whole = call(op, arguments)
+    for i in range(min(3, len(arguments[op.batched[0]]))):
+        alone = arguments | {name: arguments[name][i : i + 1] for name in op.batched}
+        assert same_bits([r[i : i + 1] for r in whole], call(op, alone))
+
+
+@every_operator
+@given(seed=seeds)
+def test_gradients_agree_with_finite_differences(op, seed):
+    if not op.gradients or seed % 3:  # a gradcheck costs thirty times a call
+        return
+    arguments = sample(op, seed, np.float64)
+    inputs = [arguments[name] for name in op.gradients]
+
+    def function(*tensors):
+        given = dict(zip(op.gradients, tensors, strict=True))
+        result = getattr(ops, op.name)(**(arguments | given))
+        return result[0] if isinstance(result, tuple) else result
+
+    assert gradcheck(function, inputs, **op.options)
+
+
+@every_operator
+def test_tensors_give_what_arrays_give(op):
+    arguments = sample(op, 1)
+    first = next(iter(op.arrays(arguments)))
+    with_tensor = arguments | {first: Tensor(arguments[first])}
+    results = getattr(ops, op.name)(**with_tensor)
+    results = results if isinstance(results, tuple) else (results,)
+    assert all(isinstance(r, Tensor) for r in results)
+    assert same_bits(call(op, arguments), [r.numpy() for r in results])
+
+
+@every_operator
+@pytest.mark.parametrize("kind", HOSTILE_ARRAYS)
+def test_hostile_arrays(op, kind):
+    """A result, or an exception that says what is wrong; never a crash."""
+    for name in op.arrays(sample(op, 2)):
+        arguments = sample(op, 2)
+        arguments[name] = HOSTILE_ARRAYS[kind](arguments[name])
+        try:
+            call(op, arguments)
+        except (ValueError, TypeError) as error:
+            assert len(str(error)) > 10
+
+
+@every_operator
+def test_hostile_numbers(op):
+    numbers = [k for k, v in sample(op, 3).items() if not isinstance(v, np.ndarray)]
+    for name in numbers:
+        for value in HOSTILE_NUMBERS:
+            arguments = sample(op, 3) | {name: value}
+            start = time.perf_counter()
+            try:
+                call(op, arguments)
+            except (ValueError, TypeError, MemoryError) as error:
+                assert str(error) or isinstance(error, MemoryError)
+            assert time.perf_counter() - start < 1, (name, value)
+
+
+@every_operator
+def test_mixed_devices_are_a_type_error(op, emulated):
+    arguments = sample(op, 4)
+    arrays = list(op.arrays(arguments))
+    if len(arrays) < 2:
+        pytest.skip("one array")
+    arguments[arrays[-1]] = emulated.asarray(arguments[arrays[-1]])
+    with pytest.raises(TypeError, match="device"):
+        getattr(ops, op.name)(**arguments)
+
+
+@every_operator
+def test_infinities_and_nan_do_not_crash(op):
+    for value in (np.nan, np.inf, -np.inf, 1e38, 1e-42):
+        arguments = sample(op, 5)
+        for array in op.arrays(arguments).values():
+            if array.dtype.kind == "f":
+                array[...] = value
+        assert call(op, arguments)
