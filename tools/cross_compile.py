@@ -60,9 +60,9 @@ def main(targets: list[str]) -> int:
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
         for target in targets or TARGETS:
             work = jobs(target)
-            errors = [e for e in pool.map(lambda i, t=target, w=work: compile_one(t, w[i], folder, i), range(len(work))) if e]
-            if errors:
-                print(errors[0], file=sys.stderr)
+            results = [pool.submit(compile_one, target, job, folder, i) for i, job in enumerate(work)]
+            for error in filter(None, (r.result() for r in results)):
+                print(error, file=sys.stderr)
                 return 1
             print(f"{target}: {len(work)} files compile")
     return 0
