@@ -126,9 +126,7 @@ struct Tanh {
 struct Gelu {
   static constexpr double kInverseSqrt2 = 0.70710678118654752440;
   static constexpr double kInverseSqrt2Pi = 0.39894228040143267794;
-  template <class V> BRASA_ACTIVATION_FN V forward(V x, V, V) {
-    return x * vnormal_cdf(x);
-  }
+  template <class V> BRASA_ACTIVATION_FN V forward(V x, V, V) { return vgelu(x); }
   template <class V> BRASA_ACTIVATION_FN V derivative(V x, V, V) {
     const V cdf = vnormal_cdf(x);  // before the density, or ptxas spills a register
     const V density = value<V>(kInverseSqrt2Pi) * vexp(value<V>(-0.5) * x * x);
@@ -154,25 +152,27 @@ struct GeluTanh {
 
 /// x sigmoid(x), also called swish.
 struct Silu {
-  template <class V> BRASA_ACTIVATION_FN V forward(V x, V, V) {
-    return select(x == -infinity<V>(), V{}, x * vsigmoid(x));
-  }
+  template <class V> BRASA_ACTIVATION_FN V forward(V x, V, V) { return vsilu(x); }
   template <class V> BRASA_ACTIVATION_FN V derivative(V x, V, V) {
     const V s = vsigmoid(x), slope = s * (value<V>(1) - s);
     return s + select(slope == V{}, V{}, x * slope);
   }
 };
 
-/// x tanh(softplus(x)) (Misra 2019). With e = exp(-|x|), tanh(log(1 + exp(x))) is
-/// n / (n + 2) with n = exp(x) (exp(x) + 2), scaled by exp(-2x) where x > 0, so nothing overflows.
+/// x tanh(softplus(x)) (Misra 2019). With e = exp(-|x|), tanh(log(1 + exp(x))) is n / (n + 2) with
+/// n = exp(x) (exp(x) + 2), scaled by exp(-2x) where x > 0, so nothing overflows.
 struct Mish {
   template <class V> BRASA_ACTIVATION_FN V tanh_softplus(V x) {
-    const V e = vexp(-abs(x)), two = value<V>(2);
-    const V positive_n = value<V>(1) + two * e, negative_n = e * (e + two);
-    return select(x > V{}, positive_n / (positive_n + two * e * e), negative_n / (negative_n + two));
+    const V e = vexp(-abs(x)), one = value<V>(1), two = value<V>(2);
+    const V n = select(x > V{}, one + two * e, e * (e + two));
+    return n / (n + two * select(x > V{}, e * e, one));
   }
+  /// x exp(x) is formed in one, as it is not yet denormal where exp(x) is.
   template <class V> BRASA_ACTIVATION_FN V forward(V x, V, V) {
-    return select(x == -infinity<V>(), V{}, x * tanh_softplus(x));
+    const V e = vexp(-abs(x)), one = value<V>(1), two = value<V>(2);
+    const V n = select(x > V{}, one + two * e, e * (e + two));
+    const V product = select(x > V{}, x * n, vx_exp_x(min(x, V{})) * (e + two));
+    return product / (n + two * select(x > V{}, e * e, one));
   }
   template <class V> BRASA_ACTIVATION_FN V derivative(V x, V, V) {
     const V t = tanh_softplus(x), slope = (value<V>(1) - t * t) * vsigmoid(x);
@@ -184,8 +184,7 @@ struct Mish {
 struct Softplus {
   template <class V> BRASA_ACTIVATION_FN V forward(V x, V alpha, V beta) {
     const V z = alpha * x;
-    const V smooth = (max(z, V{}) + vlog1p(vexp(-abs(z)))) / alpha;
-    return select(z > beta, x, smooth);
+    return select(z > beta, x, vsoftplus(z) / alpha);
   }
   template <class V> BRASA_ACTIVATION_FN V derivative(V y, V alpha, V beta) {
     const V z = alpha * y;

@@ -42,6 +42,20 @@ template <class V> BRASA_DEVICE_FN V vsigmoid(V x) {
   return x < V(0) ? e * reciprocal : reciprocal;
 }
 
+/// x exp(x) for x <= 0. Where expf(x) is denormal, x exp(x) need not be: these few x go by double.
+BRASA_DEVICE_FN float vx_exp_x(float x) {
+  return x < -80.0f ? (x < -110.0f ? -0.0f : float(double(x) * ::exp(double(x)))) : x * ::expf(x);
+}
+BRASA_DEVICE_FN double vx_exp_x(double x) { return x < -755.0 ? -0.0 : x * ::exp(x); }
+
+/// x / (1 + exp(-x)) = x exp(x) / (1 + exp(x)).
+template <class V> BRASA_DEVICE_FN V vsilu(V x) {
+  return (x < V(0) ? vx_exp_x(x) : x) / (V(1) + vexp(-abs(x)));
+}
+
+/// log(1 + exp(x)).
+template <class V> BRASA_DEVICE_FN V vsoftplus(V x) { return max(x, V(0)) + vlog1p(vexp(-abs(x))); }
+
 /// 0.5 erfc(-x / sqrt(2)). z = -x / sqrt(2) is rounded, and erfc falls by the factor exp(-2 z dz) over
 /// that error dz, which is worth z^2 ULP in the tail.
 BRASA_DEVICE_FN float vnormal_cdf(float x) {
@@ -56,5 +70,12 @@ BRASA_DEVICE_FN double vnormal_cdf(double x) {
   const double dz = ::fma(-x, kSqrtHalf, -z) - x * kSqrtHalfLow;
   return z > 1.0 && z < 40.0 ? ::fma(y, -2.0 * z * dz, y) : y;
 }
+
+/// x Phi(x). Where Phi(x) is denormal, x Phi(x) need not be: these few x go by double.
+BRASA_DEVICE_FN float vgelu(float x) {
+  if (x < -12.5f) return x < -14.5f ? -0.0f : float(double(x) * vnormal_cdf(double(x)));
+  return x * vnormal_cdf(x);
+}
+BRASA_DEVICE_FN double vgelu(double x) { return x < -40.0 ? -0.0 : x * vnormal_cdf(x); }
 
 }  // namespace brasa::cuda

@@ -25,11 +25,27 @@ template <class V> BRASA_INLINE V infinity() { return value<V>(__builtin_inf());
 
 template <class V> BRASA_INLINE V vsqrt(V x) { return sqrt(x); }
 
-/// x limited to [low, high]; NaN passes.
+/// x limited to [low, high]; NaN passes. x86's own minimum and maximum return the second operand when one
+/// is a NaN, which halves the instructions of compare and select.
 template <class V> BRASA_INLINE V clamp(V x, double low, double high) {
   const V floor = value<V>(low), ceiling = value<V>(high);
+#if defined(__AVX512F__) && !defined(BRASA_SCALAR)
+  constexpr __mmask16 kAll = -1;  // GCC 12 warns of an uninitialised value in the unmasked forms
+  if constexpr (sizeof(ElementOf<V>) == 4) {
+    return (V)_mm512_maskz_min_ps(kAll, (__m512)ceiling, _mm512_maskz_max_ps(kAll, (__m512)floor, (__m512)x));
+  } else {
+    return (V)_mm512_maskz_min_pd(__mmask8(kAll), (__m512d)ceiling, _mm512_maskz_max_pd(__mmask8(kAll), (__m512d)floor, (__m512d)x));
+  }
+#elif defined(__AVX2__) && !defined(BRASA_SCALAR)
+  if constexpr (sizeof(ElementOf<V>) == 4) {
+    return (V)_mm256_min_ps((__m256)ceiling, _mm256_max_ps((__m256)floor, (__m256)x));
+  } else {
+    return (V)_mm256_min_pd((__m256d)ceiling, _mm256_max_pd((__m256d)floor, (__m256d)x));
+  }
+#else
   x = x < floor ? floor : x;
   return x > ceiling ? ceiling : x;
+#endif
 }
 
 /// c + c1 x + c2 x^2 + ... by Horner's rule: the chains of neighbouring vectors overlap, so splitting
@@ -54,30 +70,38 @@ template <> struct FloatFormat<double> {
 };
 constexpr double kInverseLn2 = 1.4426950408889634074;
 
+/// x = n ln2 + r with |r| <= ln2 / 2 (1 + 2^-11). `shifted` is n + kRoundToInt.
+template <class V> struct Reduced {
+  V r, n, shifted;
+  IntVec<ElementOf<V>> integer() const {
+    return bits(shifted) - bits(value<V>(FloatFormat<ElementOf<V>>::kRoundToInt));
+  }
+};
+template <class V> BRASA_INLINE Reduced<V> reduce_by_ln2(V x) {
+  using F = FloatFormat<ElementOf<V>>;
+  const V shift = value<V>(F::kRoundToInt);
+  const V shifted = fma(x, value<V>(kInverseLn2), shift), n = shifted - shift;
+  const V r = fma(n, value<V>(-F::kLn2Low), fma(n, value<V>(-F::kLn2High), x));
+  return {r, n, shifted};
+}
+
 /// 2^n for integers n of the normal range.
 template <class V> BRASA_INLINE V power_of_two(IntVec<ElementOf<V>> n) {
   using F = FloatFormat<ElementOf<V>>;
   return (V)((n + F::kBias) << F::kFractionBits);
 }
 
-/// m 2^n for 1/2 < m < 2, also where the result overflows or is denormal (rounded once).
-template <class V> BRASA_INLINE V scale(V m, IntVec<ElementOf<V>> n) {
-  const auto half = n >> 1;
+/// m 2^n, rounded once where it is denormal, infinite where it is too large. Without an instruction for
+/// it two factors do: |m| and n must be such that m 2^(n / 2) is a normal number.
+template <class V> BRASA_INLINE V scale(V m, const Reduced<V>& z) {
+#if defined(__AVX512F__) && !defined(BRASA_SCALAR)
+  constexpr __mmask16 kAll = -1;
+  if constexpr (sizeof(ElementOf<V>) == 4) return (V)_mm512_maskz_scalef_ps(kAll, (__m512)m, (__m512)z.n);
+  else return (V)_mm512_maskz_scalef_pd(__mmask8(kAll), (__m512d)m, (__m512d)z.n);
+#else
+  const auto n = z.integer(), half = n >> 1;
   return m * power_of_two<V>(half) * power_of_two<V>(n - half);
-}
-
-/// x = n ln2 + r with |r| <= ln2 / 2 (1 + 2^-11).
-template <class V> struct Reduced {
-  V r;
-  IntVec<ElementOf<V>> n;
-};
-/// `low` is added to x after the large part of n ln2 has been taken off: x may be a sum of two numbers.
-template <class V> BRASA_INLINE Reduced<V> reduce_by_ln2(V x, V low = V{}) {
-  using F = FloatFormat<ElementOf<V>>;
-  const V shift = value<V>(F::kRoundToInt);
-  const V shifted = fma(x, value<V>(kInverseLn2), shift), n = shifted - shift;
-  const V r = fma(n, value<V>(-F::kLn2High), x) + low;
-  return {fma(n, value<V>(-F::kLn2Low), r), bits(shifted) - bits(shift)};
+#endif
 }
 
 /// exp(r) - 1 for a reduced r, as r + r^2 q(r). Fit: float 3.2e-9, double 2.6e-19.
@@ -94,19 +118,19 @@ BRASA_INLINE Vec<double> expm1_reduced(Vec<double> r) {
   return fma(r * r, q, r);
 }
 
-/// exp(x) for x that neither overflows nor gives a denormal: one integer addition scales. It spoils a
-/// NaN: callers select around it.
+/// exp(x) where it is a normal number: the exponent is added in, n being the low bits of `shifted`. A NaN
+/// is spoilt: callers select around it.
 template <class V> BRASA_INLINE V exp_in_range(V x) {
   const Reduced<V> z = reduce_by_ln2(x);
   return (V)(bits(expm1_reduced(z.r) + value<V>(1)) +
-             (z.n << FloatFormat<ElementOf<V>>::kFractionBits));
+             (bits(z.shifted) << FloatFormat<ElementOf<V>>::kFractionBits));
 }
 
-/// log(1 + f) - f for sqrt(1/2) <= 1 + f <= sqrt(2). Fit: float 1.5e-9, double 2.5e-18.
+/// log(1 + f) - f for sqrt(1/2) <= 1 + f <= sqrt(2). Fit: float 5.9e-9, double 2.5e-18.
 BRASA_INLINE Vec<float> log1p_reduced_tail(Vec<float> f) {
-  const auto p = polynomial(f, 0.3333331346511841, -0.25000160932540894, 0.20002217590808868,
-                            -0.16659680008888245, 0.1420997679233551, -0.12544754147529602,
-                            0.1210092157125473, -0.1094091534614563, 0.053847745060920715);
+  const auto p = polynomial(f, 0.3333333134651184, -0.250008225440979, 0.20001250505447388,
+                            -0.1662331521511078, 0.14201271533966064, -0.13160187005996704,
+                            0.12764781713485718, -0.07638228684663773);
   return f * f * fma(f, p, value<Vec<float>>(-0.5));
 }
 /// By s = f / (2 + f): log(1 + f) = 2 atanh(s) = 2 s + s R(s^2) = f - s (f - R).
@@ -135,24 +159,35 @@ template <class V> BRASA_INLINE IntVec<ElementOf<V>> exponent_around_one(V x) {
 
 // --------------------------------------------------------------------------------- exp and logarithm
 
-template <class T> struct ExpLimits;  ///< beyond them exp(x) is 0 or infinity
-template <> struct ExpLimits<float> { static constexpr double kLow = -104, kHigh = 89; };
-template <> struct ExpLimits<double> { static constexpr double kLow = -746, kHigh = 710; };
+template <class T> struct ExpLimits;  ///< beyond them exp(x), and |x| exp(x) below, is 0 or infinity
+template <> struct ExpLimits<float> { static constexpr double kLow = -110, kHigh = 89; };
+template <> struct ExpLimits<double> { static constexpr double kLow = -755, kHigh = 710; };
+
+template <class V> BRASA_INLINE V limit_to_exp_range(V x) {
+  using Limits = ExpLimits<ElementOf<V>>;
+  return clamp(x, Limits::kLow, Limits::kHigh);
+}
 
 /// exp(x).
 template <class V> BRASA_INLINE V vexp(V x) {
-  using Limits = ExpLimits<ElementOf<V>>;
-  const Reduced<V> z = reduce_by_ln2(clamp(x, Limits::kLow, Limits::kHigh));
-  return scale(expm1_reduced(z.r) + value<V>(1), z.n);
+  const Reduced<V> z = reduce_by_ln2(limit_to_exp_range(x));
+  return scale(expm1_reduced(z.r) + value<V>(1), z);
+}
+
+/// x exp(x) for x <= 0, rounded once: where exp(x) is denormal, x exp(x) need not be.
+template <class V> BRASA_INLINE V vx_exp_x(V x) {
+  const V limited = limit_to_exp_range(x);
+  const Reduced<V> z = reduce_by_ln2(limited);
+  return scale((expm1_reduced(z.r) + value<V>(1)) * limited, z);
 }
 
 /// exp(x) - 1 = 2^n p + (2^n - 1) with p = exp(r) - 1, halved in between so that 2^n cannot overflow.
 template <class V> BRASA_INLINE V vexpm1(V x) {
   constexpr double kAllOfMinusOne = -40;  // exp(-40) < 2^-54
   const Reduced<V> z = reduce_by_ln2(clamp(x, kAllOfMinusOne, ExpLimits<ElementOf<V>>::kHigh));
-  const V p = expm1_reduced(z.r), half_power = power_of_two<V>(z.n - 1);
+  const V p = expm1_reduced(z.r), half_power = power_of_two<V>(z.integer() - 1);
   const V shifted = fma(half_power, p, half_power - value<V>(0.5));
-  return copysign(z.n == 0 ? p : shifted + shifted, x);
+  return copysign(z.n == V{} ? p : shifted + shifted, x);
 }
 
 /// log(x): NaN below 0, -infinity at 0.
@@ -186,37 +221,42 @@ template <class V> BRASA_INLINE V vlog1p(V x) {
   return copysign(y, x);
 }
 
+/// log(1 + exp(x)) = max(x, 0) + log(1 + e) with e = exp(-|x|) in [0, 1]: log1p without its other cases.
+template <class V> BRASA_INLINE V vsoftplus(V x) {
+  constexpr double kSqrt2MinusOne = 0.41421356237309504880;
+  const V e = vexp(-abs(x)), one = value<V>(1);
+  const auto above = e > value<V>(kSqrt2MinusOne);
+  const V n = above ? one : V{}, f = above ? value<V>(0.5) * (e - one) : e;
+  return max(x, V{}) + log_from_parts(n, f);
+}
+
 // --------------------------------------------------------------------------------- sigmoid and tanh
 
 /// 1 / (1 + exp(-x)); from exp(-|x|), so that nothing overflows and small results keep their digits.
 template <class V> BRASA_INLINE V vsigmoid(V x) {
-  const V e = vexp(-abs(x)), reciprocal = value<V>(1) / (value<V>(1) + e);
-  return x < V{} ? e * reciprocal : reciprocal;
+  const V one = value<V>(1), e = vexp(-abs(x));
+  return (x < V{} ? e : one) / (one + e);
 }
 
-/// tanh(x): x + x^3 P(x^2) below 0.625 (fit 4.5e-9), 1 - 2 / (exp(2 |x|) + 1) above.
-BRASA_INLINE Vec<float> vtanh(Vec<float> x) {
-  using V = Vec<float>;
-  constexpr double kAllOfOne = 9.5;
-  const V square = x * x;
-  const V p = polynomial(square, -0.3333328068256378, 0.13331405818462372, -0.05373651534318924,
-                         0.02062816545367241, -0.005692290607839823);
-  const V a = abs(x), limited = a > value<V>(kAllOfOne) ? value<V>(kAllOfOne) : a;
-  const V large = value<V>(1) - value<V>(2) / (exp_in_range(limited + limited) + value<V>(1));
-  return a >= value<V>(0.625) ? copysign(large, x) : fma(x * square, p, x);
+/// x / (1 + exp(-x)) = x exp(x) / (1 + exp(x)).
+template <class V> BRASA_INLINE V vsilu(V x) {
+  const V e = vexp(-abs(x));
+  return (x < V{} ? vx_exp_x(min(x, V{})) : x) / (value<V>(1) + e);
 }
-/// tanh(x) = d / (d + 2) with d = exp(2 |x|) - 1.
-BRASA_INLINE Vec<double> vtanh(Vec<double> x) {
-  using V = Vec<double>;
-  constexpr double kAllOfOne = 20;
-  const V a = abs(x), limited = a > value<V>(kAllOfOne) ? value<V>(kAllOfOne) : a;
-  const V d = vexpm1(limited + limited);
-  return copysign(d / (d + value<V>(2)), x);
+
+/// tanh(x) = -d / (d + 2) with d = exp(-2 |x|) - 1 = s p + (s - 1), s = 2^n: d and d + 2 are each one fma
+/// from p, so that neither inherits the other's rounding. (An odd polynomial below 0.625 with
+/// 1 - 2 / (exp(2 |x|) + 1) above it reaches 1.3 ULP, at twice the instructions.)
+template <class V> BRASA_INLINE V vtanh(V x) {
+  constexpr double kAllOfOne = sizeof(ElementOf<V>) == 4 ? 9.5 : 20;
+  const Reduced<V> z = reduce_by_ln2(value<V>(-2) * clamp(abs(x), 0, kAllOfOne));
+  const V p = expm1_reduced(z.r), s = power_of_two<V>(z.integer()), one = value<V>(1);
+  return copysign(fma(s, p, s - one) / fma(s, p, s + one), x);
 }
 
 // -------------------------------------------------------------------------- erf, normal distribution
 
-/// erf(x): x + x P(x^2) below 0.921875 (fit 1.6e-8), 1 - exp(-|x| R(|x|)) above (fit 1.4e-9).
+/// erf(x): x + x P(x^2) below 0.921875 (fit 1.6e-8), 1 - exp(-|x| R(|x|)) above (fit 3.0e-9).
 BRASA_INLINE Vec<float> verf(Vec<float> x) {
   using V = Vec<float>;
   constexpr double kAllOfOne = 4;
@@ -224,9 +264,8 @@ BRASA_INLINE Vec<float> verf(Vec<float> x) {
   const V p = polynomial(square, 0.12837915122509003, -0.37612494826316833, 0.11281804740428925,
                          -0.02676580473780632, 0.004991641268134117, -0.0005981807480566204);
   const V limited = a > value<V>(kAllOfOne) ? value<V>(kAllOfOne) : a;
-  const V rate = polynomial(limited, 1.1286802291870117, 0.6350095868110657, 0.10649473965167999,
-                            -0.024006446823477745, 0.0037695695646107197, -0.00035717542050406337,
-                            1.5003445696493145e-05);
+  const V rate = polynomial(limited, 1.1285172700881958, 0.6357085108757019, 0.10527471452951431,
+                            -0.02289818599820137, 0.003217509714886546, -0.00021429359912872314);
   const V large = value<V>(1) - exp_in_range(-limited * rate);
   return a >= value<V>(0.921875) ? copysign(large, x) : fma(x, p, x);
 }
@@ -235,34 +274,60 @@ BRASA_INLINE Vec<double> verf(Vec<double> x) {
   return x;
 }
 
-/// The normal distribution function, 0.5 erfc(-x / sqrt(2)). Its tail at -a is exp(-a^2 / 2) g(a) with
-/// a smooth g = P / Q (fit 5.8e-9). a^2 is formed without error, or the tail would lose a^2 ULP: the 12
-/// upper bits of a have an exact square, and the rest of it enters after the reduction.
+/// y Phi(-a) for a >= 1/2, Phi the normal distribution function: exp(-a^2 / 2) g(a) y with a smooth g:
+/// g(a) (a + k) is a polynomial in (a - k) / (a + k) (fit 4.8e-9). a^2 is formed without error, or the tail
+/// would lose a^2 ULP: the 12 upper bits of a have an exact square, and the rest of it enters after the
+/// reduction. Scaled last: y Phi(-a) may be a normal number where Phi(-a) is not. (A quotient of
+/// polynomials in a serves all a >= 0, but loses 4 ULP far out; this one would lose as much near 0.)
+BRASA_INLINE Vec<float> normal_tail_times(Vec<float> a, Vec<float> y) {
+  using V = Vec<float>;
+  constexpr double kCentre = 2.34375;
+  const V upper = (V)(bits(a) & ~0xfff), minus_half = value<V>(-0.5);
+  Reduced<V> z = reduce_by_ln2(minus_half * upper * upper);
+  z.r = fma(minus_half * (a - upper), a + upper, z.r);
+  const V weight = value<V>(1) / (a + value<V>(kCentre));
+  const V g = polynomial((a - value<V>(kCentre)) * weight, 0.6975326538085938, -0.4049663245677948,
+                         0.09964963793754578, 0.021866818889975548, -0.013365053571760654,
+                         -0.004369471222162247, 0.0016740395221859217, 0.0012534321285784245,
+                         -6.743808626197278e-05, -0.00026657088892534375);
+  return scale((expm1_reduced(z.r) + value<V>(1)) * g * (weight * y), z);
+}
+constexpr double kNormalTailIsZero = 14.5;  ///< a Phi(-a) < 2^-150 from here
+
+/// Phi(x) for |x| <= 1/2: 1/2 + x P(x^2) (fit 2.3e-9).
+BRASA_INLINE Vec<float> normal_cdf_near_zero(Vec<float> x) {
+  const auto p = polynomial(x * x, 0.3989422619342804, -0.06648947298526764, 0.00996110588312149,
+                            -0.0011226546484977007);
+  return fma(x, p, value<Vec<float>>(0.5));
+}
+
+/// Phi(x) = 0.5 erfc(-x / sqrt(2)).
 BRASA_INLINE Vec<float> vnormal_cdf(Vec<float> x) {
   using V = Vec<float>;
-  constexpr double kTailIsZero = 14.5;
-  V a = abs(x);
-  a = a > value<V>(kTailIsZero) ? value<V>(kTailIsZero) : a;
-  const V upper = (V)(bits(a) & ~0xfff);
-  const V half_square = value<V>(-0.5) * upper * upper;
-  const V rest = value<V>(-0.5) * (a - upper) * (a + upper);
-  const Reduced<V> z = reduce_by_ln2(half_square, rest);
-  const V p = polynomial(a, 0.5000000028972168, 0.43808934071780725, 0.18308255233627632,
-                         0.040581710908423926, 0.004108638904943835);
-  const V q = polynomial(a, 1.0, 1.6740636567836733, 1.2018699183864434, 0.46906774130930345,
-                         0.10172978090222817, 0.010298708984355866);
-  const V tail = scale((expm1_reduced(z.r) + value<V>(1)) * (p / q), z.n);
-  return x < V{} ? tail : value<V>(1) - tail;
+  const V one = value<V>(1), a = clamp(abs(x), 0, kNormalTailIsZero);
+  const V tail = normal_tail_times(a, one);
+  return a > value<V>(0.5) ? (x < V{} ? tail : one - tail) : normal_cdf_near_zero(x);
 }
+
+/// x Phi(x).
+BRASA_INLINE Vec<float> vgelu(Vec<float> x) {
+  using V = Vec<float>;
+  const V a = clamp(abs(x), 0, kNormalTailIsZero), tail = normal_tail_times(a, -a);
+  return a > value<V>(0.5) ? (x < V{} ? tail : x + tail) : x * normal_cdf_near_zero(x);
+}
+
 /// z = -x / sqrt(2) is rounded, and erfc falls by the factor exp(-2 z dz) over that error dz.
 BRASA_INLINE Vec<double> vnormal_cdf(Vec<double> x) {
-  using V = Vec<double>;
   constexpr double kSqrtHalf = 0x1.6a09e667f3bcdp-1, kSqrtHalfLow = -0x1.bdd3413b26456p-55;
-  const V z = -x * value<V>(kSqrtHalf);
-  const V dz = fma(-x, value<V>(kSqrtHalf), -z) - x * value<V>(kSqrtHalfLow);
-  V y;
-  for (int i = 0; i < kLanes<double>; ++i) y[i] = 0.5 * __builtin_erfc(z[i]);
-  return ((z > value<V>(1)) & (z < value<V>(40))) ? fma(y, value<V>(-2) * z * dz, y) : y;
+  for (int i = 0; i < kLanes<double>; ++i) {
+    const double z = -x[i] * kSqrtHalf, y = 0.5 * __builtin_erfc(z);
+    const double dz = __builtin_fma(-x[i], kSqrtHalf, -z) - x[i] * kSqrtHalfLow;
+    x[i] = z > 1 && z < 40 ? y - y * (2 * z * dz) : y;
+  }
+  return x;
+}
+BRASA_INLINE Vec<double> vgelu(Vec<double> x) {
+  return x < value<Vec<double>>(-40) ? value<Vec<double>>(-0.0) : x * vnormal_cdf(x);
 }
 
 }  // namespace brasa::cpu::BRASA_ISA
