@@ -1,5 +1,4 @@
 #include "activation/activation.h"
-
 #include "core/device.cuh"
 
 namespace brasa::cuda {
@@ -22,13 +21,15 @@ __global__ void __launch_bounds__(kThreads)
     dx[i] = dy[i] * A::derivative(v[i], alpha, beta);
 }
 
-// ---------------------------------------------------------------------------------------- launchers
+// ----------------------------------------------------------------------------------------
+// launchers
 
 template <class T>
 void activation_forward(Context ctx, const T* x, T* y, int64_t n, Activation activation) {
   if (n == 0) return;
   visit_activation(activation.kind, [&]<class A>() {
-    simt::launch({.grid = simt::blocks_for(n, kThreads), .block = dim3(kThreads),
+    simt::launch({.grid = simt::blocks_for(n, kThreads),
+                  .block = dim3(kThreads),
                   .stream = static_cast<simt::stream_t>(ctx.stream)},
                  activation_forward_kernel<T, A>, x, y, n, activation.alpha, activation.beta);
   });
@@ -39,7 +40,8 @@ void activation_backward(Context ctx, const T* dy, const T* v, T* dx, int64_t n,
                          Activation activation) {
   if (n == 0) return;
   visit_activation(activation.kind, [&]<class A>() {
-    simt::launch({.grid = simt::blocks_for(n, kThreads), .block = dim3(kThreads),
+    simt::launch({.grid = simt::blocks_for(n, kThreads),
+                  .block = dim3(kThreads),
                   .stream = static_cast<simt::stream_t>(ctx.stream)},
                  activation_backward_kernel<T, A>, dy, v, dx, n, activation.alpha, activation.beta);
   });

@@ -1,5 +1,6 @@
-// Elementwise activations over dense memory. Floor: one read and one write of the array forward, two
-// reads and one write backward; everything but the exponential family is bandwidth bound by far.
+// Elementwise activations over dense memory. Floor: one read and one write of the array forward,
+// two reads and one write backward; everything but the exponential family is bandwidth bound by
+// far.
 #pragma once
 
 #include "core/activations.h"

@@ -10,6 +10,7 @@ namespace brasa {
 void bind_activation(py::module_& m);
 void bind_conv(py::module_& m);
 void bind_dropout(py::module_& m);
+void bind_elementary(py::module_& m);
 void bind_embedding(py::module_& m);
 void bind_loss(py::module_& m);
 void bind_matmul(py::module_& m);
@@ -32,6 +33,7 @@ PYBIND11_MODULE(BRASA_MODULE, m, pybind11::mod_gil_not_used()) {
   brasa::bind_activation(m);
   brasa::bind_conv(m);
   brasa::bind_dropout(m);
+  brasa::bind_elementary(m);
   brasa::bind_embedding(m);
   brasa::bind_loss(m);
   brasa::bind_matmul(m);

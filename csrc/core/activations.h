@@ -1,10 +1,10 @@
 // The list of activations: adding one is one struct and one line of BRASA_ACTIVATIONS.
 //
-// Each has a forward and a derivative, written once for every value type V: Vec<float> and Vec<double>
-// in CPU kernels, float and double in CUDA kernels. `derivative` takes what the list says: the
-// result 'y' where that is enough (nothing else has to be kept for the backward pass), else the
-// input 'x'.
-// alpha and beta are the activation's own parameters (slope, scale, limits), with their defaults.
+// Each has a forward and a derivative, written once for every value type V: Vec<float> and
+// Vec<double> in CPU kernels, float and double in CUDA kernels. `derivative` takes what the list
+// says: the result 'y' where that is enough (nothing else has to be kept for the backward pass),
+// else the input 'x'. alpha and beta are the activation's own parameters (slope, scale, limits),
+// with their defaults.
 //
 // A NaN comes out as a NaN: comparisons are written so that a NaN takes the branch that returns it.
 #pragma once
@@ -14,23 +14,23 @@
 namespace brasa {
 
 /// name, struct, what the derivative needs, default alpha, default beta
-#define BRASA_ACTIVATIONS(X)                \
-  X(relu, Relu, 'y', 0, 0)                       \
-  X(leaky_relu, LeakyRelu, 'y', 0.01, 0)         \
-  X(elu, Elu, 'y', 1, 0)                         \
-  X(selu, Selu, 'y', 0, 0)                       \
-  X(celu, Celu, 'y', 1, 0)                       \
-  X(sigmoid, Sigmoid, 'y', 0, 0)                 \
-  X(tanh, Tanh, 'y', 0, 0)                       \
-  X(gelu, Gelu, 'x', 0, 0)                       \
-  X(gelu_tanh, GeluTanh, 'x', 0, 0)              \
-  X(silu, Silu, 'x', 0, 0)                       \
-  X(mish, Mish, 'x', 0, 0)                       \
-  X(softplus, Softplus, 'y', 1, 20)              \
-  X(hardtanh, Hardtanh, 'y', -1, 1)              \
-  X(hardsigmoid, Hardsigmoid, 'y', 0, 0)         \
-  X(hardswish, Hardswish, 'x', 0, 0)             \
-  X(step, Step, 'y', 0, 0)                       \
+#define BRASA_ACTIVATIONS(X)             \
+  X(relu, Relu, 'y', 0, 0)               \
+  X(leaky_relu, LeakyRelu, 'y', 0.01, 0) \
+  X(elu, Elu, 'y', 1, 0)                 \
+  X(selu, Selu, 'y', 0, 0)               \
+  X(celu, Celu, 'y', 1, 0)               \
+  X(sigmoid, Sigmoid, 'y', 0, 0)         \
+  X(tanh, Tanh, 'y', 0, 0)               \
+  X(gelu, Gelu, 'x', 0, 0)               \
+  X(gelu_tanh, GeluTanh, 'x', 0, 0)      \
+  X(silu, Silu, 'x', 0, 0)               \
+  X(mish, Mish, 'x', 0, 0)               \
+  X(softplus, Softplus, 'y', 1, 20)      \
+  X(hardtanh, Hardtanh, 'y', -1, 1)      \
+  X(hardsigmoid, Hardsigmoid, 'y', 0, 0) \
+  X(hardswish, Hardswish, 'x', 0, 0)     \
+  X(step, Step, 'y', 0, 0)               \
   X(sign, Sign, 'y', 0, 0)
 
 enum class ActivationKind : int32_t {
@@ -61,7 +61,7 @@ namespace brasa::cpu::BRASA_ISA {
 namespace brasa::cuda {
 #endif
 
-// Inside: V is the value type, T its element type; `one<V>()` and `value<V>(c)` make constants.
+// Inside: V is the value type; `value<V>(c)` makes a constant of it.
 
 struct Relu {
   template <class V> BRASA_ACTIVATION_FN V forward(V x, V, V) { return select(x <= V{}, V{}, x); }
@@ -70,7 +70,7 @@ struct Relu {
   }
 };
 
-/// x > 0 ? x : alpha x. The derivative tells the sides apart by y, so it needs alpha >= 0, or x as v.
+/// x > 0 ? x : alpha x. The derivative tells the sides apart by v: y where alpha >= 0, else x.
 struct LeakyRelu {
   template <class V> BRASA_ACTIVATION_FN V forward(V x, V alpha, V) {
     return select(x <= V{}, alpha * x, x);
@@ -90,7 +90,8 @@ struct Elu {
   }
 };
 
-/// Klambauer et al. 2017: scale (x > 0 ? x : alpha (exp(x) - 1)) with the self-normalising constants.
+/// Klambauer et al. 2017: scale (x > 0 ? x : alpha (exp(x) - 1)) with the self-normalising
+/// constants.
 struct Selu {
   static constexpr double kScale = 1.0507009873554804934193349852946;
   static constexpr double kAlpha = 1.6732632423543772848170429916717;
@@ -171,7 +172,7 @@ struct Mish {
   template <class V> BRASA_ACTIVATION_FN V forward(V x, V, V) {
     const V e = vexp(-abs(x)), one = value<V>(1), two = value<V>(2);
     const V n = select(x > V{}, one + two * e, e * (e + two));
-    const V product = select(x > V{}, x * n, vx_exp_x(min(x, V{})) * (e + two));
+    const V product = select(x > V{}, x * n, vx_exp_x(x) * (e + two));
     return product / (n + two * select(x > V{}, e * e, one));
   }
   template <class V> BRASA_ACTIVATION_FN V derivative(V x, V, V) {

@@ -1,5 +1,5 @@
-// Loops over dense memory: whole vectors, then the tail. The tail computes in a full vector, so a value
-// does not depend on where in the array it stands.
+// Loops over dense memory: whole vectors, then the tail. The tail computes in a full vector, so a
+// value does not depend on where in the array it stands.
 #pragma once
 
 #include "core/parallel.h"

@@ -1,6 +1,7 @@
-// The functions of core/vmath.h for one float or double of a CUDA thread, so that core/activations.h is
-// written once. CUDA's own precise functions do the work (at most 2 ULP for those used here, as its
-// documentation states, 4 for erfcf); the host compiler's stand in for them in the emulator.
+// The functions of core/vmath.h for one float or double of a CUDA thread, so that
+// core/activations.h is written once. CUDA's own precise functions do the work (at most 2 ULP for
+// those used here, as its documentation states, 4 for erfcf); the host compiler's stand in for them
+// in the emulator.
 #pragma once
 
 #include <cmath>
@@ -9,32 +10,74 @@
 
 namespace brasa::cuda {
 
-template <class V> BRASA_DEVICE_FN V value(double c) { return V(c); }
-template <class V> BRASA_DEVICE_FN V infinity() { return V(HUGE_VAL); }
+template <class V> BRASA_DEVICE_FN V value(double c) {
+  return V(c);
+}
+template <class V> BRASA_DEVICE_FN V infinity() {
+  return V(HUGE_VAL);
+}
 
-template <class V> BRASA_DEVICE_FN V select(bool mask, V a, V b) { return mask ? a : b; }
+template <class V> BRASA_DEVICE_FN V select(bool mask, V a, V b) {
+  return mask ? a : b;
+}
 
-BRASA_DEVICE_FN float abs(float x) { return ::fabsf(x); }
-BRASA_DEVICE_FN double abs(double x) { return ::fabs(x); }
+BRASA_DEVICE_FN float abs(float x) {
+  return ::fabsf(x);
+}
+BRASA_DEVICE_FN double abs(double x) {
+  return ::fabs(x);
+}
 
 /// The larger / smaller of two; a NaN in either wins.
-template <class V> BRASA_DEVICE_FN V max(V a, V b) { return a > b || a != a ? a : b; }
-template <class V> BRASA_DEVICE_FN V min(V a, V b) { return a < b || a != a ? a : b; }
+template <class V> BRASA_DEVICE_FN V max(V a, V b) {
+  return a > b || a != a ? a : b;
+}
+template <class V> BRASA_DEVICE_FN V min(V a, V b) {
+  return a < b || a != a ? a : b;
+}
 
-BRASA_DEVICE_FN float vsqrt(float x) { return ::sqrtf(x); }
-BRASA_DEVICE_FN double vsqrt(double x) { return ::sqrt(x); }
-BRASA_DEVICE_FN float vexp(float x) { return ::expf(x); }
-BRASA_DEVICE_FN double vexp(double x) { return ::exp(x); }
-BRASA_DEVICE_FN float vexpm1(float x) { return ::expm1f(x); }
-BRASA_DEVICE_FN double vexpm1(double x) { return ::expm1(x); }
-BRASA_DEVICE_FN float vlog(float x) { return ::logf(x); }
-BRASA_DEVICE_FN double vlog(double x) { return ::log(x); }
-BRASA_DEVICE_FN float vlog1p(float x) { return ::log1pf(x); }
-BRASA_DEVICE_FN double vlog1p(double x) { return ::log1p(x); }
-BRASA_DEVICE_FN float vtanh(float x) { return ::tanhf(x); }
-BRASA_DEVICE_FN double vtanh(double x) { return ::tanh(x); }
-BRASA_DEVICE_FN float verf(float x) { return ::erff(x); }
-BRASA_DEVICE_FN double verf(double x) { return ::erf(x); }
+BRASA_DEVICE_FN float vsqrt(float x) {
+  return ::sqrtf(x);
+}
+BRASA_DEVICE_FN double vsqrt(double x) {
+  return ::sqrt(x);
+}
+BRASA_DEVICE_FN float vexp(float x) {
+  return ::expf(x);
+}
+BRASA_DEVICE_FN double vexp(double x) {
+  return ::exp(x);
+}
+BRASA_DEVICE_FN float vexpm1(float x) {
+  return ::expm1f(x);
+}
+BRASA_DEVICE_FN double vexpm1(double x) {
+  return ::expm1(x);
+}
+BRASA_DEVICE_FN float vlog(float x) {
+  return ::logf(x);
+}
+BRASA_DEVICE_FN double vlog(double x) {
+  return ::log(x);
+}
+BRASA_DEVICE_FN float vlog1p(float x) {
+  return ::log1pf(x);
+}
+BRASA_DEVICE_FN double vlog1p(double x) {
+  return ::log1p(x);
+}
+BRASA_DEVICE_FN float vtanh(float x) {
+  return ::tanhf(x);
+}
+BRASA_DEVICE_FN double vtanh(double x) {
+  return ::tanh(x);
+}
+BRASA_DEVICE_FN float verf(float x) {
+  return ::erff(x);
+}
+BRASA_DEVICE_FN double verf(double x) {
+  return ::erf(x);
+}
 
 /// From exp(-|x|), so that nothing overflows and small results keep their digits.
 template <class V> BRASA_DEVICE_FN V vsigmoid(V x) {
@@ -42,11 +85,14 @@ template <class V> BRASA_DEVICE_FN V vsigmoid(V x) {
   return x < V(0) ? e * reciprocal : reciprocal;
 }
 
-/// x exp(x) for x <= 0. Where expf(x) is denormal, x exp(x) need not be: these few x go by double.
+/// x exp(x), of use for x <= 0. Where expf(x) is denormal, x exp(x) need not be: these few x go by
+/// double.
 BRASA_DEVICE_FN float vx_exp_x(float x) {
   return x < -80.0f ? (x < -110.0f ? -0.0f : float(double(x) * ::exp(double(x)))) : x * ::expf(x);
 }
-BRASA_DEVICE_FN double vx_exp_x(double x) { return x < -755.0 ? -0.0 : x * ::exp(x); }
+BRASA_DEVICE_FN double vx_exp_x(double x) {
+  return x < -755.0 ? -0.0 : x * ::exp(x);
+}
 
 /// x / (1 + exp(-x)) = x exp(x) / (1 + exp(x)).
 template <class V> BRASA_DEVICE_FN V vsilu(V x) {
@@ -54,10 +100,12 @@ template <class V> BRASA_DEVICE_FN V vsilu(V x) {
 }
 
 /// log(1 + exp(x)).
-template <class V> BRASA_DEVICE_FN V vsoftplus(V x) { return max(x, V(0)) + vlog1p(vexp(-abs(x))); }
+template <class V> BRASA_DEVICE_FN V vsoftplus(V x) {
+  return max(x, V(0)) + vlog1p(vexp(-abs(x)));
+}
 
-/// 0.5 erfc(-x / sqrt(2)). z = -x / sqrt(2) is rounded, and erfc falls by the factor exp(-2 z dz) over
-/// that error dz, which is worth z^2 ULP in the tail.
+/// 0.5 erfc(-x / sqrt(2)). z = -x / sqrt(2) is rounded, and erfc falls by the factor exp(-2 z dz)
+/// over that error dz, which is worth z^2 ULP in the tail.
 BRASA_DEVICE_FN float vnormal_cdf(float x) {
   constexpr float kSqrtHalf = 0x1.6a09e6p-1f, kSqrtHalfLow = 0x1.9fcef4p-27f;
   const float z = -x * kSqrtHalf, y = 0.5f * ::erfcf(z);
@@ -76,6 +124,8 @@ BRASA_DEVICE_FN float vgelu(float x) {
   if (x < -12.5f) return x < -14.5f ? -0.0f : float(double(x) * vnormal_cdf(double(x)));
   return x * vnormal_cdf(x);
 }
-BRASA_DEVICE_FN double vgelu(double x) { return x < -40.0 ? -0.0 : x * vnormal_cdf(x); }
+BRASA_DEVICE_FN double vgelu(double x) {
+  return x < -40.0 ? -0.0 : x * vnormal_cdf(x);
+}
 
 }  // namespace brasa::cuda

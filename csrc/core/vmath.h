@@ -1,17 +1,18 @@
 // Transcendental functions on Vec<float> and Vec<double>.
 //
-// Written with the exactly rounded operations + - * / fma and integer arithmetic on the bits, so that
-// scalar, avx2, avx512 and NEON agree bit for bit (`baseline` has no fma and rounds on its own). A
-// special value costs a select, never a branch. NaN gives NaN, the sign of zero and denormals are right.
+// Written with the exactly rounded operations + - * / fma and integer arithmetic on the bits, so
+// that scalar, avx2, avx512 and NEON agree bit for bit (`baseline` has no fma and rounds on its
+// own). A special value costs a select, never a branch. NaN gives NaN, the sign of zero and
+// denormals are right.
 //
 // The polynomials are minimax fits of our own: Remez exchange in 50-digit arithmetic on the reduced
-// interval, weighted for the relative error of the result; coefficients rounded to the element type one
-// after the other from the lowest, each time refitting those that are left. "fit" below is that error,
-// in relative terms: 2^-24 = 6.0e-8 is half a unit in the last place (ULP) of float32.
+// interval, weighted for the relative error of the result; coefficients rounded to the element type
+// one after the other from the lowest, each time refitting those that are left. "fit" below is that
+// error, in relative terms: 2^-24 = 6.0e-8 is half a unit in the last place (ULP) of float32.
 //
-// Largest error over all float32 inputs, in ULP of the exact result, is stated with each function; for
-// float64 it was sampled. erf and normal_cdf of float64 go to libm lane by lane: they serve gradient
-// checks, where time does not count.
+// Largest error over all float32 inputs, in ULP of the exact result, is stated with each function;
+// for float64 it was sampled. erf and normal_cdf of float64 go to libm lane by lane: they serve
+// gradient checks, where time does not count.
 #pragma once
 
 #include "core/simd.h"
@@ -20,21 +21,29 @@ namespace brasa::cpu::BRASA_ISA {
 
 // ------------------------------------------------------------------------------------------ pieces
 
-template <class V> BRASA_INLINE V value(double c) { return broadcast(ElementOf<V>(c)); }
-template <class V> BRASA_INLINE V infinity() { return value<V>(__builtin_inf()); }
+template <class V> BRASA_INLINE V value(double c) {
+  return broadcast(ElementOf<V>(c));
+}
+template <class V> BRASA_INLINE V infinity() {
+  return value<V>(__builtin_inf());
+}
 
-template <class V> BRASA_INLINE V vsqrt(V x) { return sqrt(x); }
+template <class V> BRASA_INLINE V vsqrt(V x) {
+  return sqrt(x);
+}
 
-/// x limited to [low, high]; NaN passes. x86's own minimum and maximum return the second operand when one
-/// is a NaN, which halves the instructions of compare and select.
+/// x limited to [low, high]; NaN passes. x86's own minimum and maximum return the second operand
+/// when one is a NaN, which halves the instructions of compare and select.
 template <class V> BRASA_INLINE V clamp(V x, double low, double high) {
   const V floor = value<V>(low), ceiling = value<V>(high);
 #if defined(__AVX512F__) && !defined(BRASA_SCALAR)
   constexpr __mmask16 kAll = -1;  // GCC 12 warns of an uninitialised value in the unmasked forms
   if constexpr (sizeof(ElementOf<V>) == 4) {
-    return (V)_mm512_maskz_min_ps(kAll, (__m512)ceiling, _mm512_maskz_max_ps(kAll, (__m512)floor, (__m512)x));
+    return (V)_mm512_maskz_min_ps(kAll, (__m512)ceiling,
+                                  _mm512_maskz_max_ps(kAll, (__m512)floor, (__m512)x));
   } else {
-    return (V)_mm512_maskz_min_pd(__mmask8(kAll), (__m512d)ceiling, _mm512_maskz_max_pd(__mmask8(kAll), (__m512d)floor, (__m512d)x));
+    return (V)_mm512_maskz_min_pd(__mmask8(kAll), (__m512d)ceiling,
+                                  _mm512_maskz_max_pd(__mmask8(kAll), (__m512d)floor, (__m512d)x));
   }
 #elif defined(__AVX2__) && !defined(BRASA_SCALAR)
   if constexpr (sizeof(ElementOf<V>) == 4) {
@@ -48,9 +57,11 @@ template <class V> BRASA_INLINE V clamp(V x, double low, double high) {
 #endif
 }
 
-/// c + c1 x + c2 x^2 + ... by Horner's rule: the chains of neighbouring vectors overlap, so splitting
-/// one chain gains nothing.
-template <class V> BRASA_INLINE V polynomial(V, double c) { return value<V>(c); }
+/// c + c1 x + c2 x^2 + ... by Horner's rule: the chains of neighbouring vectors overlap, so
+/// splitting one chain gains nothing.
+template <class V> BRASA_INLINE V polynomial(V, double c) {
+  return value<V>(c);
+}
 template <class V, class... C> BRASA_INLINE V polynomial(V x, double c, C... higher) {
   return fma(polynomial(x, higher...), x, value<V>(c));
 }
@@ -91,13 +102,15 @@ template <class V> BRASA_INLINE V power_of_two(IntVec<ElementOf<V>> n) {
   return (V)((n + F::kBias) << F::kFractionBits);
 }
 
-/// m 2^n, rounded once where it is denormal, infinite where it is too large. Without an instruction for
-/// it two factors do: |m| and n must be such that m 2^(n / 2) is a normal number.
+/// m 2^n, rounded once where it is denormal, infinite where it is too large. Without an instruction
+/// for it two factors do: |m| and n must be such that m 2^(n / 2) is a normal number.
 template <class V> BRASA_INLINE V scale(V m, const Reduced<V>& z) {
 #if defined(__AVX512F__) && !defined(BRASA_SCALAR)
   constexpr __mmask16 kAll = -1;
-  if constexpr (sizeof(ElementOf<V>) == 4) return (V)_mm512_maskz_scalef_ps(kAll, (__m512)m, (__m512)z.n);
-  else return (V)_mm512_maskz_scalef_pd(__mmask8(kAll), (__m512d)m, (__m512d)z.n);
+  if constexpr (sizeof(ElementOf<V>) == 4)
+    return (V)_mm512_maskz_scalef_ps(kAll, (__m512)m, (__m512)z.n);
+  else
+    return (V)_mm512_maskz_scalef_pd(__mmask8(kAll), (__m512d)m, (__m512d)z.n);
 #else
   const auto n = z.integer(), half = n >> 1;
   return m * power_of_two<V>(half) * power_of_two<V>(n - half);
@@ -118,8 +131,8 @@ BRASA_INLINE Vec<double> expm1_reduced(Vec<double> r) {
   return fma(r * r, q, r);
 }
 
-/// exp(x) where it is a normal number: the exponent is added in, n being the low bits of `shifted`. A NaN
-/// is spoilt: callers select around it.
+/// exp(x) where it is a normal number: the exponent is added in, n being the low bits of `shifted`.
+/// A NaN is spoilt: callers select around it.
 template <class V> BRASA_INLINE V exp_in_range(V x) {
   const Reduced<V> z = reduce_by_ln2(x);
   return (V)(bits(expm1_reduced(z.r) + value<V>(1)) +
@@ -157,11 +170,17 @@ template <class V> BRASA_INLINE IntVec<ElementOf<V>> exponent_around_one(V x) {
   return (bits(x) - bits(value<V>(kSqrtHalf))) >> FloatFormat<ElementOf<V>>::kFractionBits;
 }
 
-// --------------------------------------------------------------------------------- exp and logarithm
+// --------------------------------------------------------------------------------- exp and
+// logarithm
 
-template <class T> struct ExpLimits;  ///< beyond them exp(x), and |x| exp(x) below, is 0 or infinity
-template <> struct ExpLimits<float> { static constexpr double kLow = -110, kHigh = 89; };
-template <> struct ExpLimits<double> { static constexpr double kLow = -755, kHigh = 710; };
+template <class T>
+struct ExpLimits;  ///< beyond them exp(x), and |x| exp(x) below, is 0 or infinity
+template <> struct ExpLimits<float> {
+  static constexpr double kLow = -110, kHigh = 89;
+};
+template <> struct ExpLimits<double> {
+  static constexpr double kLow = -755, kHigh = 710;
+};
 
 template <class V> BRASA_INLINE V limit_to_exp_range(V x) {
   using Limits = ExpLimits<ElementOf<V>>;
@@ -174,14 +193,15 @@ template <class V> BRASA_INLINE V vexp(V x) {
   return scale(expm1_reduced(z.r) + value<V>(1), z);
 }
 
-/// x exp(x) for x <= 0, rounded once: where exp(x) is denormal, x exp(x) need not be.
+/// x exp(x), rounded once: where exp(x) is denormal, x exp(x) need not be. Of use for x <= 0.
 template <class V> BRASA_INLINE V vx_exp_x(V x) {
   const V limited = limit_to_exp_range(x);
   const Reduced<V> z = reduce_by_ln2(limited);
   return scale((expm1_reduced(z.r) + value<V>(1)) * limited, z);
 }
 
-/// exp(x) - 1 = 2^n p + (2^n - 1) with p = exp(r) - 1, halved in between so that 2^n cannot overflow.
+/// exp(x) - 1 = 2^n p + (2^n - 1) with p = exp(r) - 1, halved in between so that 2^n cannot
+/// overflow.
 template <class V> BRASA_INLINE V vexpm1(V x) {
   constexpr double kAllOfMinusOne = -40;  // exp(-40) < 2^-54
   const Reduced<V> z = reduce_by_ln2(clamp(x, kAllOfMinusOne, ExpLimits<ElementOf<V>>::kHigh));
@@ -198,15 +218,16 @@ template <class V> BRASA_INLINE V vlog(V x) {
   const V normal = denormal ? x * value<V>(kUp) : x;
   const auto n = exponent_around_one(normal);
   const V m = (V)(bits(normal) - (n << F::kFractionBits));
-  const V exponent = __builtin_convertvector(n, V) -
-                     (denormal ? value<V>(F::kFractionBits + 1) : V{});
+  const V exponent =
+      __builtin_convertvector(n, V) - (denormal ? value<V>(F::kFractionBits + 1) : V{});
   V y = log_from_parts(exponent, m - value<V>(1));
   y = x < infinity<V>() ? y : x;  // infinity and NaN
   y = x == V{} ? -infinity<V>() : y;
   return x < V{} ? value<V>(__builtin_nan("")) : y;
 }
 
-/// log(1 + x). 2^n is taken from the rounded 1 + x; then f = 2^-n (1 + x) - 1 is formed from x itself.
+/// log(1 + x). 2^n is taken from the rounded 1 + x; then f = 2^-n (1 + x) - 1 is formed from x
+/// itself.
 template <class V> BRASA_INLINE V vlog1p(V x) {
   using F = FloatFormat<ElementOf<V>>;
   const V one = value<V>(1), u = one + x;
@@ -221,7 +242,8 @@ template <class V> BRASA_INLINE V vlog1p(V x) {
   return copysign(y, x);
 }
 
-/// log(1 + exp(x)) = max(x, 0) + log(1 + e) with e = exp(-|x|) in [0, 1]: log1p without its other cases.
+/// log(1 + exp(x)) = max(x, 0) + log(1 + e) with e = exp(-|x|) in [0, 1]: log1p without its other
+/// cases.
 template <class V> BRASA_INLINE V vsoftplus(V x) {
   constexpr double kSqrt2MinusOne = 0.41421356237309504880;
   const V e = vexp(-abs(x)), one = value<V>(1);
@@ -230,9 +252,11 @@ template <class V> BRASA_INLINE V vsoftplus(V x) {
   return max(x, V{}) + log_from_parts(n, f);
 }
 
-// --------------------------------------------------------------------------------- sigmoid and tanh
+// --------------------------------------------------------------------------------- sigmoid and
+// tanh
 
-/// 1 / (1 + exp(-x)); from exp(-|x|), so that nothing overflows and small results keep their digits.
+/// 1 / (1 + exp(-x)); from exp(-|x|), so that nothing overflows and small results keep their
+/// digits.
 template <class V> BRASA_INLINE V vsigmoid(V x) {
   const V one = value<V>(1), e = vexp(-abs(x));
   return (x < V{} ? e : one) / (one + e);
@@ -241,12 +265,12 @@ template <class V> BRASA_INLINE V vsigmoid(V x) {
 /// x / (1 + exp(-x)) = x exp(x) / (1 + exp(x)).
 template <class V> BRASA_INLINE V vsilu(V x) {
   const V e = vexp(-abs(x));
-  return (x < V{} ? vx_exp_x(min(x, V{})) : x) / (value<V>(1) + e);
+  return (x < V{} ? vx_exp_x(x) : x) / (value<V>(1) + e);
 }
 
-/// tanh(x) = -d / (d + 2) with d = exp(-2 |x|) - 1 = s p + (s - 1), s = 2^n: d and d + 2 are each one fma
-/// from p, so that neither inherits the other's rounding. (An odd polynomial below 0.625 with
-/// 1 - 2 / (exp(2 |x|) + 1) above it reaches 1.3 ULP, at twice the instructions.)
+/// tanh(x) = -d / (d + 2) with d = exp(-2 |x|) - 1 = s p + (s - 1), s = 2^n: d and d + 2 are each
+/// one fma from p, so that neither inherits the other's rounding. (An odd polynomial below 0.625
+/// with 1 - 2 / (exp(2 |x|) + 1) above it reaches 1.3 ULP, at twice the instructions.)
 template <class V> BRASA_INLINE V vtanh(V x) {
   constexpr double kAllOfOne = sizeof(ElementOf<V>) == 4 ? 9.5 : 20;
   const Reduced<V> z = reduce_by_ln2(value<V>(-2) * clamp(abs(x), 0, kAllOfOne));
@@ -254,7 +278,8 @@ template <class V> BRASA_INLINE V vtanh(V x) {
   return copysign(fma(s, p, s - one) / fma(s, p, s + one), x);
 }
 
-// -------------------------------------------------------------------------- erf, normal distribution
+// -------------------------------------------------------------------------- erf, normal
+// distribution
 
 /// erf(x): x + x P(x^2) below 0.921875 (fit 1.6e-8), 1 - exp(-|x| R(|x|)) above (fit 3.0e-9).
 BRASA_INLINE Vec<float> verf(Vec<float> x) {
@@ -274,11 +299,12 @@ BRASA_INLINE Vec<double> verf(Vec<double> x) {
   return x;
 }
 
-/// y Phi(-a) for a >= 1/2, Phi the normal distribution function: exp(-a^2 / 2) g(a) y with a smooth g:
-/// g(a) (a + k) is a polynomial in (a - k) / (a + k) (fit 4.8e-9). a^2 is formed without error, or the tail
-/// would lose a^2 ULP: the 12 upper bits of a have an exact square, and the rest of it enters after the
-/// reduction. Scaled last: y Phi(-a) may be a normal number where Phi(-a) is not. (A quotient of
-/// polynomials in a serves all a >= 0, but loses 4 ULP far out; this one would lose as much near 0.)
+/// y Phi(-a) for a >= 1/2, Phi the normal distribution function: exp(-a^2 / 2) g(a) y with a smooth
+/// g: g(a) (a + k) is a polynomial in (a - k) / (a + k) (fit 4.8e-9). a^2 is formed without error,
+/// or the tail would lose a^2 ULP: the 12 upper bits of a have an exact square, and the rest of it
+/// enters after the reduction. Scaled last: y Phi(-a) may be a normal number where Phi(-a) is not.
+/// (A quotient of polynomials in a serves all a >= 0, but loses 4 ULP far out; this one would lose
+/// as much near 0.)
 BRASA_INLINE Vec<float> normal_tail_times(Vec<float> a, Vec<float> y) {
   using V = Vec<float>;
   constexpr double kCentre = 2.34375;

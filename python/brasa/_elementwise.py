@@ -19,7 +19,7 @@ from brasa._shape import as_array_of, unbroadcast
 from brasa._tape import differentiable, is_floating
 
 
-def _floating(x: Any) -> Any:
+def floating(x: Any) -> Any:
     """`x`, integers and booleans as float32."""
     return x if is_floating(x.dtype) else x.astype("float32")
 
@@ -27,7 +27,7 @@ def _floating(x: Any) -> Any:
 def _weak(x: Any, c: Any) -> tuple[Any, Any]:
     """An array and a Python scalar such that their result has the dtype the rule gives."""
     if type(c) is float:
-        x = _floating(x)
+        x = floating(x)
     return x, (x.dtype.type(c) if x.dtype.kind == "V" else c)
 
 
@@ -87,7 +87,7 @@ def _multiply_backward(dy: Any, a: Any, b: Any, mask: Any) -> Any:
 def _divide(a: Any, b: Any) -> Any:
     """``a / b``."""
     x, y = _operands("divide", a, b)
-    return as_array_of(_floating(x) / _floating(y), x)
+    return as_array_of(floating(x) / floating(y), x)
 
 
 def _divide_backward(dy: Any, y: Any, a: Any, b: Any, mask: Any) -> Any:
@@ -108,6 +108,8 @@ def _power_backward(dy: Any, y: Any, a: Any, b: Any, mask: Any) -> Any:
         exponent = shift(where(b == 0, 1.0, b), -1.0)
         da = unbroadcast(multiply(dy, multiply(power(a, exponent), b)), a.shape)
     if mask[1]:  # y log a, and 0 where a = 0
+        from brasa._elementary import log  # which stands on this module
+
         db = unbroadcast(multiply(dy, multiply(y, log(where(a == 0, 1.0, a)))), b.shape)
     return da, db
 
@@ -158,13 +160,13 @@ def _scale(x: Any, c: float) -> Any:
 
 def _divide_by(x: Any, c: float) -> Any:
     """``x / c``."""
-    x, c = _weak(_floating(x), c)
+    x, c = _weak(floating(x), c)
     return as_array_of(x / c, x)
 
 
 def _divide_into(x: Any, c: float) -> Any:
     """``c / x``."""
-    x, c = _weak(_floating(x), c)
+    x, c = _weak(floating(x), c)
     return as_array_of(c / x, x)
 
 
@@ -229,39 +231,19 @@ def _absolute_backward(dy: Any, x: Any) -> Any:
     return where(x > 0, dy, where(x < 0, negative(dy), 0.0))
 
 
-def _exp(x: Any) -> Any:
-    """The exponential."""
-    return as_array_of(namespace(x).exp(_floating(x)), x)
-
-
-def _expm1(x: Any) -> Any:
-    """``exp(x) - 1``, exact for small x."""
-    return as_array_of(namespace(x).expm1(_floating(x)), x)
-
-
-def _log(x: Any) -> Any:
-    """The natural logarithm."""
-    return as_array_of(namespace(x).log(_floating(x)), x)
-
-
-def _log1p(x: Any) -> Any:
-    """``log(1 + x)``, exact for small x."""
-    return as_array_of(namespace(x).log1p(_floating(x)), x)
-
-
 def _sqrt(x: Any) -> Any:
     """The square root."""
-    return as_array_of(namespace(x).sqrt(_floating(x)), x)
+    return as_array_of(namespace(x).sqrt(floating(x)), x)
 
 
 def _sin(x: Any) -> Any:
     """The sine."""
-    return as_array_of(namespace(x).sin(_floating(x)), x)
+    return as_array_of(namespace(x).sin(floating(x)), x)
 
 
 def _cos(x: Any) -> Any:
     """The cosine."""
-    return as_array_of(namespace(x).cos(_floating(x)), x)
+    return as_array_of(namespace(x).cos(floating(x)), x)
 
 
 def _negative_backward(dy: Any) -> Any:
@@ -278,10 +260,6 @@ def _cos_backward(dy: Any, x: Any) -> Any:
 
 negative = differentiable(_negative, _negative_backward)
 absolute = differentiable(_absolute, _absolute_backward)
-exp = differentiable(_exp, lambda dy, y: multiply(dy, y))
-expm1 = differentiable(_expm1, lambda dy, y: multiply(dy, shift(y, 1.0)))
-log = differentiable(_log, lambda dy, x: divide(dy, x))
-log1p = differentiable(_log1p, lambda dy, x: divide(dy, shift(x, 1.0)))
 sqrt = differentiable(_sqrt, lambda dy, y: divide(scale(dy, 0.5), y))
 sin = differentiable(_sin, _sin_backward)
 cos = differentiable(_cos, _cos_backward)

@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from brasa._backend import namespace
-from brasa._elementwise import add, divide_by, exp, log, multiply, sqrt, subtract, where
+from brasa._elementary import exp, log
+from brasa._elementwise import add, divide_by, multiply, sqrt, subtract, where
 from brasa._shape import as_array_of, broadcast_to, cat, getitem, reshape, transpose
 from brasa._tape import differentiable, is_floating, is_tensor
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from brasa import _elementwise, _reduction, _shape
+from brasa import _elementary, _elementwise, _reduction, _shape
 from brasa._backend import as_array, device_of, is_array, to_device
 from brasa._tape import _tensors, differentiable, is_floating, is_tensor
 
@@ -168,19 +168,19 @@ class TensorMethods:
 
     def exp(self) -> Any:
         """The exponential of every element."""
-        return _elementwise.exp(self)
+        return _elementary.exp(self)
 
     def expm1(self) -> Any:
         """``exp(x) - 1``, exact for small x."""
-        return _elementwise.expm1(self)
+        return _elementary.expm1(self)
 
     def log(self) -> Any:
         """The natural logarithm of every element."""
-        return _elementwise.log(self)
+        return _elementary.log(self)
 
     def log1p(self) -> Any:
         """``log(1 + x)``, exact for small x."""
-        return _elementwise.log1p(self)
+        return _elementary.log1p(self)
 
     def sqrt(self) -> Any:
         """The square root of every element."""

@@ -8,5 +8,7 @@ from __future__ import annotations
 
 from brasa.ops.activation import *
 from brasa.ops.activation import __all__ as _activation
+from brasa.ops.elementary import *
+from brasa.ops.elementary import __all__ as _elementary
 
-__all__ = [*_activation]
+__all__ = [*_activation, *_elementary]

@@ -1,0 +1,22 @@
+#include "elementary/elementary.h"
+
+#include "core/elementwise.h"
+#include "core/vmath.h"
+
+namespace brasa::cpu::BRASA_ISA {
+
+template <class T>
+void elementary_forward(Context ctx, const T* x, T* y, int64_t n, ElementaryFunction function) {
+  switch (function) {
+#define BRASA_CASE(name, vector_function)                           \
+  case ElementaryFunction::name:                                    \
+    map(ctx, n, [](Vec<T> v) { return vector_function(v); }, y, x); \
+    break;
+    BRASA_ELEMENTARY(BRASA_CASE)
+#undef BRASA_CASE
+  }
+}
+
+BRASA_INSTANTIATE(elementary_forward, float, double)
+
+}  // namespace brasa::cpu::BRASA_ISA

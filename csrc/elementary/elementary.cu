@@ -1,0 +1,44 @@
+#include "core/device.cuh"
+#include "core/vmath.cuh"
+#include "elementary/elementary.h"
+
+namespace brasa::cuda {
+
+constexpr int kThreads = 256;
+
+template <ElementaryFunction kFunction, class T> BRASA_DEVICE_FN T apply(T x) {
+#define BRASA_CASE(name, function) \
+  if constexpr (kFunction == ElementaryFunction::name) return function(x);
+  BRASA_ELEMENTARY(BRASA_CASE)
+#undef BRASA_CASE
+}
+
+template <class T, ElementaryFunction kFunction>
+__global__ void __launch_bounds__(kThreads) elementary_forward_kernel(const T* x, T* y, int64_t n) {
+  const int64_t stride = int64_t(gridDim.x) * kThreads;
+  for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < n; i += stride)
+    y[i] = apply<kFunction>(x[i]);
+}
+
+// ----------------------------------------------------------------------------------------
+// launchers
+
+template <class T>
+void elementary_forward(Context ctx, const T* x, T* y, int64_t n, ElementaryFunction function) {
+  if (n == 0) return;
+  const simt::LaunchConfig config{.grid = simt::blocks_for(n, kThreads),
+                                  .block = dim3(kThreads),
+                                  .stream = static_cast<simt::stream_t>(ctx.stream)};
+  switch (function) {
+#define BRASA_CASE(name, device_function)                                                  \
+  case ElementaryFunction::name:                                                           \
+    simt::launch(config, elementary_forward_kernel<T, ElementaryFunction::name>, x, y, n); \
+    break;
+    BRASA_ELEMENTARY(BRASA_CASE)
+#undef BRASA_CASE
+  }
+}
+
+BRASA_INSTANTIATE(elementary_forward, float, double)
+
+}  // namespace brasa::cuda

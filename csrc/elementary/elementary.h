@@ -1,0 +1,27 @@
+// Elementary functions over dense memory: the functions of core/vmath.h as operators. Their
+// gradients are products of other operators, so that gradients of gradients are there too. Floor:
+// one read and one write of the array.
+#pragma once
+
+#include "core/dispatch.h"
+
+namespace brasa {
+
+/// Python's name, the function of core/vmath.h and core/vmath.cuh
+#define BRASA_ELEMENTARY(X) \
+  X(exp, vexp)              \
+  X(expm1, vexpm1)          \
+  X(log, vlog)              \
+  X(log1p, vlog1p)          \
+  X(erf, verf)
+
+enum class ElementaryFunction : int32_t {
+#define BRASA_ENUM(name, function) name,
+  BRASA_ELEMENTARY(BRASA_ENUM)
+#undef BRASA_ENUM
+};
+
+}  // namespace brasa
+
+/// y[i] = function(x[i]) for i < n. x and y may be the same buffer.
+BRASA_KERNEL(elementary_forward, const T* x, T* y, int64_t n, ElementaryFunction function)

@@ -1,0 +1,26 @@
+#include "bind/bind.h"
+#include "elementary/elementary.h"
+
+namespace brasa {
+namespace {
+
+template <ElementaryFunction kFunction> void elementary(In x, Out y) {
+  require_same_dtype(x, y);
+  require_same_dense_layout(x, y);
+  const Context ctx = make_context(x);
+  const ReleaseGil gil(x.size);
+  visit<float, double>(x.dtype, [&]<class T>() {
+    device::elementary_forward<T>(ctx, x.as<const T>(), y.as<T>(), x.size, kFunction);
+  });
+}
+
+}  // namespace
+
+void bind_elementary(py::module_& m) {
+#define BRASA_DEF(name, function) \
+  m.def(#name "_forward", &elementary<ElementaryFunction::name>, "x"_a, "y"_a);
+  BRASA_ELEMENTARY(BRASA_DEF)
+#undef BRASA_DEF
+}
+
+}  // namespace brasa
