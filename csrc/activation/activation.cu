@@ -21,8 +21,7 @@ __global__ void __launch_bounds__(kThreads)
     dx[i] = dy[i] * A::derivative(v[i], alpha, beta);
 }
 
-// ----------------------------------------------------------------------------------------
-// launchers
+// --------------------------------------------------------------------------------------- launchers
 
 template <class T>
 void activation_forward(Context ctx, const T* x, T* y, int64_t n, Activation activation) {

@@ -170,8 +170,7 @@ template <class V> BRASA_INLINE IntVec<ElementOf<V>> exponent_around_one(V x) {
   return (bits(x) - bits(value<V>(kSqrtHalf))) >> FloatFormat<ElementOf<V>>::kFractionBits;
 }
 
-// --------------------------------------------------------------------------------- exp and
-// logarithm
+// ------------------------------------------------------------------------------- exp and logarithm
 
 template <class T>
 struct ExpLimits;  ///< beyond them exp(x), and |x| exp(x) below, is 0 or infinity
@@ -252,8 +251,7 @@ template <class V> BRASA_INLINE V vsoftplus(V x) {
   return max(x, V{}) + log_from_parts(n, f);
 }
 
-// --------------------------------------------------------------------------------- sigmoid and
-// tanh
+// -------------------------------------------------------------------------------- sigmoid and tanh
 
 /// 1 / (1 + exp(-x)); from exp(-|x|), so that nothing overflows and small results keep their
 /// digits.
@@ -278,8 +276,7 @@ template <class V> BRASA_INLINE V vtanh(V x) {
   return copysign(fma(s, p, s - one) / fma(s, p, s + one), x);
 }
 
-// -------------------------------------------------------------------------- erf, normal
-// distribution
+// ------------------------------------------------------------------------ erf, normal distribution
 
 /// erf(x): x + x P(x^2) below 0.921875 (fit 1.6e-8), 1 - exp(-|x| R(|x|)) above (fit 3.0e-9).
 BRASA_INLINE Vec<float> verf(Vec<float> x) {

@@ -16,12 +16,12 @@ template <ElementaryFunction kFunction, class T> BRASA_DEVICE_FN T apply(T x) {
 template <class T, ElementaryFunction kFunction>
 __global__ void __launch_bounds__(kThreads) elementary_forward_kernel(const T* x, T* y, int64_t n) {
   const int64_t stride = int64_t(gridDim.x) * kThreads;
+#pragma unroll 1  // unrolled by four, ptxas spills in exp of double
   for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < n; i += stride)
     y[i] = apply<kFunction>(x[i]);
 }
 
-// ----------------------------------------------------------------------------------------
-// launchers
+// --------------------------------------------------------------------------------------- launchers
 
 template <class T>
 void elementary_forward(Context ctx, const T* x, T* y, int64_t n, ElementaryFunction function) {

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 from brasa._backend import as_array, dense, empty_like, kernels
 from brasa._elementwise import divide, floating, multiply, negative, scale, shift
 from brasa._tape import differentiable
@@ -16,9 +18,13 @@ from brasa._tape import differentiable
 
 def _elementary(name: str, x: Any) -> Any:
     """The native function `name` of `x`; half floats are computed in float32."""
-    x = floating(as_array(x))
+    x = as_array(x)
+    if x.dtype.kind == "c":
+        raise TypeError(f"x: expected real numbers, got {x.dtype}")
+    x = floating(x)
     if x.dtype.char not in "fd":
-        return _elementary(name, x.astype("float32")).astype(x.dtype)
+        with np.errstate(over="ignore"):  # a kernel does not warn either
+            return _elementary(name, x.astype("float32")).astype(x.dtype)
     x = dense(x)
     y = empty_like(x)
     getattr(kernels(x), name)(x, y)
