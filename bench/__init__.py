@@ -1,0 +1,1 @@
+"""The full benchmark: ``python -m bench``."""

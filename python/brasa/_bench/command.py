@@ -1,0 +1,78 @@
+"""``brasa bench [FAMILY ...]``: a minute of benchmarks that every installation can run."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
+
+from brasa import _cpu
+from brasa._bench import cases, report
+from brasa._bench.harness import Case, Limits, measure
+
+__all__ = ["FAMILIES", "limits", "main"]
+
+_LENET = {"N": 32, "C": 6, "H": 14, "W": 14, "O": 16, "kernel": 5}
+_RESNET = {"N": 4, "C": 64, "H": 56, "W": 56, "O": 64, "kernel": 3, "padding": 1}
+
+FAMILIES: dict[str, Callable[[Sequence[str]], Iterator[Case]]] = {
+    "matmul": lambda peers: (cases.matmul(n, n, n, peers) for n in (64, 256, 512, 1024)),
+    "conv": lambda peers: (
+        cases.conv2d(layer, peers, backward=backward) for layer in (_LENET, _RESNET) for backward in (False, True)
+    ),
+    "pool": lambda peers: (
+        cases.pool(kind, 2, 2, 0, peers, layout)
+        for kind in ("max", "avg")
+        for layout in ("contiguous", "channels-last")
+    ),
+    "activation": lambda peers: (cases.activation(name, peers) for name in ("relu", "tanh", "gelu")),
+    "norm": lambda peers: (
+        build(*shape, peers) for build, shape in ((cases.softmax, (4096, 1000)), (cases.layer_norm, (4096, 768)))
+    ),
+    "train": lambda peers: (cases.training_step(model, 128, peers) for model in ("lenet", "mlp")),
+}
+
+
+def limits(copy_megabytes: int = 50) -> Limits:
+    """This machine's FMA peak and copy bandwidth, with brasa's threads and instruction set."""
+    x = np.ones(copy_megabytes * 250_000, np.float32)
+    y = _cpu.empty_like(x)
+    return Limits(_cpu._fma_peak, lambda: _cpu._copy_bandwidth(x, y))
+
+
+def run(selected: Iterable[Case], machine: Limits, rounds: int) -> list:
+    """Measure the cases, printing a line for each as it comes."""
+    results = []
+    for case in selected:
+        result = measure(case, machine, rounds)
+        results.append(result)
+        print(report.line(result), flush=True)
+    return results
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="brasa bench",
+        description="How far the kernels are from this machine's limit, and NumPy from the kernels.",
+    )
+    parser.add_argument("family", nargs="*", help=f"any of {', '.join(FAMILIES)}; all without one")
+    parser.add_argument("--rounds", type=int, default=7, help="turns of each contestant (default 7)")
+    parser.add_argument("--json", metavar="FILE", help="also write the results as JSON")
+    options = parser.parse_args(arguments)
+    unknown = [name for name in options.family if name not in FAMILIES]
+    if unknown:
+        parser.error(f"unknown family {unknown[0]!r}: choose from {', '.join(FAMILIES)}")
+    if options.rounds < 1:
+        parser.error(f"--rounds: expected at least 1, got {options.rounds}")
+    machine = limits()
+    print(report.machine_line(machine))
+    print(report.header())
+    results = []
+    for name in options.family or FAMILIES:
+        results += run(FAMILIES[name](("numpy",)), machine, options.rounds)
+    print(report.means(results))
+    if options.json:
+        report.write_json(options.json, results, machine)
+    return 0
