@@ -9,11 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
-
-for name in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"):  # set on some machines, they halve NumPy
-    os.environ.pop(name, None)
 
 from bench.families import FAMILIES
 from brasa import _cpu

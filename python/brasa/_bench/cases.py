@@ -152,8 +152,12 @@ def activation(name: str, against: Peers, *, backward: bool = False) -> Case:
         else:
             peers["torch"] = lambda: function(tx)
     kind = "bwd" if backward else "fwd"
-    call = (lambda: ops.activation_backward(dy, value, name)) if backward else (lambda: ops.activation(x, name))
-    return Case("activation", f"{name} {kind} 16x64x112x112", call, 0, (3 if backward else 2) * 4.0 * x.size, peers)
+    call = (
+        (lambda: ops.activation_backward(dy, value, name)) if backward else (lambda: ops.activation(x, name))
+    )
+    return Case(
+        "activation", f"{name} {kind} 16x64x112x112", call, 0, (3 if backward else 2) * 4.0 * x.size, peers
+    )
 
 
 def softmax(rows: int, columns: int, against: Peers) -> Case:
@@ -204,7 +208,12 @@ def batch_norm(n: int, c: int, size: int, against: Peers, *, layout: str) -> Cas
     name = f"batch_norm training {n}x{c}x{size}x{size} {layout}"
     # The statistics read x once; the normalising pass reads it again, from memory where it exceeds the caches.
     return Case(
-        "norm", name, lambda: ops.batch_norm(x, weight, bias, mean, var, training=True), 0, 12.0 * x.size, peers
+        "norm",
+        name,
+        lambda: ops.batch_norm(x, weight, bias, mean, var, training=True),
+        0,
+        12.0 * x.size,
+        peers,
     )
 
 
@@ -244,7 +253,7 @@ def _torch_step(model: str, x: np.ndarray, labels: np.ndarray, inner: bool) -> C
         *(nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10)),
     )
     mlp = (nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10))
-    network = nn.Sequential(*(lenet if model == "lenet" else mlp))
+    network: Any = nn.Sequential(*(lenet if model == "lenet" else mlp))
     tx, target = torch.from_numpy(x), torch.from_numpy(labels)
     if inner:
         network = network.to(memory_format=torch.channels_last)

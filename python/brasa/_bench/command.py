@@ -19,7 +19,9 @@ _RESNET = {"N": 4, "C": 64, "H": 56, "W": 56, "O": 64, "kernel": 3, "padding": 1
 FAMILIES: dict[str, Callable[[Sequence[str]], Iterator[Case]]] = {
     "matmul": lambda peers: (cases.matmul(n, n, n, peers) for n in (64, 256, 512, 1024)),
     "conv": lambda peers: (
-        cases.conv2d(layer, peers, backward=backward) for layer in (_LENET, _RESNET) for backward in (False, True)
+        cases.conv2d(layer, peers, backward=backward)
+        for layer in (_LENET, _RESNET)
+        for backward in (False, True)
     ),
     "pool": lambda peers: (
         cases.pool(kind, 2, 2, 0, peers, layout)
@@ -28,7 +30,8 @@ FAMILIES: dict[str, Callable[[Sequence[str]], Iterator[Case]]] = {
     ),
     "activation": lambda peers: (cases.activation(name, peers) for name in ("relu", "tanh", "gelu")),
     "norm": lambda peers: (
-        build(*shape, peers) for build, shape in ((cases.softmax, (4096, 1000)), (cases.layer_norm, (4096, 768)))
+        build(*shape, peers)
+        for build, shape in ((cases.softmax, (4096, 1000)), (cases.layer_norm, (4096, 768)))
     ),
     "train": lambda peers: (cases.training_step(model, 128, peers) for model in ("lenet", "mlp")),
 }
