@@ -73,7 +73,7 @@ def register(
 def _register_cupy(kind: type) -> Backend:
     cupy = sys.modules["cupy"]
     try:
-        from brasa import _cuda  # type: ignore[attr-defined]
+        from brasa import _cuda
     except ImportError as error:
         raise TypeError(
             "this build of brasa has no CUDA kernels, so it cannot compute on CuPy arrays; "

@@ -53,8 +53,9 @@ def native_activation(activation: Any) -> Native | None:
         raise ValueError(f"activation: expected (name, alpha, beta), got {activation!r}")
     if not parameters:
         return _DEFAULTS[name]
-    given = [_check.number("activation", p) for p in parameters]
-    return (ACTIVATIONS[name].kind, *given, *_DEFAULTS[name][1 + len(given) :])
+    kind, alpha, beta = _DEFAULTS[name]
+    given = [_check.number("activation", p) for p in parameters] + [alpha, beta][len(parameters) :]
+    return kind, given[0], given[1]
 
 
 def needs_input(native: Native) -> bool:
