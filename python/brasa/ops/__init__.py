@@ -10,5 +10,7 @@ from brasa.ops.activation import *
 from brasa.ops.activation import __all__ as _activation
 from brasa.ops.elementary import *
 from brasa.ops.elementary import __all__ as _elementary
+from brasa.ops.matmul import *
+from brasa.ops.matmul import __all__ as _matmul
 
-__all__ = [*_activation, *_elementary]
+__all__ = [*_activation, *_elementary, *_matmul]
