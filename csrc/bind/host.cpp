@@ -1,10 +1,13 @@
 // What _cpu has beside the operators: threads, instruction sets, memory and the arrays it hands out.
+#include <algorithm>
+#include <chrono>
 #include <vector>
 
 #include "bind/bind.h"
 #include "core/isa.h"
 #include "core/memory.h"
 #include "core/parallel.h"
+#include "probe/probe.h"
 
 namespace brasa {
 namespace {
@@ -72,6 +75,43 @@ std::vector<std::string> supported_isas() {
   return names;
 }
 
+/// The fewest seconds that one of `repeats` calls of f takes.
+template <class F> double best_seconds(int repeats, const F& f) {
+  using Clock = std::chrono::steady_clock;
+  double best = 1e300;
+  for (int i = 0; i < repeats; ++i) {
+    const auto start = Clock::now();
+    f();
+    best = std::min(best, std::chrono::duration<double>(Clock::now() - start).count());
+  }
+  return best;
+}
+
+Context probe_context(int threads) { return {.threads = std::clamp(threads, 1, 1024)}; }
+
+/// FMA operations per second on this many threads, in 1e9: the ceiling of every matrix product.
+template <class T> double fma_peak(int threads) {
+  const Context ctx = probe_context(threads);
+  std::vector<char> sink(size_t(ctx.threads) * 64);
+  const py::gil_scoped_release release;
+  int64_t operations = 0;
+  const double seconds = best_seconds(5, [&] {
+    operations = cpu::fma_loop<T>(ctx, reinterpret_cast<T*>(sink.data()), int64_t{100'000});
+  });
+  return double(operations) * ctx.threads / seconds / 1e9;
+}
+
+/// Bytes read plus bytes written per second of a copy of `bytes`, in 1e9.
+double copy_bandwidth(int64_t bytes, int threads) {
+  const Context ctx = probe_context(threads);
+  const int64_t n = std::clamp(bytes, int64_t{64}, int64_t{1} << 32) / int64_t(sizeof(float));
+  std::vector<float> x(size_t(n), 1.0f), y(size_t(n), 0.0f);
+  const py::gil_scoped_release release;
+  const double seconds =
+      best_seconds(5, [&] { cpu::copy_loop<float>(ctx, x.data(), y.data(), n); });
+  return 2.0 * double(n) * sizeof(float) / seconds / 1e9;
+}
+
 }  // namespace
 
 void bind_host(py::module_& m) {
@@ -95,6 +135,9 @@ void bind_host(py::module_& m) {
     return py::dict("in_use"_a = s.in_use, "cached"_a = s.cached, "scratch"_a = s.scratch);
   });
   m.def("empty_cache", &cpu::empty_cache);
+  m.def("_fma_peak", &fma_peak<float>, "threads"_a);
+  m.def("_fma_peak_float64", &fma_peak<double>, "threads"_a);
+  m.def("_copy_bandwidth", &copy_bandwidth, "bytes"_a, "threads"_a);
 }
 
 }  // namespace brasa
