@@ -1,4 +1,5 @@
-// What _cpu has beside the operators: threads, instruction sets, memory and the arrays it hands out.
+// What _cpu has beside the operators: threads, instruction sets, memory and the arrays it hands
+// out.
 #include <algorithm>
 #include <chrono>
 #include <vector>
@@ -87,29 +88,28 @@ template <class F> double best_seconds(int repeats, const F& f) {
   return best;
 }
 
-Context probe_context(int threads) { return {.threads = std::clamp(threads, 1, 1024)}; }
-
-/// FMA operations per second on this many threads, in 1e9: the ceiling of every matrix product.
-template <class T> double fma_peak(int threads) {
-  const Context ctx = probe_context(threads);
+/// FMA operations per second on the threads of the kernels: the ceiling of every matrix product.
+template <class T> double fma_peak() {
+  const Context ctx{.threads = cpu::num_threads()};
   std::vector<char> sink(size_t(ctx.threads) * 64);
   const py::gil_scoped_release release;
   int64_t operations = 0;
   const double seconds = best_seconds(5, [&] {
     operations = cpu::fma_loop<T>(ctx, reinterpret_cast<T*>(sink.data()), int64_t{100'000});
   });
-  return double(operations) * ctx.threads / seconds / 1e9;
+  return double(operations) * ctx.threads / seconds;
 }
 
-/// Bytes read plus bytes written per second of a copy of `bytes`, in 1e9.
-double copy_bandwidth(int64_t bytes, int threads) {
-  const Context ctx = probe_context(threads);
-  const int64_t n = std::clamp(bytes, int64_t{64}, int64_t{1} << 32) / int64_t(sizeof(float));
-  std::vector<float> x(size_t(n), 1.0f), y(size_t(n), 0.0f);
+/// Bytes read plus bytes written per second by a copy of x to y, on the threads of the kernels.
+double copy_bandwidth(const In& x, const Out& y) {
+  require_dtype(x, DType::float32);
+  require_same_dtype(x, y);
+  require_same_dense_layout(x, y);
+  const Context ctx = make_context(x);
   const py::gil_scoped_release release;
-  const double seconds =
-      best_seconds(5, [&] { cpu::copy_loop<float>(ctx, x.data(), y.data(), n); });
-  return 2.0 * double(n) * sizeof(float) / seconds / 1e9;
+  const double seconds = best_seconds(
+      3, [&] { cpu::copy_loop<float>(ctx, x.as<const float>(), y.as<float>(), x.size); });
+  return 2.0 * double(x.size) * sizeof(float) / seconds;
 }
 
 }  // namespace
@@ -135,9 +135,9 @@ void bind_host(py::module_& m) {
     return py::dict("in_use"_a = s.in_use, "cached"_a = s.cached, "scratch"_a = s.scratch);
   });
   m.def("empty_cache", &cpu::empty_cache);
-  m.def("_fma_peak", &fma_peak<float>, "threads"_a);
-  m.def("_fma_peak_float64", &fma_peak<double>, "threads"_a);
-  m.def("_copy_bandwidth", &copy_bandwidth, "bytes"_a, "threads"_a);
+  m.def("_fma_peak", &fma_peak<float>);
+  m.def("_fma_peak_float64", &fma_peak<double>);
+  m.def("_copy_bandwidth", &copy_bandwidth, "x"_a, "y"_a);
 }
 
 }  // namespace brasa

@@ -1,5 +1,6 @@
-// What fixes rounding: constants of this file change results, those of tiles.h only speed. They depend
-// on shapes alone; never on the batch size, the instruction set, a cache or the number of threads.
+// What fixes rounding: constants of this file change results, those of tiles.h only speed. They
+// depend on shapes alone; never on the batch size, the instruction set, a cache or the number of
+// threads.
 #pragma once
 
 #include <cstdint>
@@ -7,23 +8,23 @@
 namespace brasa::order {
 
 /// Matrix products add up K in blocks: one FMA chain per block, blocks added in order. 2 KiB of a
-/// column: 512 float32 keep a packed block in L1 and L2; 256 cost 3-5 % at 2048, because the result is
-/// read once more per block.
+/// column: 512 float32 keep a packed block in L1 and L2; 256 cost 3-5 % at 2048, because the result
+/// is read once more per block.
 template <class T> constexpr int64_t kGemmDepth = 2048 / int64_t(sizeof(T));
 
 /// Blocks of K are of even size: 513 is 256 + 257, not 512 + 1. K = 0 is one empty block.
 template <class T> constexpr int64_t gemm_blocks(int64_t k) {
   return k == 0 ? 1 : (k + kGemmDepth<T> - 1) / kGemmDepth<T>;
 }
-/// The first k of a block; gemm_block_begin(k, blocks, blocks) is k. The first k % blocks blocks are
-/// one longer.
+/// The first k of a block; gemm_block_begin(k, blocks, blocks) is k. The first k % blocks blocks
+/// are one longer.
 constexpr int64_t gemm_block_begin(int64_t k, int64_t blocks, int64_t block) {
   const int64_t longer = k % blocks;
   return k / blocks * block + (block < longer ? block : longer);
 }
 
-/// Gradients of vectors (bias, scale, shift) sum rows in blocks of this many: each block in order, the
-/// blocks in order.
+/// Gradients of vectors (bias, scale, shift) sum rows in blocks of this many: each block in order,
+/// the blocks in order.
 constexpr int64_t kRowBlock = 128;
 
 }  // namespace brasa::order

@@ -20,8 +20,8 @@ constexpr int kTileRows = 6, kWideTileRows = 3;
 #endif
 constexpr int kTileVectors = 2, kWideTileVectors = 4;
 
-/// Rows of A packed at a time: 144 x 512 float32 are 288 KiB, which stay in an L2 of 1 MiB beside the
-/// panels of B that stream past.
+/// Rows of A packed at a time: 144 x 512 float32 are 288 KiB, which stay in an L2 of 1 MiB beside
+/// the panels of B that stream past.
 constexpr int64_t kGemmRows = 144;
 
 /// Most bytes of B that a team packs at once: they stay in an L3 of 32 MiB beside A and the result.
@@ -30,8 +30,8 @@ constexpr int64_t kGemmPackedBytes = 12 << 20;
 /// Columns of a block of B: a row of the result is then re-read from L2, not from L3.
 constexpr int64_t kGemmColumns = 4096;
 
-/// Below this many multiply-adds a second thread costs more than it brings (0.5 us a region, measured:
-/// 64^3 gains 5 % from two threads, 96^3 50 %).
+/// Below this many multiply-adds a second thread costs more than it brings (0.5 us a region,
+/// measured: 64^3 gains 5 % from two threads, 96^3 50 %).
 constexpr int64_t kGemmSerialWork = 600'000;
 
 /// Chunks per thread: enough that a thread whose core is taken away is not waited for.

@@ -1,9 +1,10 @@
 // The steps of a matrix product on one register tile: pack_a, pack_b, multiply_tile, store_tile.
 //
 // A panel of B is `width` columns, packed as b[p * width + j]; a tile's rows of A are packed as
-// a[p * rows + i]. Both are the same gather of `minor` x `depth` elements. The micro-kernel broadcasts
-// A and streams B: 24 FMA on 14 loads per step of 12 x 2 vectors, accumulators in registers throughout.
-// There is one kernel per height and width, so that no tile computes padding but in its last vector.
+// a[p * rows + i]. Both are the same gather of `minor` x `depth` elements. The micro-kernel
+// broadcasts A and streams B: 24 FMA on 14 loads per step of 12 x 2 vectors, accumulators in
+// registers throughout. There is one kernel per height and width, so that no tile computes padding
+// but in its last vector.
 #pragma once
 
 #include "core/simd.h"
@@ -11,13 +12,16 @@
 
 namespace brasa::cpu::BRASA_ISA {
 
-// ------------------------------------------------------------------------------------------ packing
+// ----------------------------------------------------------------------------------------- packing
 
 template <int... I> struct Indices {};
 template <int N, int... I> struct MakeIndices : MakeIndices<N - 1, N - 1, I...> {};
-template <int... I> struct MakeIndices<0, I...> { using type = Indices<I...>; };
+template <int... I> struct MakeIndices<0, I...> {
+  using type = Indices<I...>;
+};
 
-/// Lanes l of a with bit S clear and lanes l - S of b, and the reverse: one step of a transposition.
+/// Lanes l of a with bit S clear and lanes l - S of b, and the reverse: one step of a
+/// transposition.
 template <int S, class V, int... L> BRASA_INLINE V mix_low(V a, V b, Indices<L...>) {
   constexpr int kWidth = int(sizeof...(L));
   return __builtin_shufflevector(a, b, ((L & S) ? kWidth + L - S : L)...);
@@ -44,11 +48,11 @@ template <class T, int S = 1> BRASA_INLINE void transpose(Vec<T>* rows) {
 }
 
 /// to[p * width + i] = from[i * minor + p], i < live, 0 for the other i of whole vectors: rows of
-/// contiguous depth, transposed in registers. Groups of rows go last first: what a group's vectors write
-/// beyond `width` belongs to the next p and is written after it.
+/// contiguous depth, transposed in registers. Groups of rows go last first: what a group's vectors
+/// write beyond `width` belongs to the next p and is written after it.
 template <class T>
-static void pack_transposed(const T* from, int64_t minor, int64_t depth, int64_t live, int64_t width,
-                            T* to) {
+static void pack_transposed(const T* from, int64_t minor, int64_t depth, int64_t live,
+                            int64_t width, T* to) {
   constexpr int kWidth = kLanes<T>;
   for (int64_t p = 0; p < depth; p += kWidth) {
     const int64_t steps = depth - p < kWidth ? depth - p : kWidth;
@@ -88,21 +92,22 @@ static void pack_contiguous(const T* from, int64_t step, int64_t depth, int64_t 
   }
 }
 
-/// to[p * width + i] = from[i * minor + p * step] for i < live, 0 up to the next whole vector or width.
-/// Writes up to a vector beyond depth * width where width is no multiple of one.
+/// to[p * width + i] = from[i * minor + p * step] for i < live, 0 up to the next whole vector or
+/// width. Writes up to a vector beyond depth * width where width is no multiple of one.
 template <class T>
 static void pack(const T* from, int64_t minor, int64_t step, int64_t depth, int64_t live,
                  int64_t width, T* to) {
   if (minor == 1) return pack_contiguous(from, step, depth, live, width, to);
   if (step == 1) return pack_transposed(from, minor, depth, live, width, to);
   for (int64_t p = 0; p < depth; ++p)
-    for (int64_t i = 0; i < width; ++i) to[p * width + i] = i < live ? from[i * minor + p * step] : T(0);
+    for (int64_t i = 0; i < width; ++i)
+      to[p * width + i] = i < live ? from[i * minor + p * step] : T(0);
 }
 
 /// Rows of A for one tile: to[p * rows + i] = a[i * row_stride + p * depth_stride].
 template <class T>
-static void pack_a(const T* a, int64_t row_stride, int64_t depth_stride, int64_t depth, int64_t rows,
-                   T* to) {
+static void pack_a(const T* a, int64_t row_stride, int64_t depth_stride, int64_t depth,
+                   int64_t rows, T* to) {
   pack(a, row_stride, depth_stride, depth, rows, rows, to);
 }
 
@@ -116,9 +121,10 @@ static void pack_b(const T* b, int64_t depth_stride, int64_t column_stride, int6
 /// Elements that packing may write beyond its target.
 template <class T> constexpr int64_t kPackSlack = 64 / int64_t(sizeof(T));
 
-// ----------------------------------------------------------------------------------------- multiply
+// ---------------------------------------------------------------------------------------- multiply
 
-/// C (rows x columns) = or += A (rows x depth) B (depth x columns); `columns` of the last vector live.
+/// C (rows x columns) = or += A (rows x depth) B (depth x columns); `columns` of the last vector
+/// live.
 template <class T> struct TileOperands {
   int64_t depth;
   const T* a;
@@ -203,15 +209,20 @@ template <class T, bool kColumnwise> static TileKernel<T> pick_tile(int64_t rows
   using Tall = typename MakeIndices<kTileRows>::type;
   using Wide = typename MakeIndices<kWideTileRows>::type;
   switch (vectors) {
-    case 1: return pick_rows<T, 1, kColumnwise>(rows, Tall{});
-    case 2: return pick_rows<T, 2, kColumnwise>(rows, Tall{});
-    case 3: return pick_rows<T, 3, kColumnwise>(rows, Wide{});
-    default: return pick_rows<T, 4, kColumnwise>(rows, Wide{});
+    case 1:
+      return pick_rows<T, 1, kColumnwise>(rows, Tall{});
+    case 2:
+      return pick_rows<T, 2, kColumnwise>(rows, Tall{});
+    case 3:
+      return pick_rows<T, 3, kColumnwise>(rows, Wide{});
+    default:
+      return pick_rows<T, 4, kColumnwise>(rows, Wide{});
   }
 }
 
 /// The kernel for tiles of `rows` x `vectors`: look it up outside the loops over K.
-template <class T> static TileKernel<T> tile_kernel(int64_t rows, int64_t vectors, bool columnwise) {
+template <class T>
+static TileKernel<T> tile_kernel(int64_t rows, int64_t vectors, bool columnwise) {
   return columnwise ? pick_tile<T, true>(rows, vectors) : pick_tile<T, false>(rows, vectors);
 }
 

@@ -8,9 +8,10 @@
 
 namespace brasa::cpu::BRASA_ISA {
 
-// --------------------------------------------------------------------------------------------- plan
+// -------------------------------------------------------------------------------------------- plan
 
-/// Where the kernels read B from: as it lies; packed by each thread just before use; packed by the team.
+/// Where the kernels read B from: as it lies; packed by each thread just before use; packed by the
+/// team.
 enum class Source { in_place, packed_by_thread, packed_by_team };
 
 /// How one product is cut up. Everything here is speed; no choice changes a bit of the result.
@@ -24,9 +25,15 @@ struct Plan {
   int64_t shared_elements, thread_elements;
 };
 
-BRASA_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-BRASA_INLINE int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
-BRASA_INLINE int64_t at_least(int64_t a, int64_t b) { return a > b ? a : b; }
+BRASA_INLINE int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
+BRASA_INLINE int64_t at_most(int64_t a, int64_t b) {
+  return a < b ? a : b;
+}
+BRASA_INLINE int64_t at_least(int64_t a, int64_t b) {
+  return a > b ? a : b;
+}
 
 /// Cuts the work into chunks of whole row tiles, and of columns too where rows alone are too few.
 template <class T> static void plan_chunks(Plan& plan, int threads) {
@@ -63,10 +70,10 @@ template <class T> static Plan make_plan(const MatmulParams& p, int threads) {
   if (p.b_column == 1 && (p.m <= 2 * plan.tile_rows || b_is_small)) {
     plan.b_source = Source::in_place;
   } else {
-    plan.b_source =
-        p.m <= 4 * plan.tile_rows ? Source::packed_by_thread : Source::packed_by_team;
+    plan.b_source = p.m <= 4 * plan.tile_rows ? Source::packed_by_thread : Source::packed_by_team;
   }
-  const bool a_is_small = p.m * p.k * int64_t(sizeof(T)) <= 256 * 1024 || p.n <= 2 * plan.panel_columns;
+  const bool a_is_small =
+      p.m * p.k * int64_t(sizeof(T)) <= 256 * 1024 || p.n <= 2 * plan.panel_columns;
   plan.pack_a = (p.a_row != 1 && p.a_depth != 1) || !a_is_small;
   plan.columnwise = plan.pack_a || p.a_row == 1;
 
@@ -86,7 +93,7 @@ template <class T> static Plan make_plan(const MatmulParams& p, int threads) {
   return plan;
 }
 
-// ---------------------------------------------------------------------------------------- one product
+// ------------------------------------------------------------------------------------- one product
 
 /// Next pieces of work of a team: panels to pack, chunks to multiply.
 struct Counters {
@@ -96,7 +103,9 @@ struct Counters {
 BRASA_INLINE int64_t take(int64_t* counter) {
   return __atomic_fetch_add(counter, 1, __ATOMIC_RELAXED);
 }
-BRASA_INLINE void restart(int64_t* counter) { __atomic_store_n(counter, 0, __ATOMIC_RELAXED); }
+BRASA_INLINE void restart(int64_t* counter) {
+  __atomic_store_n(counter, 0, __ATOMIC_RELAXED);
+}
 
 /// One position of the batch, and the scratch it is computed with.
 template <class T> struct Product {
@@ -147,12 +156,14 @@ template <class T> BRASA_INLINE int64_t panel_width(const Product<T>& g, int64_t
   return at_most(g.plan.panel_columns, g.p.n - panel * g.plan.panel_columns);
 }
 
-/// Where a panel packed by the team lies. Blocks of one group may differ in depth by one: the place is
-/// reserved for the deepest.
+/// Where a panel packed by the team lies. Blocks of one group may differ in depth by one: the place
+/// is reserved for the deepest.
 template <class T>
-BRASA_INLINE T* shared_panel(const Product<T>& g, const Group& group, int64_t panel, int64_t block) {
+BRASA_INLINE T* shared_panel(const Product<T>& g, const Group& group, int64_t panel,
+                             int64_t block) {
   const int64_t depth = at_most(g.p.k, order::kGemmDepth<T>);
-  const int64_t index = (block - group.block_begin) * g.plan.block_panels + panel - group.panel_begin;
+  const int64_t index =
+      (block - group.block_begin) * g.plan.block_panels + panel - group.panel_begin;
   return g.shared + index * g.plan.panel_columns * depth;
 }
 
@@ -164,8 +175,8 @@ static void pack_panel(const Product<T>& g, const DepthBlock& d, int64_t panel, 
 
 /// A panel as the kernels read it, packed now when it has to be.
 template <class T>
-static const T* panel_of_b(const Product<T>& g, const Group& group, const DepthBlock& d, int64_t block,
-                           int64_t panel, T* own, int64_t& stride) {
+static const T* panel_of_b(const Product<T>& g, const Group& group, const DepthBlock& d,
+                           int64_t block, int64_t panel, T* own, int64_t& stride) {
   stride = g.plan.panel_columns;
   if (g.plan.b_source == Source::packed_by_team) return shared_panel(g, group, panel, block);
   if (g.plan.b_source == Source::in_place && panel_width(g, panel) == g.plan.panel_columns) {
@@ -180,13 +191,15 @@ template <class T>
 static void finish_tile(const Product<T>& g, const TileOperands<T>& t, int64_t rows, int64_t row,
                         int64_t column) {
   for (int64_t i = 0; i < rows; ++i)
-    g.epilogue.apply(t.c + i * t.c_stride, t.columns, column, g.offset + (row + i) * g.p.n + column);
+    g.epilogue.apply(t.c + i * t.c_stride, t.columns, column,
+                     g.offset + (row + i) * g.p.n + column);
 }
 
 /// All tiles of rows [tile_begin, tile_end) against one panel.
 template <class T>
-static void multiply_panel(const Product<T>& g, const DepthBlock& d, TileOperands<T> t, int64_t panel,
-                           int64_t first_tile, int64_t last_tile, const T* packed_a) {
+static void multiply_panel(const Product<T>& g, const DepthBlock& d, TileOperands<T> t,
+                           int64_t panel, int64_t first_tile, int64_t last_tile,
+                           const T* packed_a) {
   const int64_t column = panel * g.plan.panel_columns, first_row = tile_begin(g, first_tile);
   const int64_t vectors = ceil_div(panel_width(g, panel), kLanes<T>);
   const bool finish = d.last && !g.epilogue.epilogue.is_trivial();
@@ -255,8 +268,8 @@ static void multiply_group(const Product<T>& g, const Group& group, Counters& co
   }
 }
 
-/// One member's part of a product; every member calls it. A counter is set back while no member can be
-/// in the phase that uses it: between the barriers around the other phase.
+/// One member's part of a product; every member calls it. A counter is set back while no member can
+/// be in the phase that uses it: between the barriers around the other phase.
 template <class T>
 static void multiply(const Product<T>& g, Counters& counters, int member, const Barrier& barrier,
                      T* own) {
@@ -280,7 +293,7 @@ static void multiply(const Product<T>& g, Counters& counters, int member, const 
   }
 }
 
-// ------------------------------------------------------------------------------------------- one row
+// ----------------------------------------------------------------------------------------- one row
 
 /// Columns of one strip of a single row: its sums stay in L1 while rows of B stream past.
 constexpr int64_t kStripColumns = 1024;
@@ -294,9 +307,12 @@ static void add_rows(const T* a, int64_t a_depth, const T* b, int64_t b_depth, i
   for (; p + 4 <= depth; p += 4, b += 4 * b_depth) {
     Vec<T> x[4];
     for (int i = 0; i < 4; ++i) x[i] = broadcast(a[(p + i) * a_depth]);
-    map_range(0, columns, [=](Vec<T> s, Vec<T> b0, Vec<T> b1, Vec<T> b2, Vec<T> b3) {
-      return fma(x[3], b3, fma(x[2], b2, fma(x[1], b1, fma(x[0], b0, s))));
-    }, sum, sum, b, b + b_depth, b + 2 * b_depth, b + 3 * b_depth);
+    map_range(
+        0, columns,
+        [=](Vec<T> s, Vec<T> b0, Vec<T> b1, Vec<T> b2, Vec<T> b3) {
+          return fma(x[3], b3, fma(x[2], b2, fma(x[1], b1, fma(x[0], b0, s))));
+        },
+        sum, sum, b, b + b_depth, b + 2 * b_depth, b + 3 * b_depth);
   }
   for (; p < depth; ++p, b += b_depth) {
     const Vec<T> x = broadcast(a[p * a_depth]);
@@ -318,11 +334,15 @@ template <class T> static void multiply_row(const Product<T>& g, int64_t begin, 
   if (!g.epilogue.epilogue.is_trivial()) g.epilogue.apply(c, columns, begin, g.offset + begin);
 }
 
-// ------------------------------------------------------------------------------------- entry points
+// ------------------------------------------------------------------------------------ entry points
 
-static bool is_row(const MatmulParams& p) { return p.m == 1 && p.b_column == 1; }
+static bool is_row(const MatmulParams& p) {
+  return p.m == 1 && p.b_column == 1;
+}
 
-static int64_t work(const MatmulParams& p) { return p.m * p.n * p.k * p.sum.count; }
+static int64_t work(const MatmulParams& p) {
+  return p.m * p.n * p.k * p.sum.count;
+}
 
 /// A batch of products too small to share is shared out product by product.
 static bool by_product(const MatmulParams& p, int threads) {
@@ -344,8 +364,9 @@ template <class T> size_t matmul_workspace(const MatmulParams& p, int threads) {
 }
 
 template <class T>
-static Product<T> product_at(const MatmulParams& p, const Plan& plan, const RowEpilogue<T>& epilogue,
-                             const T* a, const T* b, T* y, int64_t index) {
+static Product<T> product_at(const MatmulParams& p, const Plan& plan,
+                             const RowEpilogue<T>& epilogue, const T* a, const T* b, T* y,
+                             int64_t index) {
   int64_t a_offset = 0, b_offset = 0;
   add_offsets(p.batch, index, a_offset, b_offset);
   const int64_t offset = index * p.m * p.n;
@@ -405,15 +426,16 @@ void matmul(Context ctx, const MatmulParams& p, const T* a, const T* b, T* y,
       multiply(g, alone, 0, Barrier{nullptr}, own);
     }
   };
-  if (ctx.threads == 1) body(0, 1, Barrier{nullptr});
-  else parallel_team(ctx, body);
+  if (ctx.threads == 1)
+    body(0, 1, Barrier{nullptr});
+  else
+    parallel_team(ctx, body);
 }
 
 /// Columns that one chunk of column_sums adds up: 8 vectors of AVX-512 in registers.
 constexpr int64_t kSumColumns = 128;
 
-template <class T>
-void column_sums(Context ctx, const T* x, T* y, int64_t rows, int64_t columns) {
+template <class T> void column_sums(Context ctx, const T* x, T* y, int64_t rows, int64_t columns) {
   parallel_for(ctx, columns, kSumColumns, [&](int64_t begin, int64_t end) {
     for (int64_t column = begin; column < end; column += kSumColumns) {
       const int64_t width = at_most(end - column, kSumColumns);

@@ -1,8 +1,7 @@
-#include "matmul/matmul.h"
-
 #include "core/device.cuh"
 #include "core/epilogue.cuh"
 #include "core/order.h"
+#include "matmul/matmul.h"
 
 namespace brasa::cuda {
 
@@ -26,8 +25,9 @@ BRASA_DEVICE_FN void add_offsets(const BatchDims& dims, int64_t index, int64_t& 
 /// tile[p][i] = from[(first + i) * minor + (depth_first + p) * step], 0 outside of extent x depth.
 /// Neighbouring threads follow the dimension that is contiguous.
 template <class T, int kTile>
-BRASA_DEVICE_FN void load_tile(SharedTile<T, kTile>& tile, const T* from, int64_t minor, int64_t step,
-                               int64_t first, int64_t extent, int64_t depth_first, int64_t depth) {
+BRASA_DEVICE_FN void load_tile(SharedTile<T, kTile>& tile, const T* from, int64_t minor,
+                               int64_t step, int64_t first, int64_t extent, int64_t depth_first,
+                               int64_t depth) {
   for (int e = int(threadIdx.x); e < kTile * kDepth; e += kThreads) {
     const int p = step == 1 ? e % kDepth : e / kTile;
     const int i = step == 1 ? e / kDepth : e % kTile;
@@ -55,8 +55,9 @@ BRASA_DEVICE_FN void load_fragment(const T* row, int thread, T (&fragment)[kPer]
 
 /// sum += A-tile x B-tile, (kPer, kPer) of a thread over the kDepth steps in shared memory.
 template <class T, int kTile, int kPer>
-BRASA_DEVICE_FN void multiply_tile(const SharedTile<T, kTile>& a_tile, const SharedTile<T, kTile>& b_tile,
-                                   int thread_row, int thread_column, T (&sum)[kPer][kPer]) {
+BRASA_DEVICE_FN void multiply_tile(const SharedTile<T, kTile>& a_tile,
+                                   const SharedTile<T, kTile>& b_tile, int thread_row,
+                                   int thread_column, T (&sum)[kPer][kPer]) {
 #pragma unroll 4
   for (int p = 0; p < kDepth; ++p) {
     T a[kPer], b[kPer];
@@ -72,9 +73,9 @@ BRASA_DEVICE_FN void multiply_tile(const SharedTile<T, kTile>& a_tile, const Sha
 
 /// Writes a thread's results, then goes over them with the activation.
 template <class T, int kPer>
-BRASA_DEVICE_FN void store_tile(const MatmulParams& p, const Epilogue<T>& epilogue, T* y, int64_t offset,
-                                int64_t row, int64_t column, int thread_row, int thread_column,
-                                const T (&sum)[kPer][kPer]) {
+BRASA_DEVICE_FN void store_tile(const MatmulParams& p, const Epilogue<T>& epilogue, T* y,
+                                int64_t offset, int64_t row, int64_t column, int thread_row,
+                                int thread_column, const T (&sum)[kPer][kPer]) {
 #pragma unroll
   for (int i = 0; i < kPer; ++i) {
 #pragma unroll
@@ -96,8 +97,8 @@ BRASA_DEVICE_FN void store_tile(const MatmulParams& p, const Epilogue<T>& epilog
   });
 }
 
-/// A block computes kTile x kTile results, a thread kPer x kPer of them; blockIdx.x counts tiles, row by
-/// row, blockIdx.z positions of the batch.
+/// A block computes kTile x kTile results, a thread kPer x kPer of them; blockIdx.x counts tiles,
+/// row by row, blockIdx.z positions of the batch.
 template <class T, int kPer>
 __global__ void __launch_bounds__(kThreads, 1)
     matmul_kernel(MatmulParams p, const T* a, const T* b, T* y, Epilogue<T> epilogue) {
@@ -121,7 +122,8 @@ __global__ void __launch_bounds__(kThreads, 1)
         multiply_tile<T, kTile, kPer>(a_tile, b_tile, thread_row, thread_column, sum);
       }
     }
-    store_tile<T, kPer>(p, epilogue, y, item * p.m * p.n, row, column, thread_row, thread_column, sum);
+    store_tile<T, kPer>(p, epilogue, y, item * p.m * p.n, row, column, thread_row, thread_column,
+                        sum);
   }
 }
 
@@ -136,7 +138,8 @@ __global__ void __launch_bounds__(kSumColumns* kSumGroups)
   const int64_t column = int64_t(blockIdx.x) * kSumColumns + lane;
   T total = 0;
   if (column < columns) {
-    for (int64_t begin = group * order::kRowBlock; begin < rows; begin += kSumGroups * order::kRowBlock) {
+    for (int64_t begin = group * order::kRowBlock; begin < rows;
+         begin += kSumGroups * order::kRowBlock) {
       const int64_t end = begin + order::kRowBlock < rows ? begin + order::kRowBlock : rows;
       T block = 0;
       for (int64_t row = begin; row < end; ++row) block += x[row * columns + column];
@@ -150,9 +153,11 @@ __global__ void __launch_bounds__(kSumColumns* kSumGroups)
   y[column] = total;
 }
 
-// ---------------------------------------------------------------------------------------- launchers
+// --------------------------------------------------------------------------------------- launchers
 
-template <class T> size_t matmul_workspace(const MatmulParams&, int) { return 0; }
+template <class T> size_t matmul_workspace(const MatmulParams&, int) {
+  return 0;
+}
 
 template <class T, int kPer>
 static void launch_matmul(Context ctx, const MatmulParams& p, const T* a, const T* b, T* y,
@@ -160,7 +165,8 @@ static void launch_matmul(Context ctx, const MatmulParams& p, const T* a, const 
   constexpr int64_t kTile = kSide * kPer;
   const int64_t tiles = simt::ceil_div(p.m, kTile) * simt::ceil_div(p.n, kTile);
   const int64_t items = p.batch.count < kMaxGridZ ? p.batch.count : kMaxGridZ;
-  simt::launch({.grid = dim3(unsigned(tiles), 1, unsigned(items)), .block = dim3(kThreads),
+  simt::launch({.grid = dim3(unsigned(tiles), 1, unsigned(items)),
+                .block = dim3(kThreads),
                 .stream = static_cast<simt::stream_t>(ctx.stream)},
                matmul_kernel<T, kPer>, p, a, b, y, epilogue);
 }
@@ -169,8 +175,8 @@ template <class T>
 void matmul(Context ctx, const MatmulParams& p, const T* a, const T* b, T* y,
             const Epilogue<T>& epilogue) {
   if (p.m == 0 || p.n == 0 || p.batch.count == 0) return;
-  // 128 x 128 tiles read shared memory half as often, but must be enough for every multiprocessor; in
-  // float64 they do not fit into the registers.
+  // 128 x 128 tiles read shared memory half as often, but must be enough for every multiprocessor;
+  // in float64 they do not fit into the registers.
   constexpr int64_t kEnoughTiles = 132;
   const int64_t large = simt::ceil_div<int64_t>(p.m, 128) * simt::ceil_div<int64_t>(p.n, 128);
   if constexpr (sizeof(T) == 4) {
@@ -181,11 +187,11 @@ void matmul(Context ctx, const MatmulParams& p, const T* a, const T* b, T* y,
   launch_matmul<T, 4>(ctx, p, a, b, y, epilogue);
 }
 
-template <class T>
-void column_sums(Context ctx, const T* x, T* y, int64_t rows, int64_t columns) {
+template <class T> void column_sums(Context ctx, const T* x, T* y, int64_t rows, int64_t columns) {
   if (columns == 0) return;
   const int64_t blocks = simt::ceil_div<int64_t>(columns, kSumColumns);
-  simt::launch({.grid = dim3(unsigned(blocks)), .block = dim3(kSumColumns * kSumGroups),
+  simt::launch({.grid = dim3(unsigned(blocks)),
+                .block = dim3(kSumColumns * kSumGroups),
                 .stream = static_cast<simt::stream_t>(ctx.stream)},
                column_sums_kernel<T>, x, y, rows, columns);
 }

@@ -2,19 +2,19 @@
 //
 //   y[i, j] = f(sum_k a[i, k] b[k, j] + bias[j] + residual[i, j])
 //
-// Rounding: each y[i, j] is one FMA chain over ascending k per block of K (core/order.h), blocks added in
-// order, whatever the path, the instruction set (`baseline` has no FMA), the number of threads and the
-// rows beside it. Longest chain: min(K, 512) float32, 256 float64.
+// Rounding: each y[i, j] is one FMA chain over ascending k per block of K (core/order.h), blocks
+// added in order, whatever the path, the instruction set (`baseline` has no FMA), the number of
+// threads and the rows beside it. Longest chain: min(K, 512) float32, 256 float64.
 //
 // Floor: 2 m n k operations at the FMA peak; below some 8 rows the bytes of B.
 //
-// CPU (gemm_tile.h has the steps): B is packed in panels of one tile's width, by the whole team, and read
-// by all; chunks of rows are handed out from a counter, each packs its rows of A. Two barriers per 12 MiB
-// of packed B, none per block of K. What is not packed, because packing would not pay: A while it is
-// small or lies as the tile reads it, B where few rows read it and its rows are contiguous. One row with
-// a contiguous B walks B row by row.
-// Lost: static partition with a barrier per block of K (a second process on a core halves it); 14x32 and
-// 8x48 tiles (equal in L1, worse remainders); packing both operands always (-5 % up to 384).
+// CPU (gemm_tile.h has the steps): B is packed in panels of one tile's width, by the whole team,
+// and read by all; chunks of rows are handed out from a counter, each packs its rows of A. Two
+// barriers per 12 MiB of packed B, none per block of K. What is not packed, because packing would
+// not pay: A while it is small or lies as the tile reads it, B where few rows read it and its rows
+// are contiguous. One row with a contiguous B walks B row by row. Lost: static partition with a
+// barrier per block of K (a second process on a core halves it); 14x32 and 8x48 tiles (equal in L1,
+// worse remainders); packing both operands always (-5 % up to 384).
 //
 // CUDA: 64 x 64 tiles of shared memory, 4 x 4 results per thread; one chain over all of K.
 #pragma once

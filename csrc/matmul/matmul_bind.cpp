@@ -1,12 +1,11 @@
-#include "matmul/matmul.h"
-
 #include "bind/bind.h"
+#include "matmul/matmul.h"
 
 namespace brasa {
 namespace {
 
-/// Extent of dimension `d` of the result's batch in `x`, whose batch is aligned to its end; 1 where x
-/// has none. With its stride: 0 where x is repeated.
+/// Extent of dimension `d` of the result's batch in `x`, whose batch is aligned to its end; 1 where
+/// x has none. With its stride: 0 where x is repeated.
 struct BatchExtent {
   int64_t extent, stride;
 };
@@ -101,48 +100,55 @@ int64_t checked_work(const MatmulParams& p) {
 }
 
 void bind_forward(py::module_& m) {
-  m.def("matmul", [](In a, In b, OptionalIn bias, OptionalIn residual, Out y, OptionalOut saved,
-                     bool transpose_a, bool transpose_b, Activation activation) {
-    const MatmulParams p = read_params(a, b, y, transpose_a, transpose_b, bool(bias));
-    const int64_t work = checked_work(p);
-    if (bias) {
-      require_same_dtype(a, bias);
-      require_shape(bias, y.shape[y.rank - 1]);
-      require_c_order(bias);
-    }
-    for (const ArrayView& x : {ArrayView(residual), ArrayView(saved)}) {
-      if (is_none(x)) continue;
-      require_same_dtype(a, x);
-      require_same_shape(y, x);
-      require_c_order(x);
-    }
-    Context ctx = make_context(a);
-    visit<float, double>(a.dtype, [&]<class T>() {
-      const Workspace scratch(ctx, device::matmul_workspace<T>(p, ctx.threads));
-      const Epilogue<T> epilogue{bias.as<const T>(), residual.as<const T>(), saved.as<T>(), activation};
-      const ReleaseGil gil(work / 16);
-      device::matmul<T>(ctx, p, a.as<const T>(), b.as<const T>(), y.as<T>(), epilogue);
-    });
-  }, "a"_a, "b"_a, "bias"_a, "residual"_a, "y"_a, "saved"_a, "transpose_a"_a, "transpose_b"_a,
-     "activation"_a);
+  m.def(
+      "matmul",
+      [](In a, In b, OptionalIn bias, OptionalIn residual, Out y, OptionalOut saved,
+         bool transpose_a, bool transpose_b, Activation activation) {
+        const MatmulParams p = read_params(a, b, y, transpose_a, transpose_b, bool(bias));
+        const int64_t work = checked_work(p);
+        if (bias) {
+          require_same_dtype(a, bias);
+          require_shape(bias, y.shape[y.rank - 1]);
+          require_c_order(bias);
+        }
+        for (const ArrayView& x : {ArrayView(residual), ArrayView(saved)}) {
+          if (is_none(x)) continue;
+          require_same_dtype(a, x);
+          require_same_shape(y, x);
+          require_c_order(x);
+        }
+        Context ctx = make_context(a);
+        visit<float, double>(a.dtype, [&]<class T>() {
+          const Workspace scratch(ctx, device::matmul_workspace<T>(p, ctx.threads));
+          const Epilogue<T> epilogue{bias.as<const T>(), residual.as<const T>(), saved.as<T>(),
+                                     activation};
+          const ReleaseGil gil(work / 16);
+          device::matmul<T>(ctx, p, a.as<const T>(), b.as<const T>(), y.as<T>(), epilogue);
+        });
+      },
+      "a"_a, "b"_a, "bias"_a, "residual"_a, "y"_a, "saved"_a, "transpose_a"_a, "transpose_b"_a,
+      "activation"_a);
 }
 
 }  // namespace
 
 void bind_matmul(py::module_& m) {
   bind_forward(m);
-  m.def("column_sums", [](In x, Out y) {
-    require_rank(x, 2);
-    require_c_order(x);
-    require_same_dtype(x, y);
-    require_shape(y, x.shape[1]);
-    require_c_order(y);
-    const Context ctx = make_context(x);
-    const ReleaseGil gil(x.size);
-    visit<float, double>(x.dtype, [&]<class T>() {
-      device::column_sums<T>(ctx, x.as<const T>(), y.as<T>(), x.shape[0], x.shape[1]);
-    });
-  }, "x"_a, "y"_a);
+  m.def(
+      "column_sums",
+      [](In x, Out y) {
+        require_rank(x, 2);
+        require_c_order(x);
+        require_same_dtype(x, y);
+        require_shape(y, x.shape[1]);
+        require_c_order(y);
+        const Context ctx = make_context(x);
+        const ReleaseGil gil(x.size);
+        visit<float, double>(x.dtype, [&]<class T>() {
+          device::column_sums<T>(ctx, x.as<const T>(), y.as<T>(), x.shape[0], x.shape[1]);
+        });
+      },
+      "x"_a, "y"_a);
 }
 
 }  // namespace brasa

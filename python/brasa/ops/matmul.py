@@ -39,8 +39,12 @@ def _result_shape(a: Any, b: Any, transpose_a: bool, transpose_b: bool) -> tuple
     m, depth = a.shape[-2:] if not transpose_a else a.shape[:-3:-1]
     k, n = b.shape[-2:] if not transpose_b else b.shape[:-3:-1]
     if k != depth:
-        flags = "".join(f", {x}=True" for x, on in (("transpose_a", transpose_a), ("transpose_b", transpose_b)) if on)
-        raise ValueError(f"b: expected an inner dimension of {depth} as a has{flags}, got a {a.shape}, b {b.shape}")
+        flags = "".join(
+            f", {x}=True" for x, on in (("transpose_a", transpose_a), ("transpose_b", transpose_b)) if on
+        )
+        raise ValueError(
+            f"b: expected an inner dimension of {depth} as a has{flags}, got a {a.shape}, b {b.shape}"
+        )
     if a.ndim == b.ndim == 2:
         return (m, n)
     return (*_batch_shape(a, b), m, n)
