@@ -25,7 +25,9 @@ constexpr size_t kPage = 4096;
 constexpr int kPoison = 0xff;
 constexpr size_t kRedZone = 16;  // bytes between two shared arrays that belong to none
 
-std::mutex runtime_mutex;
+// Recursive: the linker may give the runtime an instrumented copy of a library template, whose
+// accesses are noted, and looked up, while the lock is held.
+std::recursive_mutex runtime_mutex;
 
 std::map<uintptr_t, Buffer>& buffers() {
   static std::map<uintptr_t, Buffer> by_mapping;
