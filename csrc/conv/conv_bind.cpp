@@ -1,7 +1,149 @@
+#include <array>
+
 #include "bind/bind.h"
+#include "conv/conv.h"
 
 namespace brasa {
+namespace {
 
-void bind_conv(py::module_&) {}
+/// (stride, padding as (before, after) pairs, dilation, groups), one entry per spatial dimension.
+struct Geometry {
+  std::vector<int64_t> stride, padding, dilation;
+  int64_t groups;
+};
+
+int64_t out_extent(const ConvParams& p, int d) {
+  BRASA_REQUIRE(p.stride[d] > 0 && p.dilation[d] > 0, "stride and dilation must be positive");
+  BRASA_REQUIRE(p.pad_begin[d] >= 0 && p.pad_end[d] >= 0, "padding must not be negative");
+  const int64_t window = checked_add(checked_multiply(p.dilation[d], p.kernel[d] - 1), 1);
+  const int64_t padded = checked_add(p.in[d], checked_add(p.pad_begin[d], p.pad_end[d]));
+  BRASA_REQUIRE(window <= padded, "the kernel is larger than the padded image");
+  return (padded - window) / p.stride[d] + 1;
+}
+
+/// The parameters that x, weight and y fit together under; throws when they do not.
+ConvParams make_params(const ArrayView& x, const ArrayView& weight, const ArrayView& y,
+                       const Geometry& geometry) {
+  const int spatial = x.rank - 2;
+  BRASA_REQUIRE(spatial >= 1 && spatial <= 3, "images of 1 to 3 dimensions needed");
+  require_rank(weight, x.rank);
+  require_rank(y, x.rank);
+  require_same_dtype(x, weight);
+  require_same_dtype(x, y);
+  require_c_order(weight);
+  BRASA_REQUIRE(is_channels_last(y), "channels-last y needed");
+  BRASA_REQUIRE(layout_of(x) != Layout::strided, "dense x needed");
+  BRASA_REQUIRE(int(geometry.stride.size()) == spatial &&
+                    int(geometry.dilation.size()) == spatial &&
+                    int(geometry.padding.size()) == 2 * spatial,
+                "one stride, dilation and pair of paddings per dimension needed");
+  ConvParams p{x.shape[0], x.shape[1],         weight.shape[0], geometry.groups, {1, 1, 1},
+               {1, 1, 1},  {1, 1, 1},          {1, 1, 1},       {1, 1, 1},       {},
+               {},         is_channels_last(x)};
+  BRASA_REQUIRE(p.groups > 0 && p.in_channels > 0 && p.out_channels > 0,
+                "channels and groups must be positive");
+  BRASA_REQUIRE(p.in_channels % p.groups == 0 && p.out_channels % p.groups == 0,
+                "groups must divide the channels");
+  BRASA_REQUIRE(weight.shape[1] == p.group_in(), "the weight does not fit the channels of x");
+  BRASA_REQUIRE(y.shape[0] == p.batch && y.shape[1] == p.out_channels,
+                "y does not fit x and weight");
+  for (int i = 0; i < spatial; ++i) {
+    const int d = 3 - spatial + i;
+    p.in[d] = x.shape[2 + i];
+    p.kernel[d] = weight.shape[2 + i];
+    p.out[d] = y.shape[2 + i];
+    p.stride[d] = geometry.stride[i];
+    p.dilation[d] = geometry.dilation[i];
+    p.pad_begin[d] = geometry.padding[2 * i];
+    p.pad_end[d] = geometry.padding[2 * i + 1];
+    BRASA_REQUIRE(p.in[d] > 0 && p.kernel[d] > 0, "empty images or kernels");
+    BRASA_REQUIRE(p.out[d] == out_extent(p, d), "y does not fit x and weight");
+  }
+  return p;
+}
+
+/// Multiply-adds / 16, for ReleaseGil.
+int64_t work_of(const ConvParams& p) {
+  return int64_t(double(p.batch) * double(p.out_pixels()) * double(p.out_channels) *
+                 double(p.group_in()) * double(p.taps()) / 16);
+}
+
+void require_like_result(const OptionalIn& a, const ArrayView& y) {
+  if (!a) return;
+  require_same_dtype(a, y);
+  require_same_dense_layout(a, y);
+}
+
+void forward(In x, In weight, OptionalIn bias, OptionalIn residual, OptionalOut pre_activation,
+             Out y, const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
+             const std::vector<int64_t>& dilation, int64_t groups, Activation activation) {
+  const ConvParams params = make_params(x, weight, y, {stride, padding, dilation, groups});
+  if (bias) {
+    require_same_dtype(bias, x);
+    require_shape(bias, params.out_channels);
+    require_c_order(bias);
+  }
+  require_like_result(residual, y);
+  if (pre_activation) {
+    require_same_dtype(pre_activation, y);
+    require_same_dense_layout(pre_activation, y);
+  }
+  Context ctx = make_context(x);
+  visit<float, double>(x.dtype, [&]<class T>() {
+    const Workspace workspace(ctx, device::conv_forward_workspace<T>(params));
+    const Epilogue<T> epilogue{bias.as<const T>(), residual.as<const T>(), pre_activation.as<T>(),
+                               activation};
+    const ReleaseGil gil(work_of(params));
+    device::conv_forward<T>(ctx, x.as<const T>(), weight.as<const T>(), y.as<T>(), params,
+                            epilogue);
+  });
+}
+
+void backward_input(In dy, In weight, Out dx, const std::vector<int64_t>& stride,
+                    const std::vector<int64_t>& padding, const std::vector<int64_t>& dilation,
+                    int64_t groups) {
+  const ConvParams params = make_params(dx, weight, dy, {stride, padding, dilation, groups});
+  Context ctx = make_context(dy);
+  visit<float, double>(dy.dtype, [&]<class T>() {
+    const Workspace workspace(ctx, device::conv_backward_input_workspace<T>(params));
+    const ReleaseGil gil(work_of(params));
+    device::conv_backward_input<T>(ctx, dy.as<const T>(), weight.as<const T>(), dx.as<T>(), params);
+  });
+}
+
+/// `weight` gives the shape alone.
+void backward_weight(In dy, In x, In weight, OptionalOut dweight, OptionalOut dbias,
+                     const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
+                     const std::vector<int64_t>& dilation, int64_t groups) {
+  const ConvParams params = make_params(x, weight, dy, {stride, padding, dilation, groups});
+  if (dweight) {
+    require_same_dtype(dweight, dy);
+    require_same_shape(dweight, weight);
+    require_c_order(dweight);
+  }
+  if (dbias) {
+    require_same_dtype(dbias, dy);
+    require_shape(dbias, params.out_channels);
+    require_c_order(dbias);
+  }
+  Context ctx = make_context(dy);
+  visit<float, double>(dy.dtype, [&]<class T>() {
+    const Workspace workspace(ctx, device::conv_backward_weight_workspace<T>(params));
+    const ReleaseGil gil(work_of(params));
+    device::conv_backward_weight<T>(ctx, dy.as<const T>(), x.as<const T>(), dweight.as<T>(),
+                                    dbias.as<T>(), params);
+  });
+}
+
+}  // namespace
+
+void bind_conv(py::module_& m) {
+  m.def("conv_forward", &forward, "x"_a, "weight"_a, "bias"_a, "residual"_a, "pre_activation"_a,
+        "y"_a, "stride"_a, "padding"_a, "dilation"_a, "groups"_a, "activation"_a);
+  m.def("conv_backward_input", &backward_input, "dy"_a, "weight"_a, "dx"_a, "stride"_a, "padding"_a,
+        "dilation"_a, "groups"_a);
+  m.def("conv_backward_weight", &backward_weight, "dy"_a, "x"_a, "weight"_a, "dweight"_a, "dbias"_a,
+        "stride"_a, "padding"_a, "dilation"_a, "groups"_a);
+}
 
 }  // namespace brasa

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from brasa.ops.activation import *
 from brasa.ops.activation import __all__ as _activation
+from brasa.ops.conv import *
+from brasa.ops.conv import __all__ as _conv
 from brasa.ops.elementary import *
 from brasa.ops.elementary import __all__ as _elementary
-from brasa.ops.matmul import *
-from brasa.ops.matmul import __all__ as _matmul
 
-__all__ = [*_activation, *_elementary, *_matmul]
+__all__ = [*_activation, *_conv, *_elementary]

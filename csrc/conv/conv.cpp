@@ -1,0 +1,243 @@
+// Forward and backward data: plan the gather in workspace, pack the weights, run blocks of pixels.
+#include "conv/conv.h"
+
+#include "conv/conv_gather.h"
+
+namespace brasa::cpu::BRASA_ISA {
+
+/// A direction of the convolution as a gather sees it.
+struct Direction {
+  bool backward;
+  int64_t batch, in_channels, out_channels, groups;
+  int64_t in[3], out[3];
+  bool in_channels_last;
+
+  Direction(const ConvParams& p, bool is_backward)
+      : backward(is_backward),
+        batch(p.batch),
+        in_channels(is_backward ? p.out_channels : p.in_channels),
+        out_channels(is_backward ? p.in_channels : p.out_channels),
+        groups(p.groups),
+        in_channels_last(is_backward || p.x_channels_last) {
+    for (int d = 0; d < 3; ++d) {
+      in[d] = is_backward ? p.out[d] : p.in[d];
+      out[d] = is_backward ? p.in[d] : p.out[d];
+    }
+  }
+};
+
+static inline Axis axis_of(const ConvParams& p, bool backward, int d, int64_t residue) {
+  return backward ? backward_axis(p, d, residue) : forward_axis(p, d);
+}
+
+/// Residues per axis; forward has one.
+static inline void count_classes(const ConvParams& p, bool backward, int64_t* count) {
+  for (int d = 0; d < 3; ++d) count[d] = backward ? residues(p, d) : 1;
+}
+
+/// What the gather asks for over all classes, and whether taps along a row are neighbours in
+/// memory.
+static Reach reach_of(const ConvParams& p, const Direction& direction, bool& neighbours) {
+  Reach reach{};
+  int64_t count[3];
+  count_classes(p, direction.backward, count);
+  neighbours = true;
+  for (int d = 0; d < 3; ++d)
+    for (int64_t r = 0; r < count[d]; ++r) {
+      const Axis axis = axis_of(p, direction.backward, d, r);
+      if (!axis.taps) continue;
+      reach.low[d] = smaller(reach.low[d], axis.lowest());
+      reach.high[d] = larger(reach.high[d], axis.highest());
+      if (d == 2 && axis.taps > 1 && axis.tap_step != 1) neighbours = false;
+    }
+  return reach;
+}
+
+/// Fills the classes; their taps and packed weights follow one another in `tap` and `packed`.
+template <class T>
+static void list_classes(Gather<T>& g, const ConvParams& p, bool backward, bool merged, Tap* tap,
+                         T* packed) {
+  int64_t count[3];
+  count_classes(p, backward, count);
+  const int64_t columns = Panels<T>(g.group_out).padded() * g.groups;
+  for (int64_t k = 0; k < g.class_count; ++k) {
+    GatherClass<T>& part = g.classes[k];
+    const int64_t residue[3] = {k / (count[1] * count[2]), k / count[2] % count[1], k % count[2]};
+    part.pixels = g.batch;
+    for (int d = 0; d < 3; ++d) {
+      part.axis[d] = axis_of(p, backward, d, residue[d]);
+      part.pixels *= part.axis[d].count;
+    }
+    const Axis* a = part.axis;
+    part.run = g.group_in * (merged ? a[2].taps : 1);
+    part.taps = a[0].taps * a[1].taps * (merged ? smaller(a[2].taps, 1) : a[2].taps);
+    part.tap = tap;
+    part.packed = packed;
+    list_taps(part, g.source, merged);
+    tap += part.taps;
+    packed += part.taps * part.run * columns;
+  }
+}
+
+/// Takes what the gather needs from `arena` and, where that has memory, fills it. `in` and `out`
+/// may be null while it only counts.
+template <class T>
+static Gather<T> plan_gather(Arena& arena, const ConvParams& p, const Direction& direction,
+                             const T* in, T* out) {
+  Gather<T> g{};
+  g.batch = p.batch;
+  g.groups = p.groups;
+  g.group_in = direction.in_channels / p.groups;
+  g.group_out = direction.out_channels / p.groups;
+  bool neighbours;
+  const Reach reach = reach_of(p, direction, neighbours);
+  g.source = plan_source(arena, in, direction.in_channels_last, p.batch, direction.in_channels,
+                         g.group_in, direction.in, reach, g.staged);
+  int64_t count[3];
+  count_classes(p, direction.backward, count);
+  g.class_count = count[0] * count[1] * count[2];
+  const int64_t columns = Panels<T>(g.group_out).padded() * p.groups;
+  g.zeros = arena.take<T>(direction.in_channels);
+  g.start = arena.take<T>(columns);
+  g.classes = arena.take<GatherClass<T>>(g.class_count);
+  Tap* tap = arena.take<Tap>(p.taps());
+  T* packed = arena.take<T>(p.taps() * g.group_in * columns);
+  g.out = out;
+  g.out_step[2] = direction.out_channels;
+  g.out_step[1] = direction.out[2] * g.out_step[2];
+  g.out_step[0] = direction.out[1] * g.out_step[1];
+  g.out_image = direction.out[0] * g.out_step[0];
+  if (g.classes)
+    list_classes(g, p, direction.backward, g.source.covers && neighbours && p.groups == 1, tap,
+                 packed);
+  return g;
+}
+
+/// Work items: block of pixels x share of the panels. Panels are shared out only where there are
+/// too few blocks for the threads.
+template <class T> static void number_items(Context ctx, Gather<T>& g) {
+  constexpr int64_t kItemsPerThread = 4;
+  int64_t blocks = 0;
+  for (int64_t k = 0; k < g.class_count; ++k) blocks += ceil_div(g.classes[k].pixels, kConvBlock);
+  const int64_t wanted = kItemsPerThread * ctx.threads,
+                panels = g.groups * Panels<T>(g.group_out).count;
+  g.splits = ctx.threads == 1 || blocks >= wanted
+                 ? 1
+                 : smaller(panels, ceil_div(wanted, larger(blocks, 1)));
+  for (int64_t k = 0; k < g.class_count; ++k) {
+    g.classes[k].first_item = g.items;
+    g.items += ceil_div(g.classes[k].pixels, kConvBlock) * g.splits;
+  }
+}
+
+/// The epilogue of what run_block() has just written; the bias is in it already.
+template <class T>
+static void finish_block(const Gather<T>& g, const RowEpilogue<T>& epilogue,
+                         const PixelBlock<T>& block, int64_t begin, int64_t end) {
+  const Panels<T> panels(g.group_out);
+  if (end - begin == g.groups * panels.count) {  // whole pixels, one after the other
+    epilogue.apply(block.out[0], block.count * g.groups * g.group_out, 0, block.out[0] - g.out);
+    return;
+  }
+  for (int64_t i = begin; i < end; ++i) {
+    const int64_t column = i / panels.count * g.group_out + panels.column(i % panels.count);
+    for (int64_t r = 0; r < block.count; ++r)
+      epilogue.apply(block.out[r] + column, panels.live(i % panels.count), column,
+                     block.out[r] + column - g.out);
+  }
+}
+
+template <class T>
+static void run_gather(Context ctx, Gather<T>& g, const RowEpilogue<T>& epilogue) {
+  number_items(ctx, g);
+  const int64_t panels = g.groups * Panels<T>(g.group_out).count;
+  const bool trivial = epilogue.epilogue.is_trivial();
+  const int64_t grain = larger(1, g.items / (8 * ctx.threads));
+  parallel_for(ctx, g.items, grain, [&](int64_t begin, int64_t end) {
+    int64_t k = 0, placed = -1;
+    PixelBlock<T> block;
+    for (int64_t item = begin; item < end; ++item) {
+      while (k + 1 < g.class_count && item >= g.classes[k + 1].first_item) ++k;
+      const GatherClass<T>& part = g.classes[k];
+      const int64_t first = (item - part.first_item) / g.splits * kConvBlock;
+      const int64_t split = (item - part.first_item) % g.splits;
+      if (split == 0 || item != placed + 1) place_pixels(g, part, first, block);
+      placed = item;
+      const int64_t from = panels * split / g.splits, to = panels * (split + 1) / g.splits;
+      run_block(g, part, block, from, to);
+      if (!trivial) finish_block(g, epilogue, block, from, to);
+    }
+  });
+}
+
+/// start[group][padded columns] = bias, zeros where there is none.
+template <class T> static void spread_bias(const Gather<T>& g, const T* bias) {
+  const int64_t columns = Panels<T>(g.group_out).padded();
+  for (int64_t group = 0; group < g.groups; ++group)
+    for (int64_t o = 0; o < columns; ++o)
+      g.start[group * columns + o] = bias && o < g.group_out ? bias[group * g.group_out + o] : T(0);
+}
+
+static WeightStrides weight_strides(const ConvParams& p, bool backward) {
+  const int64_t taps = p.taps(), out = p.group_in() * taps;
+  return {p.group_out() * out,
+          backward ? taps : out,
+          backward ? out : taps,
+          {p.kernel[1] * p.kernel[2], p.kernel[2], 1}};
+}
+
+template <class T>
+static void convolve(Context ctx, const T* in, const T* w, T* out, const ConvParams& p,
+                     bool backward, Arena& arena, const Epilogue<T>& epilogue) {
+  const Direction direction(p, backward);
+  Gather<T> g = plan_gather(arena, p, direction, in, out);
+  zero_fill(g.zeros, direction.in_channels);
+  spread_bias(g, epilogue.bias);
+  pack_weights(ctx, g, w, weight_strides(p, backward));
+  if (g.staged)
+    fill_staged(ctx, g.source, g.staged, in, direction.in_channels_last, p.batch,
+                direction.in_channels);
+  Epilogue<T> rest = epilogue;
+  rest.bias = nullptr;
+  run_gather(ctx, g, RowEpilogue<T>(rest));
+}
+
+template <class T>
+void conv_forward(Context ctx, const T* x, const T* w, T* y, const ConvParams& params,
+                  const Epilogue<T>& epilogue) {
+  if (params.batch == 0) return;
+  Arena arena(ctx.workspace);
+  convolve(ctx, x, w, y, params, false, arena, epilogue);
+}
+
+template <class T> size_t conv_forward_workspace(const ConvParams& params) {
+  Arena arena(nullptr);
+  plan_gather<T>(arena, params, Direction(params, false), nullptr, nullptr);
+  return arena.used();
+}
+
+template <class T>
+void conv_backward_input(Context ctx, const T* dy, const T* w, T* dx, const ConvParams& params) {
+  if (params.batch == 0) return;
+  Arena arena(ctx.workspace);
+  T* out = params.x_channels_last
+               ? dx
+               : arena.take<T>(params.batch * params.in_channels * params.in_pixels());
+  convolve(ctx, dy, w, out, params, true, arena, Epilogue<T>{});
+  if (out != dx) separate_channels(ctx, out, dx, params.batch, params.in_channels, params.in);
+}
+
+template <class T> size_t conv_backward_input_workspace(const ConvParams& params) {
+  Arena arena(nullptr);
+  if (!params.x_channels_last)
+    arena.take<T>(params.batch * params.in_channels * params.in_pixels());
+  plan_gather<T>(arena, params, Direction(params, true), nullptr, nullptr);
+  return arena.used();
+}
+
+BRASA_INSTANTIATE(conv_forward, float, double)
+BRASA_INSTANTIATE(conv_forward_workspace, float, double)
+BRASA_INSTANTIATE(conv_backward_input, float, double)
+BRASA_INSTANTIATE(conv_backward_input_workspace, float, double)
+
+}  // namespace brasa::cpu::BRASA_ISA

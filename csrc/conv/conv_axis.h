@@ -1,0 +1,71 @@
+// The geometry both directions share: which input pixels, taps and weights an output pixel needs.
+//
+// A gather computes out[q] = sum over taps j of in[q * in_step + in_first + j * tap_step] . w[j]
+// along each axis. Forward is one gather. Backward data with stride s is one per residue of i mod s
+// along each axis: of the taps only those with i + pad - k * dilation divisible by s meet a dy, and
+// these step by whole pixels of dy.
+#pragma once
+
+#include "conv/conv.h"
+
+namespace brasa {
+
+/// One dimension of a gather. Output pixel number q < count stands at out_first + q * out_step; tap
+/// j < taps reads in[q * in_step + in_first + j * tap_step] and is element kernel_first + j *
+/// kernel_step.
+struct Axis {
+  int64_t out_first, out_step, count;
+  int64_t in_step, in_first, tap_step;
+  int64_t taps, kernel_first, kernel_step;
+
+  constexpr int64_t lowest() const { return in_first; }
+  constexpr int64_t highest() const {
+    return (count - 1) * in_step + in_first + (taps - 1) * tap_step;
+  }
+};
+
+static inline int64_t greatest_common_divisor(int64_t a, int64_t b) {
+  while (b) {
+    const int64_t r = a % b;
+    a = b;
+    b = r;
+  }
+  return a;
+}
+
+static inline int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
+static inline int64_t smaller(int64_t a, int64_t b) {
+  return a < b ? a : b;
+}
+static inline int64_t larger(int64_t a, int64_t b) {
+  return a > b ? a : b;
+}
+
+static inline Axis forward_axis(const ConvParams& p, int d) {
+  return {0, 1, p.out[d], p.stride[d], -p.pad_begin[d], p.dilation[d], p.kernel[d], 0, 1};
+}
+
+/// The pixels i = residue, residue + stride, ... of dx. Taps run from the last element of the
+/// kernel to the first, so that they read dy in ascending order.
+static inline Axis backward_axis(const ConvParams& p, int d, int64_t residue) {
+  const int64_t s = p.stride[d], dilation = p.dilation[d], at = residue + p.pad_begin[d];
+  const int64_t period = s / greatest_common_divisor(dilation, s);
+  Axis axis{residue, s, ceil_div(p.in[d] - residue, s), 1, 0, period * dilation / s, 0, 0, -period};
+  int64_t first = 0;
+  while (first < p.kernel[d] && first < period && (at - first * dilation) % s != 0) ++first;
+  if (first < p.kernel[d] && first < period) {
+    axis.taps = (p.kernel[d] - 1 - first) / period + 1;
+    axis.kernel_first = first + (axis.taps - 1) * period;
+    axis.in_first = (at - axis.kernel_first * dilation) / s;
+  }
+  return axis;
+}
+
+/// Residues along d that own at least one pixel.
+static inline int64_t residues(const ConvParams& p, int d) {
+  return smaller(p.stride[d], p.in[d]);
+}
+
+}  // namespace brasa

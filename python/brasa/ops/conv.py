@@ -1,0 +1,282 @@
+"""Convolution.
+
+Images are (N, C, H, W), C-contiguous or channels-last; both are read as they lie. Results are
+channels-last, so that a network's layers hand that format on.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from brasa import _backend
+from brasa._tape import differentiable
+from brasa.ops import _check
+from brasa.ops.activation import Native, native_activation, needs_input
+
+__all__ = ["conv2d", "conv2d_backward"]
+
+_SHAPES = {2: "(N, C, H, W)"}
+Geometry = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int]  # stride, padding, dilation, groups
+
+
+def _padding(
+    value: Any, kernel: tuple[int, ...], dilation: tuple[int, ...], stride: tuple[int, ...]
+) -> tuple[int, ...]:
+    """(before, after) of each dimension, in one tuple."""
+    count = len(kernel)
+    if isinstance(value, str):
+        if value == "valid":
+            return (0,) * (2 * count)
+        if value != "same":
+            raise ValueError(
+                f"padding: expected an int, one per dimension, pairs, 'same' or 'valid', got {value!r}"
+            )
+        if stride != (1,) * count:
+            raise ValueError(f"padding: 'same' needs stride 1, got stride {stride}")
+        around = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+        return tuple(part for total in around for part in (total // 2, total - total // 2))
+    if isinstance(value, (tuple, list)) and value and all(isinstance(v, (tuple, list)) for v in value):
+        if len(value) != count:
+            raise ValueError(f"padding: expected {count} (before, after) pairs, got {value!r}")
+        return tuple(part for pair in value for part in _check.integers("padding", pair, 2, minimum=0))
+    return tuple(p for p in _check.integers("padding", value, count, minimum=0) for _ in range(2))
+
+
+def _geometry(
+    x: Any, weight: Any, stride: Any, padding: Any, dilation: Any, groups: Any
+) -> tuple[Geometry, tuple[int, ...]]:
+    """What the arguments mean, and the shape of the result."""
+    count = x.ndim - 2
+    groups = _check.integer("groups", groups, minimum=1)
+    channels, outputs = x.shape[1], weight.shape[0]
+    if channels % groups or outputs % groups or min(channels, outputs) < 1:
+        raise ValueError(
+            f"groups: {groups} does not divide the {channels} channels of x {x.shape} and the {outputs} of "
+            f"weight {weight.shape}"
+        )
+    if weight.shape[1] * groups != channels:
+        raise ValueError(
+            f"weight: expected shape ({outputs}, {channels // groups}, ...) for x {x.shape} and groups={groups}, "
+            f"got {weight.shape}"
+        )
+    size, kernel = x.shape[2:], weight.shape[2:]
+    if min(size) < 1 or min(kernel) < 1:
+        raise ValueError(
+            f"x: expected images and kernels that are not empty, got {x.shape} and {weight.shape}"
+        )
+    stride = _check.integers("stride", stride, count, minimum=1)
+    dilation = _check.integers("dilation", dilation, count, minimum=1)
+    pads = _padding(padding, kernel, dilation, stride)
+    out = []
+    for i in range(count):
+        window, padded = dilation[i] * (kernel[i] - 1) + 1, size[i] + pads[2 * i] + pads[2 * i + 1]
+        if window > padded:
+            raise ValueError(
+                f"weight: the kernel {kernel} with dilation {dilation} is larger than the image {size} with "
+                f"padding {padding}"
+            )
+        out.append((padded - window) // stride[i] + 1)
+    return (stride, pads, dilation, groups), (x.shape[0], outputs, *out)
+
+
+def _channels_last(x: Any) -> Any:
+    """`x`, or a copy of it that is channels-last."""
+    if _backend.layout(x) == _backend.CHANNELS_LAST:
+        return x
+    copy = _backend.empty(x, x.shape, channels_last=True)
+    copy[...] = x
+    return copy
+
+
+def _operands(x: Any, weight: Any, bias: Any, spatial: int) -> tuple[Any, Any, Any]:
+    x, weight = _check.floating("x", x), _check.floating("weight", weight)
+    _check.rank("x", x, spatial + 2, shape=_SHAPES[spatial])
+    _check.rank("weight", weight, spatial + 2, shape="(O, C / groups, kernel)")
+    if bias is not None:
+        bias = _backend.contiguous(_check.floating("bias", bias))
+        _check.shape("bias", bias, (weight.shape[0],), "one per output channel")
+    _check.same_dtype(x=x, weight=weight, bias=bias)
+    return _backend.dense(x), _backend.contiguous(weight), bias
+
+
+def _conv2d(
+    x: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    activation: Any = None,
+    *,
+    residual: Any = None,
+    save: bool = False,
+    out: Any = None,
+) -> Any:
+    """2-D convolution (cross-correlation) with bias, residual and activation in one pass.
+
+    ``y[n, o, i, j] = activation(bias[o] + residual[n, o, i, j] + sum over c, p, q of
+    weight[o, c, p, q] * x[n, c, i * stride + p * dilation - padding, j * stride + q * dilation - padding])``,
+    where x is 0 outside of the image.
+
+    Parameters
+    ----------
+    x : array or Tensor
+        (N, C, H, W), float32 or float64, C-contiguous or channels-last; any other is copied first.
+    weight : array or Tensor
+        (O, C / groups, KH, KW), the dtype of `x`.
+    bias : array or Tensor, optional
+        (O,).
+    stride, dilation : int or (int, int), default: 1
+        Steps between windows, and between the elements of a window.
+    padding : int, (int, int), ((int, int), (int, int)), "same" or "valid", default: 0
+        Zeros around the image: the same on all sides, one number per dimension, or a (before, after) pair
+        per dimension. "same" (stride 1 only) keeps the image's size, "valid" is 0.
+    groups : int, default: 1
+        Channels are cut into so many groups that see nothing of each other.
+    activation : str or tuple, optional
+        One of `ACTIVATIONS`, or ``(name, alpha[, beta])``.
+    residual : array or Tensor, optional
+        (N, O, H', W'), added before the activation.
+    save : bool, default: False
+        Return ``(y, saved)`` with what `conv2d_backward` needs beside its inputs.
+    out : array, optional
+        Where the result goes; overlaps no input.
+
+    Returns
+    -------
+    array or Tensor
+        (N, O, H', W') with channels-last strides, H' = (H + padding - dilation * (KH - 1) - 1) // stride + 1
+        with the padding of both sides.
+
+    Raises
+    ------
+    ValueError
+        When shapes do not fit, `groups` does not divide the channels, or the kernel is larger than the
+        padded image.
+    TypeError
+        For another dtype, mixed dtypes or mixed devices.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x = np.arange(16, dtype=np.float32).reshape(1, 1, 4, 4)
+    >>> conv2d(x, np.ones((1, 1, 3, 3), np.float32))[0, 0]
+    array([[45., 54.],
+           [81., 90.]], dtype=float32)
+    """
+    x, weight, bias = _operands(x, weight, bias, 2)
+    geometry, shape = _geometry(x, weight, stride, padding, dilation, groups)
+    native = native_activation(activation)
+    y = _backend.empty(x, shape, channels_last=True)
+    if residual is not None:
+        residual = _check.floating("residual", residual)
+        _check.shape("residual", residual, shape, "as the result")
+        _check.same_dtype(x=x, residual=residual)
+        residual = _channels_last(residual)
+    if out is not None:
+        _check.output(out, x, shape, x, weight, bias, residual)
+        if _backend.layout(out) == _backend.CHANNELS_LAST:
+            y = out
+    keep = save and native is not None and needs_input(native)
+    pre_activation = _backend.empty_like(y) if keep else None
+    _backend.backend_of(x).kernels.conv_forward(
+        x, weight, bias, residual, pre_activation, y, *geometry, native
+    )
+    if out is not None and y is not out:
+        out[...] = y
+        y = out
+    return (y, (pre_activation,)) if save else y
+
+
+def _gradient_before_activation(dy: Any, y: Any, saved: Any, native: Native | None) -> Any:
+    """dy times the activation's derivative, channels-last."""
+    dy = _channels_last(dy)
+    if native is None:
+        return dy
+    source = saved[0] if needs_input(native) else y
+    if source is None:
+        name = "saved" if needs_input(native) else "y"
+        raise ValueError(f"{name}: the gradient of this activation needs it, got None")
+    source = _check.floating("y", source)
+    _check.shape("y", source, dy.shape, "as dy")
+    _check.same_dtype(dy=dy, y=source)
+    g = _backend.empty_like(dy)
+    _backend.backend_of(dy).kernels.activation_backward(dy, _channels_last(source), g, native)
+    return g
+
+
+def conv2d_backward(
+    dy: Any,
+    x: Any,
+    weight: Any,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    activation: Any = None,
+    *,
+    y: Any = None,
+    saved: Any = None,
+    mask: tuple[bool, bool, bool, bool] = (True, True, True, True),
+) -> tuple[Any, Any, Any, Any]:
+    """The gradients of `conv2d`.
+
+    Parameters
+    ----------
+    dy : array
+        The gradient of the result, (N, O, H', W').
+    x, weight, stride, padding, dilation, groups, activation
+        As for `conv2d`.
+    y : array, optional
+        The result; needed with an activation whose ``ACTIVATIONS[name].needs`` is "y".
+    saved : tuple, optional
+        What ``save=True`` returned; needed with the other activations.
+    mask : tuple of bool
+        Which gradients are wanted.
+
+    Returns
+    -------
+    dx, dweight, dbias, dresidual : array or None
+        `dx` has the format of `x`, `dweight` is C-contiguous, `dbias` has shape (O,).
+
+    Raises
+    ------
+    ValueError, TypeError
+        As for `conv2d`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x, weight = np.ones((1, 1, 3, 3), np.float32), np.ones((1, 1, 2, 2), np.float32)
+    >>> dx, dweight, dbias, _ = conv2d_backward(np.ones((1, 1, 2, 2), np.float32), x, weight)
+    >>> dx[0, 0]
+    array([[1., 2., 1.],
+           [2., 4., 2.],
+           [1., 2., 1.]], dtype=float32)
+    >>> dweight[0, 0], dbias
+    (array([[4., 4.],
+           [4., 4.]], dtype=float32), array([4.], dtype=float32))
+    """
+    x, weight, _ = _operands(x, weight, None, 2)
+    dy = _check.floating("dy", dy)
+    geometry, shape = _geometry(x, weight, stride, padding, dilation, groups)
+    _check.shape("dy", dy, shape, "the result's")
+    _check.same_dtype(x=x, dy=dy)
+    native = native_activation(activation)
+    if native is not None and saved is None:
+        saved = (None,)
+    g = _gradient_before_activation(dy, y, saved, native)
+    kernels = _backend.backend_of(x).kernels
+    dx = dweight = dbias = None
+    if mask[0]:
+        dx = _backend.empty_like(x)
+        kernels.conv_backward_input(g, weight, dx, *geometry)
+    if mask[1] or mask[2]:
+        dweight = _backend.empty_like(weight) if mask[1] else None
+        dbias = _backend.empty(x, (weight.shape[0],)) if mask[2] else None
+        kernels.conv_backward_weight(g, x, weight, dweight, dbias, *geometry)
+    return dx, dweight, dbias, g if mask[3] else None
+
+
+conv2d = differentiable(_conv2d, conv2d_backward, arrays=("x", "weight", "bias", "residual"))
