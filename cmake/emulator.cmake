@@ -49,8 +49,8 @@ function(_brasa_add_kernels target)
   set(wrappers)
   foreach(source IN LISTS ARGN)
     cmake_path(ABSOLUTE_PATH source NORMALIZE)
-    cmake_path(GET source STEM stem)
-    set(wrapper "${CMAKE_CURRENT_BINARY_DIR}/emulated/${target}/${stem}.cu.cpp")
+    cmake_path(RELATIVE_PATH source BASE_DIRECTORY "${PROJECT_SOURCE_DIR}" OUTPUT_VARIABLE relative)
+    set(wrapper "${CMAKE_CURRENT_BINARY_DIR}/emulated/${target}/${relative}.cpp")
     file(CONFIGURE OUTPUT "${wrapper}" CONTENT "#include \"${source}\"\n")
     list(APPEND wrappers "${wrapper}")
   endforeach()
@@ -70,12 +70,15 @@ function(brasa_add_emulated_module name)
   list(FILTER kernel_sources INCLUDE REGEX "\\.cu$")
 
   _brasa_add_kernels(${name}_kernels ${kernel_sources})
-  set(objects $<TARGET_OBJECTS:${name}_kernels> $<TARGET_OBJECTS:brasa_emulator>)
+  # The kernels last: of a library template in several objects the linker takes the first, and the runtime is
+  # to have one without instrumentation.
+  set(objects $<TARGET_OBJECTS:brasa_emulator>)
   if(arg_RACE)
     target_compile_options(${name}_kernels PRIVATE -fsanitize=thread
                                                    "SHELL:--param tsan-instrument-func-entry-exit=0")
     list(APPEND objects $<TARGET_OBJECTS:brasa_emulator_race>)
   endif()
+  list(APPEND objects $<TARGET_OBJECTS:${name}_kernels>)
 
   pybind11_add_module(${name} MODULE NO_EXTRAS ${host_sources} ${objects})
   _brasa_configure_emulated(${name})

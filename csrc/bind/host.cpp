@@ -1,10 +1,14 @@
-// What _cpu has beside the operators: threads, instruction sets, memory and the arrays it hands out.
+// What _cpu has beside the operators: threads, instruction sets, memory and the arrays it hands
+// out.
+#include <algorithm>
+#include <chrono>
 #include <vector>
 
 #include "bind/bind.h"
 #include "core/isa.h"
 #include "core/memory.h"
 #include "core/parallel.h"
+#include "probe/probe.h"
 
 namespace brasa {
 namespace {
@@ -72,6 +76,42 @@ std::vector<std::string> supported_isas() {
   return names;
 }
 
+/// The fewest seconds that one of `repeats` calls of f takes.
+template <class F> double best_seconds(int repeats, const F& f) {
+  using Clock = std::chrono::steady_clock;
+  double best = 1e300;
+  for (int i = 0; i < repeats; ++i) {
+    const auto start = Clock::now();
+    f();
+    best = std::min(best, std::chrono::duration<double>(Clock::now() - start).count());
+  }
+  return best;
+}
+
+/// FMA operations per second on the threads of the kernels: the ceiling of every matrix product.
+template <class T> double fma_peak() {
+  const Context ctx{.threads = cpu::num_threads()};
+  std::vector<char> sink(size_t(ctx.threads) * 64);
+  const py::gil_scoped_release release;
+  int64_t operations = 0;
+  const double seconds = best_seconds(5, [&] {
+    operations = cpu::fma_loop<T>(ctx, reinterpret_cast<T*>(sink.data()), int64_t{100'000});
+  });
+  return double(operations) * ctx.threads / seconds;
+}
+
+/// Bytes read plus bytes written per second by a copy of x to y, on the threads of the kernels.
+double copy_bandwidth(const In& x, const Out& y) {
+  require_dtype(x, DType::float32);
+  require_same_dtype(x, y);
+  require_same_dense_layout(x, y);
+  const Context ctx = make_context(x);
+  const py::gil_scoped_release release;
+  const double seconds = best_seconds(
+      3, [&] { cpu::copy_loop<float>(ctx, x.as<const float>(), y.as<float>(), x.size); });
+  return 2.0 * double(x.size) * sizeof(float) / seconds;
+}
+
 }  // namespace
 
 void bind_host(py::module_& m) {
@@ -95,6 +135,9 @@ void bind_host(py::module_& m) {
     return py::dict("in_use"_a = s.in_use, "cached"_a = s.cached, "scratch"_a = s.scratch);
   });
   m.def("empty_cache", &cpu::empty_cache);
+  m.def("_fma_peak", &fma_peak<float>);
+  m.def("_fma_peak_float64", &fma_peak<double>);
+  m.def("_copy_bandwidth", &copy_bandwidth, "x"_a, "y"_a);
 }
 
 }  // namespace brasa

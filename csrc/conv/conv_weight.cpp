@@ -37,11 +37,13 @@ template <class T> static WeightPlan<T> plan_weight(Arena& arena, const ConvPara
   plan.depth = plan.taps * plan.run;
   plan.rows = p.batch * p.out[0] * p.out[1];
   const int64_t row_elements = p.out[2] * (p.in_channels + p.out_channels);
-  plan.rows_per_block = larger(1, smaller(kConvBlockRows, kConvBlockElements / row_elements));
+  plan.rows_per_block =
+      larger(1, smaller(order::kConvBlockRows, order::kConvBlockElements / row_elements));
   plan.blocks = ceil_div(plan.rows, plan.rows_per_block);
   const int64_t weights = p.out_channels * p.group_in() * p.taps();
-  plan.parts = larger(1, smaller(smaller(kConvParts, plan.blocks), kConvPartElements / weights));
-  plan.bias_parts = smaller(kConvBiasParts, plan.blocks);
+  plan.parts = larger(
+      1, smaller(smaller(order::kConvParts, plan.blocks), order::kConvPartElements / weights));
+  plan.bias_parts = smaller(order::kConvBiasParts, plan.blocks);
   plan.columns = Panels<T>(p.group_out()).padded() * p.groups;
   plan.tap = arena.take<Tap>(plan.taps);
   plan.sums = arena.take<T>(plan.parts * plan.columns * plan.depth);
@@ -163,7 +165,7 @@ static void sum_part(const WeightPlan<T>& plan, const ConvParams& p, const T* dy
   const int64_t first = plan.blocks * part / plan.parts,
                 last = plan.blocks * (part + 1) / plan.parts;
   T* sums = plan.sums + part * plan.columns * plan.depth;
-  Segment<T> segment[kConvBlockRows];
+  Segment<T> segment[order::kConvBlockRows];
   for (int64_t block = first; block < last; ++block) {
     int64_t segments = 0;
     for (int64_t unit = begin; unit < end; ++unit) {

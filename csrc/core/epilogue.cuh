@@ -1,6 +1,7 @@
-// The epilogue on the device: activation(result + bias + residual). A thread first finishes its sums in
-// registers (`before_activation`), writes them, and then goes over what it wrote with `activate_each`:
-// the switch over activations stands outside of every loop and is compiled once per kernel.
+// The epilogue on the device: activation(result + bias + residual). A thread first finishes its
+// sums in registers (`before_activation`), writes them, and then goes over what it wrote with
+// `activate_each`: the switch over activations stands outside of every loop and is compiled once
+// per kernel.
 #pragma once
 
 #include "core/device.cuh"
@@ -8,8 +9,8 @@
 
 namespace brasa::cuda {
 
-/// v + bias + residual, also written where the backward pass wants it. `offset` is that of the element
-/// in the result.
+/// v + bias + residual, also written where the backward pass wants it. `offset` is that of the
+/// element in the result.
 template <class T>
 BRASA_DEVICE_FN T before_activation(const Epilogue<T>& e, T v, int64_t column, int64_t offset) {
   if (e.bias) v += e.bias[column];
@@ -23,13 +24,14 @@ template <class T, class Each>
 BRASA_DEVICE_FN void activate_each(const Activation& activation, const Each& each) {
   const T alpha = T(activation.alpha), beta = T(activation.beta);
   switch (activation.kind) {
-#define BRASA_CASE(name, type, needs, default_alpha, default_beta)         \
-  case ActivationKind::name:                                               \
+#define BRASA_CASE(name, type, needs, default_alpha, default_beta)            \
+  case ActivationKind::name:                                                  \
     each([=](T& element) { element = type::forward(element, alpha, beta); }); \
     break;
     BRASA_ACTIVATIONS(BRASA_CASE)
 #undef BRASA_CASE
-    default: break;
+    default:
+      break;
   }
 }
 

@@ -1,36 +1,66 @@
-// Sizes that decide speed and nothing else, per instruction set, each with its reason. What changes
-// rounding stands in core/order.h.
+// Block and tile sizes: what only fixes speed. What fixes rounding stands in order.h.
 #pragma once
+
+#include <cstdint>
+
+#if defined(BRASA_ISA)
 
 #include "core/simd.h"
 
 namespace brasa::cpu::BRASA_ISA {
 
-// ---- Convolution: a tile of kConvRows<v> pixels (or taps x channels) x v vectors of output
-// channels
-
-/// 32 registers hold 24 sums, 4 weights and a broadcast; 16 registers hold 12, 2 and 1.
-#if defined(__AVX512F__) || defined(__aarch64__)
-constexpr int kConvVectors = 4;
+/// Register tiles of matrix products, in rows x vectors. With 32 registers 24 accumulators hide the
+/// latency of two FMA pipes (12 x 2; 6 x 4 for products of few rows); with 16 there is room for 12.
+#if defined(BRASA_SCALAR)
+constexpr int kTileRows = 4, kWideTileRows = 2;
+#elif defined(__AVX512F__) || defined(__aarch64__)
+constexpr int kTileRows = 12, kWideTileRows = 6;
 #else
-constexpr int kConvVectors = 2;
+constexpr int kTileRows = 6, kWideTileRows = 3;
 #endif
-/// 12 rows at one vector keep both FMA units busy (latency 4); 12 is also what pointers fit in
-/// registers.
+constexpr int kTileVectors = 2, kWideTileVectors = 4;
+
+/// Rows of A packed at a time: 144 x 512 float32 are 288 KiB, which stay in an L2 of 1 MiB beside
+/// the panels of B that stream past.
+constexpr int64_t kGemmRows = 144;
+
+/// Most bytes of B that a team packs at once: they stay in an L3 of 32 MiB beside A and the result.
+constexpr int64_t kGemmPackedBytes = 12 << 20;
+
+/// Columns of a block of B: a row of the result is then re-read from L2, not from L3.
+constexpr int64_t kGemmColumns = 4096;
+
+/// Below this many multiply-adds a second thread costs more than it brings (0.5 us a region,
+/// measured: 64^3 gains 5 % from two threads, 96^3 50 %).
+constexpr int64_t kGemmSerialWork = 600'000;
+
+/// Chunks per thread: enough that a thread whose core is taken away is not waited for.
+constexpr int64_t kChunksPerThread = 4;
+
+/// Convolution: a tile is kConvRows<v> pixels x v vectors of output channels, or kConvWeightRows<v>
+/// input channels x v vectors for weight gradients. 12 rows of one vector keep two FMA pipes busy
+/// (latency 4), and 12 is how many pixels' pointers stay in registers; weight gradients read all
+/// rows through one pointer.
+constexpr int kConvVectors = kTileRows == 12 ? 4 : 2;
 template <int kVectors>
-constexpr int kConvRows = kVectors <= 2   ? (kConvVectors == 2 && kVectors == 2 ? 6 : 12)
-                          : kVectors == 3 ? 8
-                                          : 6;
-/// Rows of the tile of a weight gradient, which reads them through one pointer.
+constexpr int kConvRows = kVectors == 1                        ? 12
+                          : kVectors == 2 && kConvVectors == 2 ? 6
+                          : kVectors == 2                      ? 12
+                          : kVectors == 3                      ? 8
+                                                               : 6;
 template <int kVectors>
-constexpr int kConvWeightRows = kVectors == 1 ? (kConvVectors == 2 ? 12 : 16) : kConvRows<kVectors>;
-/// Pixels per block: a multiple of every row count. A panel of weights is read once per block, and
-/// eight tiles of 6 hide its way from L3.
+constexpr int kConvWeightRows = kVectors == 1 && kConvVectors == 4 ? 16 : kConvRows<kVectors>;
+
+/// Pixels per block of a convolution: a multiple of every row count. A panel of weights is read
+/// once per block, and eight tiles of 6 hide its way from L3.
 constexpr int kConvBlock = 48;
+
 /// Taps whose pixel pointers are kept at a time, on the stack: 7x7 in one go.
 constexpr int kConvTableTaps = 49;
-/// Below so many input channels a padded copy of x pays: taps along a row become one run of the
-/// loop.
+
+/// Below so many input channels a padded copy of x pays: taps along a row become one run.
 constexpr int kConvFewChannels = 32;
 
 }  // namespace brasa::cpu::BRASA_ISA
+
+#endif

@@ -6,6 +6,9 @@
 // launches. Threads of two blocks are ordered by nothing else. Shuffles and ballots order no
 // memory.
 //
+// Found on the way: accesses outside a buffer or a shared array, and launchers that touch device
+// memory.
+//
 // Only kAccessesPerWord accesses are remembered, so a race can hide behind others to the same word;
 // a barrier that is missing shows at some word of its array. What is reported is a race.
 #include "emulator/race.h"
@@ -125,6 +128,17 @@ void check_shared(Block& block, size_t offset, size_t bytes, unsigned kind, cons
   check_words(block.clocks.shared, block.clocks.serial, block.arena, offset, bytes, kind, pc);
 }
 
+/// Launchers are instrumented as well: on a GPU they cannot touch device memory. The instrumented
+/// code does not expect an exception here, so the launch that follows throws.
+void check_host_access(const void* pointer, size_t bytes, unsigned kind, const void* pc) {
+  const RuntimeLock lock;
+  if (find_buffer(pointer) == nullptr) return;
+  Scheduler::instance().remember({.message = "host code touches device memory: " + verb(kind) +
+                                             " of " + std::to_string(bytes) + " bytes at " +
+                                             describe_address(pointer),
+                                  .places = {{"at", pc}}});
+}
+
 }  // namespace
 
 void start_epoch() {
@@ -163,7 +177,8 @@ void order_threads(Block& block, const std::vector<Fiber*>& threads) {
 }
 
 void note_access(const void* pointer, size_t bytes, unsigned kind, const void* pc) {
-  if (current_thread == nullptr || !Scheduler::instance().options.race || bytes == 0) return;
+  if (!Scheduler::instance().options.race || bytes == 0) return;
+  if (current_thread == nullptr) return check_host_access(pointer, bytes, kind, pc);
   const Fiber& me = running_fiber();
   const auto* address = static_cast<const std::byte*>(pointer);
   if (address >= me.stack.base && address < me.stack.top) return;

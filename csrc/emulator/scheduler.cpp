@@ -53,6 +53,12 @@ void check_limits(const Grid& grid) {
   }
 }
 
+Error error_of(const Failure& failure) {
+  std::string message = failure.message;
+  for (const auto& [what, pc] : failure.places) message += "\n  " + what + " " + locate(pc);
+  return Error(message);
+}
+
 }  // namespace
 
 void run_grid(const Grid& grid, void (*thread_main)(void*), void* closure) {
@@ -68,6 +74,7 @@ Scheduler& Scheduler::instance() {
 }
 
 void Scheduler::run(const Grid& grid, void (*thread_main)(void*), void* closure) {
+  if (remembered_ != nullptr) throw error_of(*std::exchange(remembered_, nullptr));
   thread_main_ = thread_main;
   closure_ = closure;
   random_.seed(options.seed);
@@ -144,9 +151,7 @@ void Scheduler::run_resident_blocks() {
   if (failure_ == nullptr && !stuck) return;
   const Failure failure = failure_ != nullptr ? std::move(*failure_) : deadlock();
   drop_threads();
-  std::string message = failure.message;
-  for (const auto& [what, pc] : failure.places) message += "\n  " + what + " " + locate(pc);
-  throw Error(message);
+  throw error_of(failure);
 }
 
 Failure Scheduler::deadlock() const {
@@ -264,6 +269,10 @@ void Scheduler::abandon(Failure failure) {
   failure_ = std::make_unique<Failure>(std::move(failure));
   switch_to(running_fiber(), root_);
   __builtin_unreachable();
+}
+
+void Scheduler::remember(Failure failure) {
+  if (remembered_ == nullptr) remembered_ = std::make_unique<Failure>(std::move(failure));
 }
 
 void Scheduler::end_thread(Fiber& thread) {

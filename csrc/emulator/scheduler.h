@@ -118,6 +118,9 @@ class Scheduler {
   bool copies_land_at_once();
   [[noreturn]] void abandon(Failure failure);
 
+  /// Called outside kernels: the next launch throws this, because the place itself cannot.
+  void remember(Failure failure);
+
   Options options;
   Statistics counts{};
 
@@ -140,6 +143,7 @@ class Scheduler {
   Fiber root_{};  // the context of the launching OS thread
   std::mt19937 random_;
   std::unique_ptr<Failure> failure_;
+  std::unique_ptr<Failure> remembered_;
   uint64_t yields_in_a_row_ = 0;
   void (*thread_main_)(void*) = nullptr;
   void* closure_ = nullptr;

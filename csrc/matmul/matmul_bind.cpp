@@ -1,7 +1,154 @@
 #include "bind/bind.h"
+#include "matmul/matmul.h"
 
 namespace brasa {
+namespace {
 
-void bind_matmul(py::module_&) {}
+/// Extent of dimension `d` of the result's batch in `x`, whose batch is aligned to its end; 1 where
+/// x has none. With its stride: 0 where x is repeated.
+struct BatchExtent {
+  int64_t extent, stride;
+};
+BatchExtent batch_extent(const ArrayView& x, int d, int batch_rank) {
+  const int i = d - (batch_rank - (x.rank - 2));
+  if (i < 0 || x.shape[i] == 1) return {1, 0};
+  return {x.shape[i], x.strides[i]};
+}
+
+void append(BatchDims& dims, int64_t extent, int64_t a_stride, int64_t b_stride) {
+  BRASA_REQUIRE(dims.rank < kMaxBatchRank, "too many batch dimensions");
+  dims.shape[dims.rank] = extent;
+  dims.a_strides[dims.rank] = a_stride;
+  dims.b_strides[dims.rank++] = b_stride;
+  dims.count = checked_multiply(dims.count, extent);
+}
+
+/// Sorts the batch dimensions into those of the result and those it sums over (extent 1 there).
+void read_batch(const ArrayView& a, const ArrayView& b, const ArrayView& y, MatmulParams& p) {
+  const int rank = std::max(a.rank, b.rank) - 2;
+  BRASA_REQUIRE(y.rank - 2 <= rank, "the result has too many dimensions");
+  p.batch.count = p.sum.count = 1;
+  for (int d = 0; d < rank; ++d) {
+    const BatchExtent in_a = batch_extent(a, d, rank), in_b = batch_extent(b, d, rank);
+    const int64_t extent = in_a.extent == 1 ? in_b.extent : in_a.extent;
+    BRASA_REQUIRE(in_a.extent == extent || in_a.extent == 1, "batch dimensions differ");
+    BRASA_REQUIRE(in_b.extent == extent || in_b.extent == 1, "batch dimensions differ");
+    const int in_y = d - (rank - (y.rank - 2));
+    const int64_t result = in_y < 0 ? 1 : y.shape[in_y];
+    BRASA_REQUIRE(result == extent || result == 1, "unexpected shape of the result");
+    if (extent != 1) append(result == extent ? p.batch : p.sum, extent, in_a.stride, in_b.stride);
+  }
+}
+
+/// Rows of a batch that share B are rows of one product: (N, T, k) x (k, n) is (N T, k) x (k, n).
+void merge_batch_into_rows(MatmulParams& p) {
+  while (p.batch.rank > 0) {
+    const int d = p.batch.rank - 1;
+    const bool shares_b = p.batch.b_strides[d] == 0;
+    if (!shares_b || (p.m != 1 && p.batch.a_strides[d] != p.m * p.a_row)) return;
+    if (p.m == 1) p.a_row = p.batch.a_strides[d];
+    p.m *= p.batch.shape[d];
+    --p.batch.rank;
+    p.batch.count = 1;
+    for (int i = 0; i < p.batch.rank; ++i) p.batch.count *= p.batch.shape[i];
+  }
+}
+
+/// A column of results is computed as a row: its elements then lie in the lanes of vectors.
+void turn_column_into_row(MatmulParams& p, ArrayView& a, ArrayView& b) {
+  std::swap(a.data, b.data);
+  std::swap(p.m, p.n);
+  std::swap(p.a_row, p.b_column);
+  std::swap(p.a_depth, p.b_depth);
+  std::swap(p.batch.a_strides, p.batch.b_strides);
+  std::swap(p.sum.a_strides, p.sum.b_strides);
+}
+
+MatmulParams read_params(ArrayView& a, ArrayView& b, const ArrayView& y, bool transpose_a,
+                         bool transpose_b, bool has_bias) {
+  BRASA_REQUIRE(a.rank >= 2 && b.rank >= 2 && y.rank >= 2, "matrices needed");
+  require_same_dtype(a, b);
+  require_same_dtype(a, y);
+  require_c_order(y);
+  const int a_row = a.rank - 2 + transpose_a, a_depth = a.rank - 1 - transpose_a;
+  const int b_depth = b.rank - 2 + transpose_b, b_column = b.rank - 1 - transpose_b;
+  MatmulParams p{.m = a.shape[a_row], .n = b.shape[b_column], .k = a.shape[a_depth]};
+  BRASA_REQUIRE(b.shape[b_depth] == p.k, "inner dimensions differ");
+  BRASA_REQUIRE(y.shape[y.rank - 2] == p.m && y.shape[y.rank - 1] == p.n,
+                "unexpected shape of the result");
+  // The stride of a dimension of extent 1 says nothing: 1 leads to the shortest paths.
+  p.a_row = p.m == 1 ? 1 : a.strides[a_row];
+  p.a_depth = p.k == 1 ? 1 : a.strides[a_depth];
+  p.b_depth = p.k == 1 ? 1 : b.strides[b_depth];
+  p.b_column = p.n == 1 ? 1 : b.strides[b_column];
+  read_batch(a, b, y, p);
+  if (p.sum.count == 0) {
+    p.k = 0;
+    p.sum = {.count = 1};
+  }
+  merge_batch_into_rows(p);
+  if (p.n == 1 && !has_bias) turn_column_into_row(p, a, b);
+  return p;
+}
+
+/// Multiply-adds, if they and the bytes of every operand can be counted in 64 bits.
+int64_t checked_work(const MatmulParams& p) {
+  const int64_t result = checked_multiply(checked_multiply(p.m, p.n), p.batch.count);
+  const int64_t products = checked_multiply(result, checked_multiply(p.k, p.sum.count));
+  checked_multiply(products, 64);
+  return products;
+}
+
+void bind_forward(py::module_& m) {
+  m.def(
+      "matmul",
+      [](In a, In b, OptionalIn bias, OptionalIn residual, Out y, OptionalOut saved,
+         bool transpose_a, bool transpose_b, Activation activation) {
+        const MatmulParams p = read_params(a, b, y, transpose_a, transpose_b, bool(bias));
+        const int64_t work = checked_work(p);
+        if (bias) {
+          require_same_dtype(a, bias);
+          require_shape(bias, y.shape[y.rank - 1]);
+          require_c_order(bias);
+        }
+        for (const ArrayView& x : {ArrayView(residual), ArrayView(saved)}) {
+          if (is_none(x)) continue;
+          require_same_dtype(a, x);
+          require_same_shape(y, x);
+          require_c_order(x);
+        }
+        Context ctx = make_context(a);
+        visit<float, double>(a.dtype, [&]<class T>() {
+          const Workspace scratch(ctx, device::matmul_workspace<T>(p, ctx.threads));
+          const Epilogue<T> epilogue{bias.as<const T>(), residual.as<const T>(), saved.as<T>(),
+                                     activation};
+          const ReleaseGil gil(work / 16);
+          device::matmul<T>(ctx, p, a.as<const T>(), b.as<const T>(), y.as<T>(), epilogue);
+        });
+      },
+      "a"_a, "b"_a, "bias"_a, "residual"_a, "y"_a, "saved"_a, "transpose_a"_a, "transpose_b"_a,
+      "activation"_a);
+}
+
+}  // namespace
+
+void bind_matmul(py::module_& m) {
+  bind_forward(m);
+  m.def(
+      "column_sums",
+      [](In x, Out y) {
+        require_rank(x, 2);
+        require_c_order(x);
+        require_same_dtype(x, y);
+        require_shape(y, x.shape[1]);
+        require_c_order(y);
+        const Context ctx = make_context(x);
+        const ReleaseGil gil(x.size);
+        visit<float, double>(x.dtype, [&]<class T>() {
+          device::column_sums<T>(ctx, x.as<const T>(), y.as<T>(), x.shape[0], x.shape[1]);
+        });
+      },
+      "x"_a, "y"_a);
+}
 
 }  // namespace brasa

@@ -364,6 +364,19 @@ def test_race_check_knows_the_exact_end_of_a_buffer(race: ModuleType, rng: np.ra
     assert_mentions(error, "read of 4 bytes outside an array: 0 bytes past the end", "selftest.cu:")
 
 
+def test_race_check_finds_host_code_that_touches_device_memory(race: ModuleType) -> None:
+    y = DeviceArray(race, np.zeros(64, np.float32))
+    with pytest.raises(RuntimeError) as error:
+        race.mistake("host read", y.address)
+    assert_mentions(
+        error,
+        "host code touches device memory: read of 4 bytes at byte 20 of a device buffer of 256",
+        "at selftest.cu:",
+    )
+    lanes = DeviceArray(race, np.zeros((6, 32), np.int32))
+    race.shuffles(lanes.address)  # said once
+
+
 def test_same_words_in_two_launches_are_no_race(race: ModuleType) -> None:
     y = DeviceArray(race, np.zeros((6, 32), np.int32))
     for _ in range(2):

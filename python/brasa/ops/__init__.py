@@ -12,5 +12,7 @@ from brasa.ops.conv import *
 from brasa.ops.conv import __all__ as _conv
 from brasa.ops.elementary import *
 from brasa.ops.elementary import __all__ as _elementary
+from brasa.ops.matmul import *
+from brasa.ops.matmul import __all__ as _matmul
 
-__all__ = [*_activation, *_conv, *_elementary]
+__all__ = [*_activation, *_conv, *_elementary, *_matmul]

@@ -1,0 +1,229 @@
+// The steps of a matrix product on one register tile: pack_a, pack_b, multiply_tile, store_tile.
+//
+// A panel of B is `width` columns, packed as b[p * width + j]; a tile's rows of A are packed as
+// a[p * rows + i]. Both are the same gather of `minor` x `depth` elements. The micro-kernel
+// broadcasts A and streams B: 24 FMA on 14 loads per step of 12 x 2 vectors, accumulators in
+// registers throughout. There is one kernel per height and width, so that no tile computes padding
+// but in its last vector.
+#pragma once
+
+#include "core/simd.h"
+#include "core/tiles.h"
+
+namespace brasa::cpu::BRASA_ISA {
+
+// ----------------------------------------------------------------------------------------- packing
+
+template <int... I> struct Indices {};
+template <int N, int... I> struct MakeIndices : MakeIndices<N - 1, N - 1, I...> {};
+template <int... I> struct MakeIndices<0, I...> {
+  using type = Indices<I...>;
+};
+
+/// Lanes l of a with bit S clear and lanes l - S of b, and the reverse: one step of a
+/// transposition.
+template <int S, class V, int... L> BRASA_INLINE V mix_low(V a, V b, Indices<L...>) {
+  constexpr int kWidth = int(sizeof...(L));
+  return __builtin_shufflevector(a, b, ((L & S) ? kWidth + L - S : L)...);
+}
+template <int S, class V, int... L> BRASA_INLINE V mix_high(V a, V b, Indices<L...>) {
+  constexpr int kWidth = int(sizeof...(L));
+  return __builtin_shufflevector(a, b, ((L & S) ? kWidth + L : L + S)...);
+}
+
+/// Transposes the square of W vectors of W lanes in registers: log2(W) steps of W shuffles.
+template <class T, int S = 1> BRASA_INLINE void transpose(Vec<T>* rows) {
+  constexpr int kWidth = kLanes<T>;
+  if constexpr (S < kWidth) {
+    using Lanes = typename MakeIndices<kWidth>::type;
+#pragma GCC unroll 16
+    for (int i = 0; i < kWidth; ++i) {
+      if (i & S) continue;
+      const Vec<T> a = rows[i], b = rows[i + S];
+      rows[i] = mix_low<S>(a, b, Lanes{});
+      rows[i + S] = mix_high<S>(a, b, Lanes{});
+    }
+    transpose<T, 2 * S>(rows);
+  }
+}
+
+/// to[p * width + i] = from[i * minor + p], i < live, 0 for the other i of whole vectors: rows of
+/// contiguous depth, transposed in registers. Groups of rows go last first: what a group's vectors
+/// write beyond `width` belongs to the next p and is written after it.
+template <class T>
+static void pack_transposed(const T* from, int64_t minor, int64_t depth, int64_t live,
+                            int64_t width, T* to) {
+  constexpr int kWidth = kLanes<T>;
+  for (int64_t p = 0; p < depth; p += kWidth) {
+    const int64_t steps = depth - p < kWidth ? depth - p : kWidth;
+    for (int64_t group = (width - 1) / kWidth * kWidth; group >= 0; group -= kWidth) {
+      const int64_t rows = live - group;
+      const T* source = from + group * minor + p;
+      Vec<T> r[kWidth];
+      if (steps == kWidth) {
+#pragma GCC unroll 16
+        for (int i = 0; i < kWidth; ++i) r[i] = i < rows ? load(source + i * minor) : Vec<T>{};
+      } else {
+        for (int i = 0; i < kWidth; ++i)
+          r[i] = i < rows ? load_partial(source + i * minor, steps) : Vec<T>{};
+      }
+      transpose<T>(r);
+      T* target = to + p * width + group;
+      if (steps == kWidth) {
+#pragma GCC unroll 16
+        for (int i = 0; i < kWidth; ++i) store(target + i * width, r[i]);
+      } else {
+        for (int i = 0; i < steps; ++i) store(target + i * width, r[i]);
+      }
+    }
+  }
+}
+
+/// The same of rows that lie side by side already: from[i + p * step].
+template <class T>
+static void pack_contiguous(const T* from, int64_t step, int64_t depth, int64_t live, int64_t width,
+                            T* to) {
+  constexpr int kWidth = kLanes<T>;
+  for (int64_t p = 0; p < depth; ++p, from += step, to += width) {
+    int64_t i = 0;
+    for (; i + kWidth <= live; i += kWidth) store(to + i, load(from + i));
+    for (; i < width; i += kWidth)
+      store(to + i, i < live ? load_partial(from + i, live - i) : Vec<T>{});
+  }
+}
+
+/// to[p * width + i] = from[i * minor + p * step] for i < live, 0 up to the next whole vector or
+/// width. Writes up to a vector beyond depth * width where width is no multiple of one.
+template <class T>
+static void pack(const T* from, int64_t minor, int64_t step, int64_t depth, int64_t live,
+                 int64_t width, T* to) {
+  if (minor == 1) return pack_contiguous(from, step, depth, live, width, to);
+  if (step == 1) return pack_transposed(from, minor, depth, live, width, to);
+  for (int64_t p = 0; p < depth; ++p)
+    for (int64_t i = 0; i < width; ++i)
+      to[p * width + i] = i < live ? from[i * minor + p * step] : T(0);
+}
+
+/// Rows of A for one tile: to[p * rows + i] = a[i * row_stride + p * depth_stride].
+template <class T>
+static void pack_a(const T* a, int64_t row_stride, int64_t depth_stride, int64_t depth,
+                   int64_t rows, T* to) {
+  pack(a, row_stride, depth_stride, depth, rows, rows, to);
+}
+
+/// A panel of B: to[p * width + j] = b[p * depth_stride + j * column_stride], 0 for j >= columns.
+template <class T>
+static void pack_b(const T* b, int64_t depth_stride, int64_t column_stride, int64_t depth,
+                   int64_t columns, int64_t width, T* to) {
+  pack(b, column_stride, depth_stride, depth, columns, width, to);
+}
+
+/// Elements that packing may write beyond its target.
+template <class T> constexpr int64_t kPackSlack = 64 / int64_t(sizeof(T));
+
+// ---------------------------------------------------------------------------------------- multiply
+
+/// C (rows x columns) = or += A (rows x depth) B (depth x columns); `columns` of the last vector
+/// live.
+template <class T> struct TileOperands {
+  int64_t depth;
+  const T* a;
+  int64_t a_stride;  ///< from one k to the next (columnwise A), or from one row to the next
+  const T* b;
+  int64_t b_stride;  ///< from one k to the next; whole vectors are read
+  T* c;
+  int64_t c_stride;
+  int64_t columns;
+  bool accumulate;
+};
+
+template <class T, int kRows, int kVectors>
+BRASA_INLINE void store_tile(Vec<T> (&sum)[kRows][kVectors], const TileOperands<T>& t) {
+  constexpr int kWidth = kLanes<T>;
+  if (__builtin_expect(t.columns == kVectors * kWidth, 1)) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 4
+      for (int j = 0; j < kVectors; ++j) {
+        T* c = t.c + i * t.c_stride + j * kWidth;
+        store(c, t.accumulate ? load(c) + sum[i][j] : sum[i][j]);
+      }
+    }
+    return;
+  }
+  const int64_t last = t.columns - (kVectors - 1) * kWidth;
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 4
+    for (int j = 0; j < kVectors; ++j) {
+      T* c = t.c + i * t.c_stride + j * kWidth;
+      const int64_t live = j + 1 < kVectors ? kWidth : last;
+      store_partial(c, t.accumulate ? load_partial(c, live) + sum[i][j] : sum[i][j], live);
+    }
+  }
+}
+
+/// kColumnwise: a row's neighbour is at distance 1, a_stride leads to the next k (packed, or a
+/// transposed A as it lies). Otherwise a row is contiguous and a_stride leads to the next row.
+template <class T, int kRows, int kVectors, bool kColumnwise>
+static void multiply_tile(const TileOperands<T>& t) {
+  constexpr int kWidth = kLanes<T>;
+  Vec<T> sum[kRows][kVectors] = {};
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 4
+    for (int j = 0; j < kVectors; ++j) __builtin_prefetch(t.c + i * t.c_stride + j * kWidth, 1, 3);
+  }
+  const T *a = t.a, *b = t.b;
+  const int64_t a_stride = t.a_stride, b_stride = t.b_stride;
+  for (int64_t p = 0; p < t.depth; ++p, a += kColumnwise ? a_stride : 1, b += b_stride) {
+    Vec<T> b_vector[kVectors];
+#pragma GCC unroll 4
+    for (int j = 0; j < kVectors; ++j) b_vector[j] = load(b + j * kWidth);
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; ++i) {
+      const Vec<T> a_vector = broadcast(kColumnwise ? a[i] : a[i * a_stride]);
+#pragma GCC unroll 4
+      for (int j = 0; j < kVectors; ++j) sum[i][j] = fma(a_vector, b_vector[j], sum[i][j]);
+    }
+  }
+  store_tile<T, kRows, kVectors>(sum, t);
+}
+
+// ------------------------------------------------------------------------------------ tile kernels
+
+template <class T> using TileKernel = void (*)(const TileOperands<T>&);
+
+/// Rows that a tile of this many vectors may have.
+constexpr int max_tile_rows(int vectors) {
+  return vectors <= kTileVectors ? kTileRows : kWideTileRows;
+}
+
+template <class T, int kVectors, bool kColumnwise, int... I>
+static constexpr TileKernel<T> pick_rows(int64_t rows, Indices<I...>) {
+  constexpr TileKernel<T> kKernels[] = {&multiply_tile<T, I + 1, kVectors, kColumnwise>...};
+  return kKernels[rows - 1];
+}
+
+template <class T, bool kColumnwise> static TileKernel<T> pick_tile(int64_t rows, int64_t vectors) {
+  using Tall = typename MakeIndices<kTileRows>::type;
+  using Wide = typename MakeIndices<kWideTileRows>::type;
+  switch (vectors) {
+    case 1:
+      return pick_rows<T, 1, kColumnwise>(rows, Tall{});
+    case 2:
+      return pick_rows<T, 2, kColumnwise>(rows, Tall{});
+    case 3:
+      return pick_rows<T, 3, kColumnwise>(rows, Wide{});
+    default:
+      return pick_rows<T, 4, kColumnwise>(rows, Wide{});
+  }
+}
+
+/// The kernel for tiles of `rows` x `vectors`: look it up outside the loops over K.
+template <class T>
+static TileKernel<T> tile_kernel(int64_t rows, int64_t vectors, bool columnwise) {
+  return columnwise ? pick_tile<T, true>(rows, vectors) : pick_tile<T, false>(rows, vectors);
+}
+
+}  // namespace brasa::cpu::BRASA_ISA

@@ -1,0 +1,256 @@
+"""Matrix products with a fused epilogue, and their gradients.
+
+One kernel takes operands of any strides, so a transposed operand, given by ``transpose_a`` or as a view
+such as ``x.T``, costs no copy. It also sums over batch dimensions that the result does not have, which is
+how a gradient undoes broadcasting.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+from brasa import _backend
+from brasa._tape import differentiable
+from brasa.ops import _check
+from brasa.ops.activation import activation_backward, native_activation, needs_input
+
+__all__ = ["matmul", "matmul_backward"]
+
+
+def _as_matrices(a: Any, b: Any) -> tuple[Any, Any]:
+    """Vectors as a matrix of one row and of one column; NumPy's rule."""
+    return (a[None, :] if a.ndim == 1 else a), (b[:, None] if b.ndim == 1 else b)
+
+
+def _batch_shape(a: Any, b: Any) -> tuple[int, ...]:
+    first, second = a.shape[:-2], b.shape[:-2]
+    if first == second or not second:
+        return first
+    longer, shorter = (first, second) if len(first) >= len(second) else (second, first)
+    shorter = (1,) * (len(longer) - len(shorter)) + shorter
+    if any(i != j and i != 1 and j != 1 for i, j in zip(longer, shorter)):
+        raise ValueError(f"b: its batch dimensions {second} do not broadcast with {first} of a")
+    return tuple(j if i == 1 else i for i, j in zip(longer, shorter))
+
+
+def _result_shape(a: Any, b: Any, transpose_a: bool, transpose_b: bool) -> tuple[int, ...]:
+    """The shape of the product of two arrays of at least two dimensions."""
+    m, depth = a.shape[-2:] if not transpose_a else a.shape[:-3:-1]
+    k, n = b.shape[-2:] if not transpose_b else b.shape[:-3:-1]
+    if k != depth:
+        flags = "".join(
+            f", {x}=True" for x, on in (("transpose_a", transpose_a), ("transpose_b", transpose_b)) if on
+        )
+        raise ValueError(
+            f"b: expected an inner dimension of {depth} as a has{flags}, got a {a.shape}, b {b.shape}"
+        )
+    if a.ndim == b.ndim == 2:
+        return (m, n)
+    return (*_batch_shape(a, b), m, n)
+
+
+def _check_operands(a: Any, b: Any) -> tuple[Any, Any]:
+    a, b = _check.floating("a", a), _check.floating("b", b)
+    if not a.ndim or not b.ndim:
+        raise ValueError(f"{'b' if a.ndim else 'a'}: expected at least 1 dimension, got shape ()")
+    return a, b
+
+
+def _matmul(
+    a: Any,
+    b: Any,
+    bias: Any = None,
+    activation: Any = None,
+    *,
+    residual: Any = None,
+    transpose_a: bool = False,
+    transpose_b: bool = False,
+    save: bool = False,
+    out: Any = None,
+) -> Any:
+    """The product of two matrices, ``activation(a @ b + bias + residual)``.
+
+    Parameters
+    ----------
+    a : array or Tensor
+        (..., m, k), or (..., k, m) with `transpose_a`, or (k,). float32 or float64.
+    b : array or Tensor
+        (..., k, n), or (..., n, k) with `transpose_b`, or (k,).
+    bias : array or Tensor, optional
+        (n,), added to every row.
+    activation : str or tuple, optional
+        One of `ACTIVATIONS`, or ``(name, alpha[, beta])``.
+    residual : array or Tensor, optional
+        The shape of the result, added before the activation.
+    transpose_a, transpose_b : bool
+        The last two dimensions are swapped. A vector stays as it is.
+    save : bool
+        Return also what `matmul_backward` needs as ``saved``.
+    out : array, optional
+        Where the result goes.
+
+    Returns
+    -------
+    array or Tensor
+        (..., m, n), batch dimensions broadcast; m is missing where `a` is a vector, n where `b` is. With
+        `save` a pair of it and the input of the activation, None where the derivative is known from the
+        result.
+
+    Raises
+    ------
+    ValueError
+        When shapes do not fit, the activation has no such name, or `out` overlaps an input.
+    TypeError
+        For another dtype, or arrays of several dtypes or devices.
+
+    Notes
+    -----
+    Every element is one chain of fused multiply-adds over ascending k per block of 512 (float64: 256): a
+    row of a batch has the same bits as the row alone, on any number of threads.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> a = np.arange(6, dtype=np.float32).reshape(2, 3)
+    >>> matmul(a, a, np.float32([-10, 0]), "relu", transpose_b=True)
+    array([[ 0., 14.],
+           [ 4., 50.]], dtype=float32)
+    """
+    a, b = _check_operands(a, b)
+    a2, b2 = (a, b) if a.ndim > 1 and b.ndim > 1 else _as_matrices(a, b)
+    transpose_a, transpose_b = bool(transpose_a) and a.ndim > 1, bool(transpose_b) and b.ndim > 1
+    full_shape = _result_shape(a2, b2, transpose_a, transpose_b)
+    shape = full_shape
+    if a.ndim == 1 or b.ndim == 1:
+        shape = full_shape[:-2] + full_shape[-2:-1] * (a.ndim > 1) + full_shape[-1:] * (b.ndim > 1)
+    native = native_activation(activation)
+    if bias is not None:
+        bias = _backend.contiguous(_check.floating("bias", bias))
+        _check.shape("bias", bias, full_shape[-1:], "one per column of the result")
+    if residual is not None:
+        residual = _check.floating("residual", residual)
+        _check.shape("residual", residual, shape, "the shape of the result")
+        residual = _backend.contiguous(residual).reshape(full_shape)
+    _check.same_dtype(a=a, b=b, bias=bias, residual=residual)
+    target = out
+    if out is not None:
+        _check.output(out, a, shape, a, b, bias, residual)
+        target = out.reshape(full_shape) if out.flags.c_contiguous else None
+    y = _backend.empty(a, full_shape) if target is None else target
+    saved = _backend.empty(a, full_shape) if save and native is not None and needs_input(native) else None
+    _backend.backend_of(a).kernels.matmul(a2, b2, bias, residual, y, saved, transpose_a, transpose_b, native)
+    if shape != full_shape:
+        y, saved = y.reshape(shape), None if saved is None else saved.reshape(shape)
+    if out is not None:
+        if target is None:
+            out[...] = y
+        y = out
+    return (y, saved) if save else y
+
+
+def _product(a: Any, b: Any, shape: tuple[int, ...], transpose_a: bool, transpose_b: bool) -> Any:
+    """The product, summed over the batch dimensions that `shape` does not have."""
+    y = _backend.empty(a, shape)
+    _backend.backend_of(a).kernels.matmul(a, b, None, None, y, None, transpose_a, transpose_b, None)
+    return y
+
+
+def matmul_backward(
+    dy: Any,
+    a: Any,
+    b: Any,
+    bias: Any = None,
+    activation: Any = None,
+    *,
+    y: Any = None,
+    saved: Any = None,
+    transpose_a: bool = False,
+    transpose_b: bool = False,
+    mask: tuple[bool, bool, bool, bool] = (True, True, True, True),
+) -> tuple[Any, Any, Any, Any]:
+    """The gradients of `matmul`.
+
+    Parameters
+    ----------
+    dy : array
+        The gradient of the result, of its shape.
+    a, b, bias, activation, transpose_a, transpose_b
+        As `matmul` got them.
+    y : array, optional
+        The result; needed with an activation whose ``needs`` is "y".
+    saved : array, optional
+        What `matmul` returned with ``save=True``; needed with any other activation.
+    mask : tuple of bool
+        Which of the four gradients to compute.
+
+    Returns
+    -------
+    da, db, dbias, dresidual : array or None
+        Each of the shape of its argument. None where `mask` is False, and for an absent bias. `dresidual`
+        is `dy` itself where there is no activation.
+
+    Raises
+    ------
+    ValueError
+        When shapes do not fit, or `y` or `saved` is missing.
+    TypeError
+        For another dtype, or arrays of several dtypes or devices.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> a, b = np.ones((2, 3), np.float32), np.ones((3, 4), np.float32)
+    >>> da, db, _, _ = matmul_backward(np.ones((2, 4), np.float32), a, b)
+    >>> da[0], db[0]
+    (array([4., 4., 4.], dtype=float32), array([2., 2., 2., 2.], dtype=float32))
+    """
+    a, b = _check_operands(a, b)
+    dy = _check.floating("dy", dy)
+    _check.same_dtype(a=a, b=b, dy=dy)
+    a2, b2 = _as_matrices(a, b)
+    transpose_a, transpose_b = bool(transpose_a) and a.ndim > 1, bool(transpose_b) and b.ndim > 1
+    full_shape = _result_shape(a2, b2, transpose_a, transpose_b)
+    shape = full_shape[:-2] + full_shape[-2:-1] * (a.ndim > 1) + full_shape[-1:] * (b.ndim > 1)
+    _check.shape("dy", dy, shape, "the shape of the result")
+    ds = _before_activation(dy, activation, y, saved)
+    ds2 = ds.reshape(full_shape)
+    da = db = dbias = None
+    if mask[0]:
+        da = _gradient_of_a(ds2, a2, b2, transpose_a, transpose_b).reshape(a.shape)
+    if mask[1]:
+        db = _gradient_of_b(ds2, a2, b2, transpose_a, transpose_b).reshape(b.shape)
+    if mask[2] and bias is not None:
+        dbias = _backend.empty(dy, full_shape[-1:])
+        rows = _backend.contiguous(ds2).reshape(prod(full_shape[:-1]), full_shape[-1])
+        _backend.backend_of(dy).kernels.column_sums(rows, dbias)
+    return da, db, dbias, ds if mask[3] else None
+
+
+def _before_activation(dy: Any, activation: Any, y: Any, saved: Any) -> Any:
+    """The gradient of what the activation was applied to: computed once, used by all four."""
+    native = native_activation(activation)
+    if native is None:
+        return dy
+    name, v = ("saved", saved) if needs_input(native) else ("y", y)
+    if v is None:
+        raise ValueError(f"{name}: needed for the gradient of {activation!r}")
+    return activation_backward(dy, _backend.contiguous(v), activation)
+
+
+def _gradient_of_a(ds: Any, a: Any, b: Any, transpose_a: bool, transpose_b: bool) -> Any:
+    if transpose_a:
+        return _product(b, ds, a.shape, transpose_b, True)
+    return _product(ds, b, a.shape, False, not transpose_b)
+
+
+def _gradient_of_b(ds: Any, a: Any, b: Any, transpose_a: bool, transpose_b: bool) -> Any:
+    if b.ndim == 2 and a.ndim > 2 and not transpose_a:  # rows of a batch are rows of one product
+        rows = prod(ds.shape[:-1])
+        ds, a = ds.reshape(rows, ds.shape[-1]), a.reshape(rows, a.shape[-1])
+    if transpose_b:
+        return _product(ds, a, b.shape, True, transpose_a)
+    return _product(a, ds, b.shape, not transpose_a, False)
+
+
+matmul = differentiable(_matmul, matmul_backward, arrays=("a", "b", "bias", "residual"))
