@@ -12,7 +12,11 @@ from brasa.ops.conv import *
 from brasa.ops.conv import __all__ as _conv
 from brasa.ops.elementary import *
 from brasa.ops.elementary import __all__ as _elementary
+from brasa.ops.loss import *
+from brasa.ops.loss import __all__ as _loss
 from brasa.ops.matmul import *
 from brasa.ops.matmul import __all__ as _matmul
+from brasa.ops.softmax import *
+from brasa.ops.softmax import __all__ as _softmax
 
-__all__ = [*_activation, *_conv, *_elementary, *_matmul]
+__all__ = [*_activation, *_conv, *_elementary, *_loss, *_matmul, *_softmax]

@@ -7,9 +7,10 @@ got and what it needs.
 from __future__ import annotations
 
 import operator
+import os
 from typing import Any
 
-from brasa._backend import as_array, kernels
+from brasa._backend import as_array, contiguous, kernels, to_numpy
 
 FLOATING = "float32 or float64"
 
@@ -100,3 +101,25 @@ def overlap(a: Any, b: Any) -> bool:
         return np.may_share_memory(a, b)
     first = a.__cuda_array_interface__["data"][0], b.__cuda_array_interface__["data"][0]
     return first[0] < first[1] + b.nbytes and first[1] < first[0] + a.nbytes
+
+
+def indices(name: str, x: Any, limit: int, *, ignored: int | None = None) -> Any:
+    """`x` as a C-contiguous array of int32 or int64, the ones that kernels take as indices.
+
+    The CPU kernels' bindings check that the values lie in [0, limit) or are `ignored`. On another device
+    finding out means waiting for it, which is done when the variable BRASA_CHECK is 1.
+    """
+    import numpy as np
+
+    x = as_array(x, name)
+    if x.dtype.kind not in "iu":
+        raise TypeError(f"{name}: expected integers, got {x.dtype}")
+    if x.dtype.char not in "il":
+        x = x.astype(np.int64)
+    if os.environ.get("BRASA_CHECK") == "1" and not isinstance(x, np.ndarray):
+        host = to_numpy(x)
+        outside = ((host < 0) | (host >= limit)) & (True if ignored is None else host != ignored)
+        if outside.any():
+            at = tuple(int(i) for i in np.argwhere(outside)[0])
+            raise ValueError(f"{name}: expected values in [0, {limit}), got {host[at]} at position {at}")
+    return contiguous(x)

@@ -1,0 +1,165 @@
+#include "loss/loss.h"
+
+#include "core/device.cuh"
+#include "softmax/lines.cuh"
+
+namespace brasa::cuda {
+
+constexpr int kReduceThreads = 256;
+constexpr int64_t kReduceBlocks = 256;  // partial sums of losses and weights; a constant: they fix the rounding
+
+/// In place of a class: the position takes no part, or its class is out of range.
+constexpr int64_t kIgnored = -1, kOutside = -2;
+
+template <class T> BRASA_DEVICE_FN int64_t class_of(const CrossEntropyParams<T>& p, int64_t position) {
+  const int64_t c = p.classes.wide ? p.classes.wide[position] : int64_t(p.classes.narrow[position]);
+  return c == p.ignore_index ? kIgnored : c < 0 || c >= p.shape.n ? kOutside : c;
+}
+template <class T> BRASA_DEVICE_FN T weight_of(const CrossEntropyParams<T>& p, int64_t c) {
+  return c < 0 ? T(0) : p.weight ? p.weight[c] : T(1);
+}
+/// Weight of class c whatever the target.
+template <class T> BRASA_DEVICE_FN T class_weight(const CrossEntropyParams<T>& p, int64_t c) {
+  return p.weight ? p.weight[c] : T(1);
+}
+/// w_c q_c at element `at` of class c.
+template <class T>
+BRASA_DEVICE_FN T weighted_target(const CrossEntropyParams<T>& p, int64_t c, int64_t at) {
+  const T q = p.probabilities[at] * T(1 - p.label_smoothing) + T(p.label_smoothing) / T(p.shape.n);
+  return q * class_weight(p, c);
+}
+
+template <class T, template <class> class Group>
+__global__ void __launch_bounds__(kLineThreads)
+    cross_entropy_forward_kernel(const T* x, CrossEntropyParams<T> p, T* losses, T* statistics) {
+  for_lines<T, Group>(p.shape, [&](const Line<T, Group>& line) {
+    const T maximum = line.max([&](int64_t j) { return x[line.at(j)]; });
+    const T log_sum = vlog(line.sum([&](int64_t j) { return vexp(x[line.at(j)] - maximum); }));
+    const auto minus_log = [&](int64_t j) { return (maximum - x[line.at(j)]) + log_sum; };
+    T loss;
+    if (p.probabilities) {
+      loss = line.sum([&](int64_t j) { return weighted_target(p, j, line.at(j)) * minus_log(j); });
+    } else {
+      const int64_t c = class_of(p, line.index);
+      loss = c == kIgnored ? T(0) : c == kOutside ? T(0) / T(0) : T(1 - p.label_smoothing) * weight_of(p, c) * minus_log(c);
+      if (p.label_smoothing != 0) {
+        const T spread = line.sum([&](int64_t j) { return class_weight(p, j) * minus_log(j); });
+        if (c >= 0) loss += T(p.label_smoothing) / T(p.shape.n) * spread;
+      }
+    }
+    if (line.group.rank() == 0) {
+      losses[line.index] = loss;
+      if (statistics) {
+        statistics[line.index] = maximum;
+        statistics[p.shape.lines() + line.index] = log_sum;
+      }
+    }
+  });
+}
+
+/// Adds what losses and weights kReduceBlocks blocks have each; one block then adds those.
+template <class T>
+__global__ void __launch_bounds__(kReduceThreads)
+    sum_positions_kernel(const T* losses, CrossEntropyParams<T> p, double* partial) {
+  double loss = 0, weight = 0;
+  const int64_t step = int64_t(gridDim.x) * kReduceThreads;
+  for (int64_t i = int64_t(blockIdx.x) * kReduceThreads + threadIdx.x; i < p.shape.lines(); i += step) {
+    loss += losses[i];
+    weight += p.probabilities ? 1.0 : double(weight_of(p, class_of(p, i)));
+  }
+  loss = simt::block_reduce_sum(loss);
+  weight = simt::block_reduce_sum(weight);
+  if (threadIdx.x == 0) {
+    partial[blockIdx.x] = loss;
+    partial[kReduceBlocks + blockIdx.x] = weight;
+  }
+}
+
+template <class T>
+__global__ void __launch_bounds__(kReduceThreads)
+    finish_reduction_kernel(const double* partial, int64_t count, bool mean, T* loss, T* divisor) {
+  double total = 0, weight = 0;
+  for (int64_t i = threadIdx.x; i < count; i += kReduceThreads) {
+    total += partial[i];
+    weight += partial[kReduceBlocks + i];
+  }
+  total = simt::block_reduce_sum(total);
+  weight = simt::block_reduce_sum(weight);
+  if (threadIdx.x != 0) return;
+  const double by = mean ? weight : 1.0;
+  loss[0] = T(total / by);
+  if (divisor) divisor[0] = T(by);
+}
+
+template <class T, template <class> class Group>
+__global__ void __launch_bounds__(kLineThreads)
+    cross_entropy_backward_kernel(const T* dy, const T* x, CrossEntropyParams<T> p, const T* statistics,
+                                  const T* divisor, T* dx) {
+  const T kept = T(1 - p.label_smoothing), share = T(p.label_smoothing) / T(p.shape.n);
+  for_lines<T, Group>(p.shape, [&](const Line<T, Group>& line) {
+    const T maximum = statistics[line.index], log_sum = statistics[p.shape.lines() + line.index];
+    const T scale = p.reduction == Reduction::none ? dy[line.index] : dy[0] / divisor[0];
+    const auto probability = [&](int64_t j) { return vexp(x[line.at(j)] - maximum - log_sum); };
+    if (p.probabilities) {
+      const T sum = line.sum([&](int64_t j) { return weighted_target(p, j, line.at(j)); });
+      line.each([&](int64_t j) {
+        dx[line.at(j)] = scale * (sum * probability(j) - weighted_target(p, j, line.at(j)));
+      });
+      return;
+    }
+    const int64_t c = class_of(p, line.index);
+    const T all = share == 0 ? T(0) : line.sum([&](int64_t j) { return class_weight(p, j); });
+    const T own = kept * weight_of(p, c);
+    line.each([&](int64_t j) {
+      dx[line.at(j)] = c < 0 ? T(0)
+                             : scale * ((own + share * all) * probability(j) -
+                                        share * class_weight(p, j) - (j == c ? own : T(0)));
+    });
+  });
+}
+
+// ---------------------------------------------------------------------------------------- launchers
+
+template <class T> size_t cross_entropy_workspace(const CrossEntropyParams<T>& params) {
+  if (params.reduction == Reduction::none) return 0;
+  return 2 * kReduceBlocks * sizeof(double) + size_t(params.shape.lines()) * sizeof(T);
+}
+
+template <class T>
+void cross_entropy_forward(Context ctx, const T* logits, CrossEntropyParams<T> params, T* losses,
+                           T* statistics, T* divisor) {
+  const auto stream = static_cast<simt::stream_t>(ctx.stream);
+  const bool reduced = params.reduction != Reduction::none;
+  double* const partial = static_cast<double*>(ctx.workspace);
+  T* const of_position = reduced ? reinterpret_cast<T*>(partial + 2 * kReduceBlocks) : losses;
+  if (params.shape.size() > 0) {
+    choose_group<T>(params.shape, [&]<template <class> class Group>(dim3 grid) {
+      simt::launch({.grid = grid, .block = dim3(kLineThreads), .stream = stream},
+                   cross_entropy_forward_kernel<T, Group>, logits, params, of_position, statistics);
+    });
+  }
+  if (!reduced) return;
+  int64_t blocks = simt::ceil_div(params.shape.lines(), int64_t(kReduceThreads));
+  blocks = blocks < 1 ? 1 : blocks > kReduceBlocks ? kReduceBlocks : blocks;
+  simt::launch({.grid = dim3(unsigned(blocks)), .block = dim3(kReduceThreads), .stream = stream},
+               sum_positions_kernel<T>, of_position, params, partial);
+  simt::launch({.block = dim3(kReduceThreads), .stream = stream}, finish_reduction_kernel<T>, partial,
+               blocks, params.reduction == Reduction::mean, losses, divisor);
+}
+
+template <class T>
+void cross_entropy_backward(Context ctx, const T* dy, const T* logits, CrossEntropyParams<T> params,
+                            const T* statistics, const T* divisor, T* dlogits) {
+  if (params.shape.size() == 0) return;
+  choose_group<T>(params.shape, [&]<template <class> class Group>(dim3 grid) {
+    simt::launch({.grid = grid, .block = dim3(kLineThreads),
+                  .stream = static_cast<simt::stream_t>(ctx.stream)},
+                 cross_entropy_backward_kernel<T, Group>, dy, logits, params, statistics, divisor, dlogits);
+  });
+}
+
+BRASA_INSTANTIATE(cross_entropy_forward, float, double)
+BRASA_INSTANTIATE(cross_entropy_workspace, float, double)
+BRASA_INSTANTIATE(cross_entropy_backward, float, double)
+
+}  // namespace brasa::cuda
