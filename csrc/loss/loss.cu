@@ -30,7 +30,7 @@ BRASA_DEVICE_FN T weighted_target(const CrossEntropyParams<T>& p, int64_t c, int
 }
 
 template <class T, template <class> class Group>
-__global__ void __launch_bounds__(kLineThreads)
+__global__ void __launch_bounds__(kLineThreads, 2)
     cross_entropy_forward_kernel(const T* x, CrossEntropyParams<T> p, T* losses, T* statistics) {
   for_lines<T, Group>(p.shape, [&](const Line<T, Group>& line) {
     const T maximum = line.max([&](int64_t j) { return x[line.at(j)]; });
@@ -51,7 +51,7 @@ __global__ void __launch_bounds__(kLineThreads)
       losses[line.index] = loss;
       if (statistics) {
         statistics[line.index] = maximum;
-        statistics[p.shape.lines() + line.index] = log_sum;
+        statistics[p.shape.outer * p.shape.inner + line.index] = log_sum;
       }
     }
   });
@@ -63,7 +63,7 @@ __global__ void __launch_bounds__(kReduceThreads)
     sum_positions_kernel(const T* losses, CrossEntropyParams<T> p, double* partial) {
   double loss = 0, weight = 0;
   const int64_t step = int64_t(gridDim.x) * kReduceThreads;
-  for (int64_t i = int64_t(blockIdx.x) * kReduceThreads + threadIdx.x; i < p.shape.lines(); i += step) {
+  for (int64_t i = int64_t(blockIdx.x) * kReduceThreads + threadIdx.x; i < p.shape.outer * p.shape.inner; i += step) {
     loss += losses[i];
     weight += p.probabilities ? 1.0 : double(weight_of(p, class_of(p, i)));
   }
@@ -92,12 +92,12 @@ __global__ void __launch_bounds__(kReduceThreads)
 }
 
 template <class T, template <class> class Group>
-__global__ void __launch_bounds__(kLineThreads)
+__global__ void __launch_bounds__(kLineThreads, 2)
     cross_entropy_backward_kernel(const T* dy, const T* x, CrossEntropyParams<T> p, const T* statistics,
                                   const T* divisor, T* dx) {
   const T kept = T(1 - p.label_smoothing), share = T(p.label_smoothing) / T(p.shape.n);
   for_lines<T, Group>(p.shape, [&](const Line<T, Group>& line) {
-    const T maximum = statistics[line.index], log_sum = statistics[p.shape.lines() + line.index];
+    const T maximum = statistics[line.index], log_sum = statistics[p.shape.outer * p.shape.inner + line.index];
     const T scale = p.reduction == Reduction::none ? dy[line.index] : dy[0] / divisor[0];
     const auto probability = [&](int64_t j) { return vexp(x[line.at(j)] - maximum - log_sum); };
     if (p.probabilities) {

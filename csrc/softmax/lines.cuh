@@ -64,7 +64,7 @@ template <class T, template <class> class Group> struct Line {
 template <class T, template <class> class Group, class F>
 BRASA_DEVICE_FN void for_lines(AxisShape shape, const F& f) {
   constexpr int kPerBlock = kLineThreads / Group<T>::kSize;
-  const int64_t lines = shape.lines(), step = int64_t(gridDim.x) * kPerBlock;
+  const int64_t lines = shape.outer * shape.inner, step = int64_t(gridDim.x) * kPerBlock;
   for (int64_t i = int64_t(blockIdx.x) * kPerBlock + threadIdx.x / Group<T>::kSize; i < lines; i += step) {
     const int64_t slab = i / shape.inner, first = i % shape.inner;
     f(Line<T, Group>{{}, i, slab * shape.n * shape.inner + first, shape.n, shape.inner});

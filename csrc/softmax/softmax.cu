@@ -6,7 +6,7 @@
 namespace brasa::cuda {
 
 template <class T, template <class> class Group>
-__global__ void __launch_bounds__(kLineThreads)
+__global__ void __launch_bounds__(kLineThreads, 2)
     softmax_forward_kernel(const T* x, T* y, AxisShape shape) {
   for_lines<T, Group>(shape, [&](const Line<T, Group>& line) {
     const T maximum = line.max([&](int64_t j) { return x[line.at(j)]; });
@@ -17,7 +17,7 @@ __global__ void __launch_bounds__(kLineThreads)
 }
 
 template <class T, template <class> class Group>
-__global__ void __launch_bounds__(kLineThreads)
+__global__ void __launch_bounds__(kLineThreads, 2)
     log_softmax_forward_kernel(const T* x, T* y, AxisShape shape) {
   for_lines<T, Group>(shape, [&](const Line<T, Group>& line) {
     const T maximum = line.max([&](int64_t j) { return x[line.at(j)]; });
@@ -28,7 +28,7 @@ __global__ void __launch_bounds__(kLineThreads)
 }
 
 template <class T, template <class> class Group>
-__global__ void __launch_bounds__(kLineThreads)
+__global__ void __launch_bounds__(kLineThreads, 2)
     softmax_backward_kernel(const T* dy, const T* y, T* dx, AxisShape shape) {
   for_lines<T, Group>(shape, [&](const Line<T, Group>& line) {
     const T dot = line.sum([&](int64_t j) { return y[line.at(j)] * dy[line.at(j)]; });
@@ -37,7 +37,7 @@ __global__ void __launch_bounds__(kLineThreads)
 }
 
 template <class T, template <class> class Group>
-__global__ void __launch_bounds__(kLineThreads)
+__global__ void __launch_bounds__(kLineThreads, 2)
     log_softmax_backward_kernel(const T* dy, const T* y, T* dx, AxisShape shape) {
   for_lines<T, Group>(shape, [&](const Line<T, Group>& line) {
     const T sum = line.sum([&](int64_t j) { return dy[line.at(j)]; });
