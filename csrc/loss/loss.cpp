@@ -6,8 +6,9 @@
 namespace brasa::cpu::BRASA_ISA {
 namespace {
 
-/// In place of a class: the position takes no part, or its class is out of range. The bindings refuse the
-/// latter; it can come up when another thread changes the array meanwhile, and must not read outside.
+/// In place of a class: the position takes no part, or its class is out of range. The bindings
+/// refuse the latter; it can come up when another thread changes the array meanwhile, and must not
+/// read outside.
 constexpr int64_t kIgnored = -1, kOutside = -2;
 
 BRASA_INLINE int64_t class_at(const ClassIndices& c, int64_t i) {
@@ -58,8 +59,8 @@ void class_losses(const CrossEntropyParams<T>& p, T weights, const Piece& piece,
       losses[i] = c == kIgnored ? T(0) : T(__builtin_nan(""));
       continue;
     }
-    losses[i] = kept * weight_of(p, c) *
-                ((maximum[i] - x.data[piece.position(x, c, i)]) + log_sum[i]);
+    losses[i] =
+        kept * weight_of(p, c) * ((maximum[i] - x.data[piece.position(x, c, i)]) + log_sum[i]);
     if (smoothing != 0)
       losses[i] += smoothing / T(p.shape.n) * fma_scalar(weights, log_sum[i], spread[i]);
   }
@@ -112,7 +113,8 @@ template <class F> double sum_in_lanes(int64_t n, const F& f) {
 template <class T> double divisor_of(const CrossEntropyParams<T>& p) {
   if (p.reduction == Reduction::sum) return 1;
   if (p.probabilities) return double(p.shape.lines());
-  return sum_in_lanes(p.shape.lines(), [&](int64_t i) { return double(weight_of(p, class_of(p, i))); });
+  return sum_in_lanes(p.shape.lines(),
+                      [&](int64_t i) { return double(weight_of(p, class_of(p, i))); });
 }
 
 }  // namespace
@@ -144,48 +146,49 @@ void cross_entropy_backward(Context ctx, const T* dy, const T* logits, CrossEntr
   const T weights = sum_of_weights(params), kept = T(1 - params.label_smoothing);
   const T share = T(params.label_smoothing) / T(params.shape.n);
   const int64_t positions = params.shape.lines();
-  for_pieces<T>(ctx, params.shape, [=, p = &params]<class Piece>(const Piece& piece,
-                                                                 const Placement<T>& place) {
-    alignas(64) T tile[kTileElements], target_tile[kTileElements];
-    alignas(64) T maximum[Piece::kStates], log_sum[Piece::kStates], g[Piece::kStates] = {};
-    alignas(64) T of_p[Piece::kStates] = {};
-    const Operand<const T> x = place.input_once(logits, tile);
-    const Operand<T> out = place.output(dlogits, tile);
-    for (int64_t i = 0; i < piece.lines(); ++i) {
-      const int64_t at = piece.line + i;
-      const int64_t c = p->probabilities ? 0 : class_of(*p, at);
-      g[i] = c < 0 ? T(0) : reduced ? dy[0] / divisor[0] : dy[at];
-      of_p[i] = g[i] * fma_scalar(kept, weight_of(*p, c), share * weights);
-      maximum[i] = statistics[at];
-      log_sum[i] = statistics[positions + at];
-    }
-    const auto probability = [&](auto k) {
-      return vexp(piece.get(x, k) - piece.state(maximum, k) - piece.state(log_sum, k));
-    };
-    if (p->probabilities) {
-      const Operand<const T> target = place.input(p->probabilities, target_tile);
-      piece.sum_of(of_p, [&](auto k) { return weighted_target(*p, piece, target, k); });
-      piece.each([&](auto k) {
-        const Vec<T> q = weighted_target(*p, piece, target, k);
-        piece.put(out, k, piece.state(g, k) * fma(piece.state(of_p, k), probability(k), -q));
-      });
-    } else {
-      piece.each([&](auto k) {
-        const Vec<T> a = piece.state(of_p, k);
-        Vec<T> d = a == Vec<T>{} ? Vec<T>{} : a * probability(k);
-        if (share != 0) {
-          const Vec<T> w = p->weight ? piece.per_element(p->weight, k) : broadcast(T(1));
-          d -= piece.state(g, k) * broadcast(share) * w;
+  for_pieces<T>(
+      ctx, params.shape,
+      [=, p = &params]<class Piece>(const Piece& piece, const Placement<T>& place) {
+        alignas(64) T tile[kTileElements], target_tile[kTileElements];
+        alignas(64) T maximum[Piece::kStates], log_sum[Piece::kStates], g[Piece::kStates] = {};
+        alignas(64) T of_p[Piece::kStates] = {};
+        const Operand<const T> x = place.input_once(logits, tile);
+        const Operand<T> out = place.output(dlogits, tile);
+        for (int64_t i = 0; i < piece.lines(); ++i) {
+          const int64_t at = piece.line + i;
+          const int64_t c = p->probabilities ? 0 : class_of(*p, at);
+          g[i] = c < 0 ? T(0) : reduced ? dy[0] / divisor[0] : dy[at];
+          of_p[i] = g[i] * fma_scalar(kept, weight_of(*p, c), share * weights);
+          maximum[i] = statistics[at];
+          log_sum[i] = statistics[positions + at];
         }
-        piece.put(out, k, d);
+        const auto probability = [&](auto k) {
+          return vexp(piece.get(x, k) - piece.state(maximum, k) - piece.state(log_sum, k));
+        };
+        if (p->probabilities) {
+          const Operand<const T> target = place.input(p->probabilities, target_tile);
+          piece.sum_of(of_p, [&](auto k) { return weighted_target(*p, piece, target, k); });
+          piece.each([&](auto k) {
+            const Vec<T> q = weighted_target(*p, piece, target, k);
+            piece.put(out, k, piece.state(g, k) * fma(piece.state(of_p, k), probability(k), -q));
+          });
+        } else {
+          piece.each([&](auto k) {
+            const Vec<T> a = piece.state(of_p, k);
+            Vec<T> d = a == Vec<T>{} ? Vec<T>{} : a * probability(k);
+            if (share != 0) {
+              const Vec<T> w = p->weight ? piece.per_element(p->weight, k) : broadcast(T(1));
+              d -= piece.state(g, k) * broadcast(share) * w;
+            }
+            piece.put(out, k, d);
+          });
+          for (int64_t i = 0; i < piece.lines(); ++i) {
+            const int64_t c = class_of(*p, piece.line + i);
+            if (c >= 0) out.data[piece.position(out, c, i)] -= g[i] * kept * weight_of(*p, c);
+          }
+        }
+        place.finish(dlogits, tile);
       });
-      for (int64_t i = 0; i < piece.lines(); ++i) {
-        const int64_t c = class_of(*p, piece.line + i);
-        if (c >= 0) out.data[piece.position(out, c, i)] -= g[i] * kept * weight_of(*p, c);
-      }
-    }
-    place.finish(dlogits, tile);
-  });
 }
 
 BRASA_INSTANTIATE(cross_entropy_forward, float, double)

@@ -1,17 +1,18 @@
-#include "loss/loss.h"
-
 #include "core/device.cuh"
+#include "loss/loss.h"
 #include "softmax/lines.cuh"
 
 namespace brasa::cuda {
 
 constexpr int kReduceThreads = 256;
-constexpr int64_t kReduceBlocks = 256;  // partial sums of losses and weights; a constant: they fix the rounding
+constexpr int64_t kReduceBlocks =
+    256;  // partial sums of losses and weights; a constant: they fix the rounding
 
 /// In place of a class: the position takes no part, or its class is out of range.
 constexpr int64_t kIgnored = -1, kOutside = -2;
 
-template <class T> BRASA_DEVICE_FN int64_t class_of(const CrossEntropyParams<T>& p, int64_t position) {
+template <class T>
+BRASA_DEVICE_FN int64_t class_of(const CrossEntropyParams<T>& p, int64_t position) {
   const int64_t c = p.classes.wide ? p.classes.wide[position] : int64_t(p.classes.narrow[position]);
   return c == p.ignore_index ? kIgnored : c < 0 || c >= p.shape.n ? kOutside : c;
 }
@@ -41,7 +42,9 @@ __global__ void __launch_bounds__(kLineThreads, 2)
       loss = line.sum([&](int64_t j) { return weighted_target(p, j, line.at(j)) * minus_log(j); });
     } else {
       const int64_t c = class_of(p, line.index);
-      loss = c == kIgnored ? T(0) : c == kOutside ? T(0) / T(0) : T(1 - p.label_smoothing) * weight_of(p, c) * minus_log(c);
+      loss = c == kIgnored   ? T(0)
+             : c == kOutside ? T(0) / T(0)
+                             : T(1 - p.label_smoothing) * weight_of(p, c) * minus_log(c);
       if (p.label_smoothing != 0) {
         const T spread = line.sum([&](int64_t j) { return class_weight(p, j) * minus_log(j); });
         if (c >= 0) loss += T(p.label_smoothing) / T(p.shape.n) * spread;
@@ -63,7 +66,8 @@ __global__ void __launch_bounds__(kReduceThreads)
     sum_positions_kernel(const T* losses, CrossEntropyParams<T> p, double* partial) {
   double loss = 0, weight = 0;
   const int64_t step = int64_t(gridDim.x) * kReduceThreads;
-  for (int64_t i = int64_t(blockIdx.x) * kReduceThreads + threadIdx.x; i < p.shape.outer * p.shape.inner; i += step) {
+  for (int64_t i = int64_t(blockIdx.x) * kReduceThreads + threadIdx.x;
+       i < p.shape.outer * p.shape.inner; i += step) {
     loss += losses[i];
     weight += p.probabilities ? 1.0 : double(weight_of(p, class_of(p, i)));
   }
@@ -93,11 +97,12 @@ __global__ void __launch_bounds__(kReduceThreads)
 
 template <class T, template <class> class Group>
 __global__ void __launch_bounds__(kLineThreads, 2)
-    cross_entropy_backward_kernel(const T* dy, const T* x, CrossEntropyParams<T> p, const T* statistics,
-                                  const T* divisor, T* dx) {
+    cross_entropy_backward_kernel(const T* dy, const T* x, CrossEntropyParams<T> p,
+                                  const T* statistics, const T* divisor, T* dx) {
   const T kept = T(1 - p.label_smoothing), share = T(p.label_smoothing) / T(p.shape.n);
   for_lines<T, Group>(p.shape, [&](const Line<T, Group>& line) {
-    const T maximum = statistics[line.index], log_sum = statistics[p.shape.outer * p.shape.inner + line.index];
+    const T maximum = statistics[line.index],
+            log_sum = statistics[p.shape.outer * p.shape.inner + line.index];
     const T scale = p.reduction == Reduction::none ? dy[line.index] : dy[0] / divisor[0];
     const auto probability = [&](int64_t j) { return vexp(x[line.at(j)] - maximum - log_sum); };
     if (p.probabilities) {
@@ -118,7 +123,8 @@ __global__ void __launch_bounds__(kLineThreads, 2)
   });
 }
 
-// ---------------------------------------------------------------------------------------- launchers
+// ----------------------------------------------------------------------------------------
+// launchers
 
 template <class T> size_t cross_entropy_workspace(const CrossEntropyParams<T>& params) {
   if (params.reduction == Reduction::none) return 0;
@@ -143,8 +149,8 @@ void cross_entropy_forward(Context ctx, const T* logits, CrossEntropyParams<T> p
   blocks = blocks < 1 ? 1 : blocks > kReduceBlocks ? kReduceBlocks : blocks;
   simt::launch({.grid = dim3(unsigned(blocks)), .block = dim3(kReduceThreads), .stream = stream},
                sum_positions_kernel<T>, of_position, params, partial);
-  simt::launch({.block = dim3(kReduceThreads), .stream = stream}, finish_reduction_kernel<T>, partial,
-               blocks, params.reduction == Reduction::mean, losses, divisor);
+  simt::launch({.block = dim3(kReduceThreads), .stream = stream}, finish_reduction_kernel<T>,
+               partial, blocks, params.reduction == Reduction::mean, losses, divisor);
 }
 
 template <class T>
@@ -152,9 +158,11 @@ void cross_entropy_backward(Context ctx, const T* dy, const T* logits, CrossEntr
                             const T* statistics, const T* divisor, T* dlogits) {
   if (params.shape.size() == 0) return;
   choose_group<T>(params.shape, [&]<template <class> class Group>(dim3 grid) {
-    simt::launch({.grid = grid, .block = dim3(kLineThreads),
+    simt::launch({.grid = grid,
+                  .block = dim3(kLineThreads),
                   .stream = static_cast<simt::stream_t>(ctx.stream)},
-                 cross_entropy_backward_kernel<T, Group>, dy, logits, params, statistics, divisor, dlogits);
+                 cross_entropy_backward_kernel<T, Group>, dy, logits, params, statistics, divisor,
+                 dlogits);
   });
 }
 

@@ -9,16 +9,17 @@
 // cancels; log(softmax) would be -inf where the softmax underflows. m and L are kept apart for the
 // backward pass: their sum would lose as many bits as |m| has above 1.
 //
-//   classes         dx_c = g (((1 - s) w_t + s / C W) p_c - s / C w_c - [c = t] (1 - s) w_t),  W = sum w
-//   probabilities   dx_c = g (S p_c - w_c q_c),                                               S = sum w q
+//   classes         dx_c = g (((1 - s) w_t + s / C W) p_c - s / C w_c - [c = t] (1 - s) w_t),  W =
+//   sum w probabilities   dx_c = g (S p_c - w_c q_c), S = sum w q
 //
-// g is the gradient of the position's loss, divided by the divisor of the mean: the sum of the w_t used
-// (classes) or the number of positions (probabilities). A position whose class is `ignore_index` has
-// loss, weight and gradient 0; one whose class is out of range has loss NaN, weight and gradient 0.
+// g is the gradient of the position's loss, divided by the divisor of the mean: the sum of the w_t
+// used (classes) or the number of positions (probabilities). A position whose class is
+// `ignore_index` has loss, weight and gradient 0; one whose class is out of range has loss NaN,
+// weight and gradient 0.
 //
-// Floor: one read of the logits forward; one read and one write backward. Lines are walked as in softmax.
-// The losses of positions are added in float64, in 16 lanes: one thread does it, there is one loss for C
-// logits. The longest chain is softmax's, n / 16 + 4.
+// Floor: one read of the logits forward; one read and one write backward. Lines are walked as in
+// softmax. The losses of positions are added in float64, in 16 lanes: one thread does it, there is
+// one loss for C logits. The longest chain is softmax's, n / 16 + 4.
 #pragma once
 
 #include "core/dispatch.h"
@@ -26,7 +27,8 @@
 
 namespace brasa {
 
-/// Class indices, one per position, in the order (N, spatial...). One of the pointers is null, or both.
+/// Class indices, one per position, in the order (N, spatial...). One of the pointers is null, or
+/// both.
 struct ClassIndices {
   const int64_t* wide;
   const int32_t* narrow;
@@ -46,8 +48,8 @@ template <class T> struct CrossEntropyParams {
 
 }  // namespace brasa
 
-/// losses: one per position; or, where there is a reduction, one in all, and `divisor` what the sum was
-/// divided by. statistics: maxima, then logs of sums, of all positions.
+/// losses: one per position; or, where there is a reduction, one in all, and `divisor` what the sum
+/// was divided by. statistics: maxima, then logs of sums, of all positions.
 BRASA_KERNEL(cross_entropy_forward, const T* logits, CrossEntropyParams<T> params, T* losses,
              T* statistics, T* divisor)
 BRASA_FUNCTION(size_t, cross_entropy_workspace, const CrossEntropyParams<T>& params)

@@ -1,6 +1,5 @@
-#include "loss/loss.h"
-
 #include "bind/bind.h"
+#include "loss/loss.h"
 #if !defined(BRASA_FOR_CUDA)
 #include "core/indices.h"
 #endif
@@ -8,17 +7,20 @@
 namespace brasa {
 namespace {
 
-/// Logits (N, C, spatial...), targets (N, spatial...) of integers or laid out as the logits, weight (C,).
+/// Logits (N, C, spatial...), targets (N, spatial...) of integers or laid out as the logits, weight
+/// (C,).
 void check_operands(const In& logits, const In& targets, const OptionalIn& weight) {
   BRASA_REQUIRE(logits.rank >= 2, "logits need (N, C, ...), got " + shape_text(logits));
   if (targets.dtype == logits.dtype) {
     require_same_dense_layout(logits, targets);
   } else {
-    BRASA_REQUIRE(targets.dtype == DType::int32 || targets.dtype == DType::int64, "unexpected dtype of targets");
+    BRASA_REQUIRE(targets.dtype == DType::int32 || targets.dtype == DType::int64,
+                  "unexpected dtype of targets");
     require_rank(targets, logits.rank - 1);
     require_c_order(targets);
     for (int i = 0; i < targets.rank; ++i)
-      BRASA_REQUIRE(targets.shape[i] == logits.shape[i ? i + 1 : 0], "unexpected shape " + shape_text(targets));
+      BRASA_REQUIRE(targets.shape[i] == logits.shape[i ? i + 1 : 0],
+                    "unexpected shape " + shape_text(targets));
   }
   if (!weight) return;
   require_same_dtype(logits, weight);
@@ -28,7 +30,8 @@ void check_operands(const In& logits, const In& targets, const OptionalIn& weigh
 
 template <class T>
 CrossEntropyParams<T> make_params(const In& logits, const In& targets, const OptionalIn& weight,
-                                  int64_t ignore_index, double label_smoothing, Reduction reduction) {
+                                  int64_t ignore_index, double label_smoothing,
+                                  Reduction reduction) {
   CrossEntropyParams<T> p{};
   p.shape = {.outer = logits.shape[0], .n = logits.shape[1], .inner = 1};
   for (int i = 2; i < logits.rank; ++i) p.shape.inner *= logits.shape[i];
@@ -51,8 +54,10 @@ Reduction reduction_of(int number) {
 void check_per_position(const ArrayView& a, const In& logits, Reduction reduction) {
   require_same_dtype(a, logits);
   require_c_order(a);
-  const int64_t wanted = reduction == Reduction::none ? logits.size / std::max<int64_t>(logits.shape[1], 1) : 1;
-  BRASA_REQUIRE(a.size == wanted, "one number per position, or one in all, needed, got " + shape_text(a));
+  const int64_t wanted =
+      reduction == Reduction::none ? logits.size / std::max<int64_t>(logits.shape[1], 1) : 1;
+  BRASA_REQUIRE(a.size == wanted,
+                "one number per position, or one in all, needed, got " + shape_text(a));
 }
 
 void check_statistics(const ArrayView& a, const In& logits) {
@@ -73,11 +78,13 @@ void forward(In logits, In targets, OptionalIn weight, int64_t ignore_index, dou
     BRASA_REQUIRE(divisor.size == 1, "unexpected size of divisor");
   }
 #if !defined(BRASA_FOR_CUDA)
-  if (targets.dtype != logits.dtype) require_indices("targets", targets, logits.shape[1], &ignore_index);
+  if (targets.dtype != logits.dtype)
+    require_indices("targets", targets, logits.shape[1], &ignore_index);
 #endif
   Context ctx = make_context(logits);
   visit<float, double>(logits.dtype, [&]<class T>() {
-    const auto params = make_params<T>(logits, targets, weight, ignore_index, label_smoothing, reduction);
+    const auto params =
+        make_params<T>(logits, targets, weight, ignore_index, label_smoothing, reduction);
     const Workspace workspace(ctx, device::cross_entropy_workspace<T>(params));
     const ReleaseGil gil(logits.size);
     device::cross_entropy_forward<T>(ctx, logits.as<const T>(), params, losses.as<T>(),
@@ -86,8 +93,9 @@ void forward(In logits, In targets, OptionalIn weight, int64_t ignore_index, dou
   });
 }
 
-void backward(In dy, In logits, In targets, OptionalIn weight, int64_t ignore_index, double label_smoothing,
-              int reduction_number, In statistics, In divisor, Out dlogits) {
+void backward(In dy, In logits, In targets, OptionalIn weight, int64_t ignore_index,
+              double label_smoothing, int reduction_number, In statistics, In divisor,
+              Out dlogits) {
   const Reduction reduction = reduction_of(reduction_number);
   BRASA_REQUIRE(logits.rank < 2 || logits.shape[1] > 0, "logits: no class");
   check_operands(logits, targets, weight);
@@ -100,9 +108,11 @@ void backward(In dy, In logits, In targets, OptionalIn weight, int64_t ignore_in
   const Context ctx = make_context(logits);
   const ReleaseGil gil(logits.size);
   visit<float, double>(logits.dtype, [&]<class T>() {
-    const auto params = make_params<T>(logits, targets, weight, ignore_index, label_smoothing, reduction);
+    const auto params =
+        make_params<T>(logits, targets, weight, ignore_index, label_smoothing, reduction);
     device::cross_entropy_backward<T>(ctx, dy.as<const T>(), logits.as<const T>(), params,
-                                      statistics.as<const T>(), divisor.as<const T>(), dlogits.as<T>());
+                                      statistics.as<const T>(), divisor.as<const T>(),
+                                      dlogits.as<T>());
   });
 }
 
@@ -111,8 +121,9 @@ void backward(In dy, In logits, In targets, OptionalIn weight, int64_t ignore_in
 void bind_loss(py::module_& m) {
   m.def("cross_entropy_forward", &forward, "logits"_a, "targets"_a, "weight"_a, "ignore_index"_a,
         "label_smoothing"_a, "reduction"_a, "losses"_a, "statistics"_a, "divisor"_a);
-  m.def("cross_entropy_backward", &backward, "dy"_a, "logits"_a, "targets"_a, "weight"_a, "ignore_index"_a,
-        "label_smoothing"_a, "reduction"_a, "statistics"_a, "divisor"_a, "dlogits"_a);
+  m.def("cross_entropy_backward", &backward, "dy"_a, "logits"_a, "targets"_a, "weight"_a,
+        "ignore_index"_a, "label_smoothing"_a, "reduction"_a, "statistics"_a, "divisor"_a,
+        "dlogits"_a);
 }
 
 }  // namespace brasa

@@ -1,8 +1,9 @@
-// Who works on one line of an axis: a thread, a warp or a block. What softmax and cross-entropy share.
+// Who works on one line of an axis: a thread, a warp or a block. What softmax and cross-entropy
+// share.
 //
-// Contiguous lines go to a warp, long ones to a block, so that neighbouring threads read neighbouring
-// elements. Where the axis is not innermost, neighbouring lines do, and each line has one thread. The
-// choice depends on the shape of a line alone, never on how many there are.
+// Contiguous lines go to a warp, long ones to a block, so that neighbouring threads read
+// neighbouring elements. Where the axis is not innermost, neighbouring lines do, and each line has
+// one thread. The choice depends on the shape of a line alone, never on how many there are.
 #pragma once
 
 #include "core/vmath.cuh"
@@ -12,7 +13,7 @@ namespace brasa::cuda {
 
 constexpr int kLineThreads = 256;
 constexpr int64_t kBlockLine = 1024;  ///< a line this long gets a block
-constexpr int kPartialSum = 16;       ///< terms added before they join a thread's sum: shorter chains
+constexpr int kPartialSum = 16;  ///< terms added before they join a thread's sum: shorter chains
 
 template <class T> struct ThreadGroup {
   static constexpr int kSize = 1;
@@ -65,7 +66,8 @@ template <class T, template <class> class Group, class F>
 BRASA_DEVICE_FN void for_lines(AxisShape shape, const F& f) {
   constexpr int kPerBlock = kLineThreads / Group<T>::kSize;
   const int64_t lines = shape.outer * shape.inner, step = int64_t(gridDim.x) * kPerBlock;
-  for (int64_t i = int64_t(blockIdx.x) * kPerBlock + threadIdx.x / Group<T>::kSize; i < lines; i += step) {
+  for (int64_t i = int64_t(blockIdx.x) * kPerBlock + threadIdx.x / Group<T>::kSize; i < lines;
+       i += step) {
     const int64_t slab = i / shape.inner, first = i % shape.inner;
     f(Line<T, Group>{{}, i, slab * shape.n * shape.inner + first, shape.n, shape.inner});
   }

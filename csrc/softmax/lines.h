@@ -1,11 +1,13 @@
-// Walking over the lines of an axis in pieces that stay in L1: what softmax and cross-entropy share.
+// Walking over the lines of an axis in pieces that stay in L1: what softmax and cross-entropy
+// share.
 //
 // A piece is either one line with vectors along it (LinePiece), or up to 64 neighbouring lines with
-// vectors across them (StripPiece). Kernels are written once for both: `sum`, `max` and `each` run over
-// the piece's vectors, `state` is the number that belongs to a vector's line (its maximum, its sum), kept in arrays of kStates. Short
-// contiguous lines (10 classes) waste most of a vector along the line, so 64 of them are transposed into
-// a tile and taken as a strip. A strided strip is copied into a tile as well: rows a power of two apart
-// fall into the same cache sets, 21 classes of a 512 x 512 image for instance into one.
+// vectors across them (StripPiece). Kernels are written once for both: `sum`, `max` and `each` run
+// over the piece's vectors, `state` is the number that belongs to a vector's line (its maximum, its
+// sum), kept in arrays of kStates. Short contiguous lines (10 classes) waste most of a vector along
+// the line, so 64 of them are transposed into a tile and taken as a strip. A strided strip is
+// copied into a tile as well: rows a power of two apart fall into the same cache sets, 21 classes
+// of a 512 x 512 image for instance into one.
 #pragma once
 
 #include "core/parallel.h"
@@ -29,8 +31,10 @@ template <class T> BRASA_INLINE Vec<T> read(const T* p, int64_t live) {
   return live == kLanes<T> ? load(p) : load_partial(p, live);
 }
 template <class T> BRASA_INLINE void write(T* p, Vec<T> x, int64_t live) {
-  if (live == kLanes<T>) store(p, x);
-  else store_partial(p, x, live);
+  if (live == kLanes<T>)
+    store(p, x);
+  else
+    store_partial(p, x, live);
 }
 
 /// An array as a piece sees it: element j of line i at data[j * stride + i].
@@ -131,7 +135,9 @@ template <class T> struct StripPiece {
     });
     for (int step = kVirtual / 2; step; step /= 2)
       for (int l = 0; l < step; ++l)
-        across([&](int64_t i, int64_t) { store(part[l] + i, load(part[l] + i) + load(part[l + step] + i)); });
+        across([&](int64_t i, int64_t) {
+          store(part[l] + i, load(part[l] + i) + load(part[l + step] + i));
+        });
     across([&](int64_t i, int64_t) { store(result + i, load(part[0] + i)); });
   }
   template <class F> BRASA_INLINE_MEMBER void map_state(T* result, const F& f) const {
@@ -142,9 +148,9 @@ template <class T> struct StripPiece {
 /// Where the arrays of a piece are: in place, or in a tile that the caller provides.
 template <class T> struct Placement {
   enum class Kind { in_place, copied, transposed } kind;
-  int64_t offset;      ///< of the piece's first element
-  int64_t n, width;    ///< of the strip
-  int64_t stride;      ///< between neighbours of a line in the array
+  int64_t offset;    ///< of the piece's first element
+  int64_t n, width;  ///< of the strip
+  int64_t stride;    ///< between neighbours of a line in the array
 
   /// The input x; `tile` (kTileElements) may be used to bring it nearer.
   Operand<const T> input(const T* x, T* tile) const {
@@ -168,7 +174,8 @@ template <class T> struct Placement {
   }
   /// Where the output y is written; finish() is called afterwards.
   Operand<T> output(T* y, T* tile) const {
-    return kind == Kind::transposed ? Operand<T>{tile, kStripWidth} : Operand<T>{y + offset, stride};
+    return kind == Kind::transposed ? Operand<T>{tile, kStripWidth}
+                                    : Operand<T>{y + offset, stride};
   }
   void finish(T* y, const T* tile) const {
     if (kind != Kind::transposed) return;
@@ -193,18 +200,21 @@ static inline void for_pieces(Context ctx, AxisShape shape, const F& f) {
   }
   const bool transposed = inner == 1;
   const int64_t row = transposed ? shape.outer : inner;  // lines that may stand side by side
-  const int64_t strips = (row + kStripWidth - 1) / kStripWidth, slabs = transposed ? 1 : shape.outer;
-  const Kind kind = transposed ? Kind::transposed
-                    : n * kStripWidth <= kTileElements ? Kind::copied : Kind::in_place;
+  const int64_t strips = (row + kStripWidth - 1) / kStripWidth,
+                slabs = transposed ? 1 : shape.outer;
+  const Kind kind = transposed                         ? Kind::transposed
+                    : n * kStripWidth <= kTileElements ? Kind::copied
+                                                       : Kind::in_place;
   parallel_for(ctx, slabs * strips, grain < kStripWidth ? 1 : grain / kStripWidth,
                [&](int64_t begin, int64_t end) {
-    for (int64_t strip = begin; strip < end; ++strip) {
-      const int64_t slab = strip / strips, first = strip % strips * kStripWidth;
-      const int64_t width = row - first < kStripWidth ? row - first : kStripWidth;
-      const int64_t offset = transposed ? first * n : slab * n * inner + first;
-      f(StripPiece<T>{slab * row + first, n, width}, Placement<T>{kind, offset, n, width, inner});
-    }
-  });
+                 for (int64_t strip = begin; strip < end; ++strip) {
+                   const int64_t slab = strip / strips, first = strip % strips * kStripWidth;
+                   const int64_t width = row - first < kStripWidth ? row - first : kStripWidth;
+                   const int64_t offset = transposed ? first * n : slab * n * inner + first;
+                   f(StripPiece<T>{slab * row + first, n, width},
+                     Placement<T>{kind, offset, n, width, inner});
+                 }
+               });
 }
 
 }  // namespace brasa::cpu::BRASA_ISA

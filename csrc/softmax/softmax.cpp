@@ -18,7 +18,8 @@ template <class T> void softmax_forward(Context ctx, const T* x, T* y, AxisShape
       return e;
     });
     piece.map_state(factor, [&](int64_t i) { return value<Vec<T>>(1) / load(factor + i); });
-    piece.each([&](auto k) { piece.put(out, k, piece.get(exponentials, k) * piece.state(factor, k)); });
+    piece.each(
+        [&](auto k) { piece.put(out, k, piece.get(exponentials, k) * piece.state(factor, k)); });
     place.finish(y, tile);
   });
 }

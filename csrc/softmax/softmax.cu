@@ -1,7 +1,6 @@
-#include "softmax/softmax.h"
-
 #include "core/device.cuh"
 #include "softmax/lines.cuh"
+#include "softmax/softmax.h"
 
 namespace brasa::cuda {
 
@@ -45,14 +44,16 @@ __global__ void __launch_bounds__(kLineThreads, 2)
   });
 }
 
-// ---------------------------------------------------------------------------------------- launchers
+// ----------------------------------------------------------------------------------------
+// launchers
 
-#define BRASA_LAUNCH(kernel, ...)                                                            \
-  if (shape.size() == 0) return;                                                             \
-  choose_group<T>(shape, [&]<template <class> class Group>(dim3 grid) {                      \
-    simt::launch({.grid = grid, .block = dim3(kLineThreads),                                 \
-                  .stream = static_cast<simt::stream_t>(ctx.stream)},                        \
-                 kernel<T, Group>, __VA_ARGS__, shape);                                      \
+#define BRASA_LAUNCH(kernel, ...)                                       \
+  if (shape.size() == 0) return;                                        \
+  choose_group<T>(shape, [&]<template <class> class Group>(dim3 grid) { \
+    simt::launch({.grid = grid,                                         \
+                  .block = dim3(kLineThreads),                          \
+                  .stream = static_cast<simt::stream_t>(ctx.stream)},   \
+                 kernel<T, Group>, __VA_ARGS__, shape);                 \
   });
 
 template <class T> void softmax_forward(Context ctx, const T* x, T* y, AxisShape shape) {
@@ -66,13 +67,11 @@ void softmax_backward(Context ctx, const T* dy, const T* y, T* dx, AxisShape sha
   BRASA_LAUNCH(softmax_backward_kernel, dy, y, dx)
 }
 template <class T>
-void log_softmax_backward(Context ctx, const T* dy, const T* y, T* dx, AxisShape shape) {
-  BRASA_LAUNCH(log_softmax_backward_kernel, dy, y, dx)
-}
+void log_softmax_backward(Context ctx, const T* dy, const T* y, T* dx,
+                          AxisShape shape){BRASA_LAUNCH(log_softmax_backward_kernel, dy, y, dx)}
 
-BRASA_INSTANTIATE(softmax_forward, float, double)
-BRASA_INSTANTIATE(softmax_backward, float, double)
-BRASA_INSTANTIATE(log_softmax_forward, float, double)
-BRASA_INSTANTIATE(log_softmax_backward, float, double)
+BRASA_INSTANTIATE(softmax_forward, float, double) BRASA_INSTANTIATE(softmax_backward, float, double)
+    BRASA_INSTANTIATE(log_softmax_forward, float, double)
+        BRASA_INSTANTIATE(log_softmax_backward, float, double)
 
 }  // namespace brasa::cuda

@@ -3,13 +3,13 @@
 //   softmax       y_j = exp(x_j - max) / sum_k exp(x_k - max)      dx = y (dy - sum(y dy))
 //   log_softmax   y_j = (x_j - max) - log sum_k exp(x_k - max)     dx = dy - exp(y) sum(dy)
 //
-// A dense array is seen as (outer, n, inner) around the axis. Every line of n elements is finished while
-// it is in L1 or L2, so the floor is one read and one write of the array; exp costs about as much as the
-// memory traffic of one core. A line longer than L2 is read twice more from L3.
+// A dense array is seen as (outer, n, inner) around the axis. Every line of n elements is finished
+// while it is in L1 or L2, so the floor is one read and one write of the array; exp costs about as
+// much as the memory traffic of one core. A line longer than L2 is read twice more from L3.
 //
-// Sums run over 16 virtual lanes, element j in lane j % 16, in ascending j, then the tree of LaneSum:
-// the longest chain is n / 16 + 4. How lines map to vectors (along the line or across lines) changes
-// speed, never bits. A line that is all -inf, or holds a NaN or +inf, gives NaN.
+// Sums run over 16 virtual lanes, element j in lane j % 16, in ascending j, then the tree of
+// LaneSum: the longest chain is n / 16 + 4. How lines map to vectors (along the line or across
+// lines) changes speed, never bits. A line that is all -inf, or holds a NaN or +inf, gives NaN.
 #pragma once
 
 #include "core/dispatch.h"
