@@ -1,0 +1,71 @@
+// Offsets of maxima in their windows: integer lanes in registers, bytes or int32 in memory.
+#pragma once
+
+#include "core/simd.h"
+#include "pool/pool.h"
+
+namespace brasa::cpu::BRASA_ISA {
+
+/// Stands for the type of offsets that are not kept.
+struct NoOffset {};
+template <class Offset> constexpr bool kKeeps = true;
+template <> constexpr bool kKeeps<NoOffset> = false;
+
+/// As many offsets as Vec<T> has lanes.
+template <class T, class Offset> struct OffsetLanes {
+  typedef Offset Vec __attribute__((vector_size(sizeof(Offset) * kLanes<T>)));
+};
+
+template <class T, class Offset>
+BRASA_INLINE void store_offsets(Offset* p, IntVec<T> where, int64_t live) {
+  using Narrow = typename OffsetLanes<T, Offset>::Vec;
+  const Narrow narrow = __builtin_convertvector(where, Narrow);
+  if (live == kLanes<T>) {
+    __builtin_memcpy(p, &narrow, sizeof(narrow));
+  } else {
+    for (int64_t i = 0; i < live; ++i) p[i] = narrow[i];
+  }
+}
+
+/// The lanes from `live` on are 0.
+template <class T, class Offset>
+BRASA_INLINE IntVec<T> load_offsets(const Offset* p, int64_t live) {
+  typename OffsetLanes<T, Offset>::Vec narrow{};
+  if (live == kLanes<T>) {
+    __builtin_memcpy(&narrow, p, sizeof(narrow));
+  } else {
+    for (int64_t i = 0; i < live; ++i) narrow[i] = p[i];
+  }
+  return __builtin_convertvector(narrow, IntVec<T>);
+}
+
+template <class T> BRASA_INLINE Vec<T> read(const T* p, int64_t live) {
+  return live == kLanes<T> ? load(p) : load_partial(p, live);
+}
+template <class T> BRASA_INLINE void write(T* p, Vec<T> x, int64_t live) {
+  if (live == kLanes<T>)
+    store(p, x);
+  else
+    store_partial(p, x, live);
+}
+
+/// x where the mask holds, +0 elsewhere; a NaN that is not chosen leaves no trace.
+template <class T> BRASA_INLINE Vec<T> keep(IntVec<T> mask, Vec<T> x) {
+  return (Vec<T>)(mask & bits(x));
+}
+
+template <class T> BRASA_INLINE IntVec<T> int_lanes(int64_t i) {
+  return IntVec<T>{} + typename IntOf<T>::type(i);
+}
+
+/// Calls f.operator()<Offset>() for the type that the offsets have.
+template <class F> static inline void visit_offsets(PoolOffsets offsets, const F& f) {
+  if (!offsets.data)
+    f.template operator()<NoOffset>();
+  else if (offsets.wide)
+    f.template operator()<int32_t>();
+  else
+    f.template operator()<uint8_t>();
+}
+
+}  // namespace brasa::cpu::BRASA_ISA

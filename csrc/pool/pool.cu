@@ -1,0 +1,284 @@
+// One thread per element: of the result forward, of dx backward, where it gathers from the windows
+// that cover it, in their order, so nothing depends on who comes first. Neighbouring threads have
+// neighbouring memory in both layouts. Windows of kWideWindow elements (global pooling) take a
+// block per output.
+#include "core/device.cuh"
+#include "pool/pool.h"
+#include "pool/window.h"
+
+namespace brasa::cuda {
+
+constexpr int kPoolThreads = 256;
+constexpr int64_t kWideWindow = 1024;
+
+/// Where an element of (N, C, H, W) stands, counted in memory order; and element strides of an
+/// image.
+struct Position {
+  int64_t plane_start;  ///< of the image's plane (n, c) in the other array
+  int64_t y, x;
+};
+BRASA_DEVICE_FN Position position_of(int64_t i, const PoolParams& p, int64_t height, int64_t width,
+                                     int64_t other_size) {
+  int64_t c = 0;
+  if (p.channels_last) {
+    c = i % p.c;
+    i /= p.c;
+  }
+  const int64_t x = i % width, y = i / width % height, plane = i / width / height;
+  return {p.channels_last ? plane * other_size * p.c + c : plane * other_size, y, x};
+}
+
+BRASA_DEVICE_FN int64_t pixel_step(const PoolParams& p) {
+  return p.channels_last ? p.c : 1;
+}
+BRASA_DEVICE_FN int64_t axis_step(const PoolAxis& a) {
+  return a.adaptive ? 1 : a.dilation;
+}
+
+BRASA_DEVICE_FN int64_t read_offset(PoolOffsets offsets, int64_t i) {
+  return offsets.wide ? static_cast<const int32_t*>(offsets.data)[i]
+                      : static_cast<const uint8_t*>(offsets.data)[i];
+}
+BRASA_DEVICE_FN void write_offset(PoolOffsets offsets, int64_t i, int64_t offset) {
+  if (!offsets.data) return;
+  if (offsets.wide)
+    static_cast<int32_t*>(offsets.data)[i] = int32_t(offset);
+  else
+    static_cast<uint8_t*>(offsets.data)[i] = uint8_t(offset);
+}
+
+/// The better of two candidates in scan order: NaN first, the later one of two; then the larger;
+/// then the earlier.
+template <class T> struct Candidate {
+  T value;
+  int64_t offset;
+};
+template <class T> BRASA_DEVICE_FN Candidate<T> better(Candidate<T> a, Candidate<T> b) {
+  const bool a_nan = a.value != a.value, b_nan = b.value != b.value;
+  if (a_nan || b_nan) return a_nan && (!b_nan || a.offset > b.offset) ? a : b;
+  if (a.value != b.value) return a.value > b.value ? a : b;
+  return a.offset <= b.offset ? a : b;
+}
+
+/// The best of the taps first, first + step, ... of a window.
+template <class T>
+BRASA_DEVICE_FN Candidate<T> best_of_window(const T* plane, const PoolParams& p, Window h, Window w,
+                                            int64_t first, int64_t step) {
+  Candidate<T> best{T(-INFINITY), h.tap * p.w.kernel + w.tap};
+  const int64_t inner = pixel_step(p);
+  for (int64_t t = first; t < h.count * w.count; t += step) {
+    const int64_t i = t / w.count, j = t % w.count;
+    const int64_t ih = h.first + i * axis_step(p.h), iw = w.first + j * axis_step(p.w);
+    const T value = plane[(ih * p.w.in + iw) * inner];
+    if (value > best.value || value != value) best = {value, (h.tap + i) * p.w.kernel + w.tap + j};
+  }
+  return best;
+}
+
+template <class T>
+__global__ void __launch_bounds__(kPoolThreads)
+    max_pool_kernel(const T* x, T* y, PoolOffsets offsets, PoolParams p) {
+  const int64_t n = p.n * p.c * p.h.out * p.w.out, stride = int64_t(gridDim.x) * kPoolThreads;
+  for (int64_t i = int64_t(blockIdx.x) * kPoolThreads + threadIdx.x; i < n; i += stride) {
+    const Position at = position_of(i, p, p.h.out, p.w.out, p.h.in * p.w.in);
+    const Candidate<T> best =
+        best_of_window(x + at.plane_start, p, window_of(p.h, at.y), window_of(p.w, at.x), 0, 1);
+    y[i] = best.value;
+    write_offset(offsets, i, best.offset);
+  }
+}
+
+template <class T>
+__global__ void __launch_bounds__(kPoolThreads)
+    max_pool_wide_kernel(const T* x, T* y, PoolOffsets offsets, PoolParams p) {
+  BRASA_SHARED(T, values, [kPoolThreads]);
+  BRASA_SHARED(int64_t, winners, [kPoolThreads]);
+  const int64_t n = p.n * p.c * p.h.out * p.w.out;
+  const int rank = int(threadIdx.x);
+  for (int64_t i = blockIdx.x; i < n; i += gridDim.x) {
+    const Position at = position_of(i, p, p.h.out, p.w.out, p.h.in * p.w.in);
+    const Candidate<T> mine = best_of_window(x + at.plane_start, p, window_of(p.h, at.y),
+                                             window_of(p.w, at.x), rank, kPoolThreads);
+    values[rank] = mine.value;
+    winners[rank] = mine.offset;
+    __syncthreads();
+    for (int half = kPoolThreads / 2; half > 0; half /= 2) {
+      if (rank < half) {
+        const Candidate<T> best =
+            better<T>({values[rank], winners[rank]}, {values[rank + half], winners[rank + half]});
+        values[rank] = best.value;
+        winners[rank] = best.offset;
+      }
+      __syncthreads();
+    }
+    if (rank == 0) {
+      y[i] = values[0];
+      write_offset(offsets, i, winners[0]);
+    }
+    __syncthreads();
+  }
+}
+
+template <class T>
+__global__ void __launch_bounds__(kPoolThreads)
+    max_pool_backward_kernel(const T* dy, PoolOffsets offsets, T* dx, PoolParams p) {
+  const int64_t n = p.n * p.c * p.h.in * p.w.in, stride = int64_t(gridDim.x) * kPoolThreads;
+  for (int64_t i = int64_t(blockIdx.x) * kPoolThreads + threadIdx.x; i < n; i += stride) {
+    const Position at = position_of(i, p, p.h.in, p.w.in, p.h.out * p.w.out);
+    const Covering h = covering(p.h, at.y), w = covering(p.w, at.x);
+    T sum = 0;
+    for (int64_t oh = h.first; oh < h.end; ++oh) {
+      const int64_t row = tap_of(p.h, oh, at.y);
+      for (int64_t ow = w.first; ow < w.end; ++ow) {
+        const int64_t column = tap_of(p.w, ow, at.x);
+        const int64_t from = at.plane_start + (oh * p.w.out + ow) * pixel_step(p);
+        if (row >= 0 && column >= 0 && read_offset(offsets, from) == row * p.w.kernel + column)
+          sum += dy[from];
+      }
+    }
+    dx[i] = sum;
+  }
+}
+
+template <class T>
+__global__ void __launch_bounds__(kPoolThreads) mean_pool_kernel(const T* x, T* y, PoolParams p) {
+  const int64_t n = p.n * p.c * p.h.out * p.w.out, stride = int64_t(gridDim.x) * kPoolThreads;
+  for (int64_t i = int64_t(blockIdx.x) * kPoolThreads + threadIdx.x; i < n; i += stride) {
+    const Position at = position_of(i, p, p.h.out, p.w.out, p.h.in * p.w.in);
+    const Window h = window_of(p.h, at.y), w = window_of(p.w, at.x);
+    T total = 0;
+    for (int64_t iw = w.first; iw < w.first + w.count; ++iw) {
+      T column = 0;
+      for (int64_t ih = h.first; ih < h.first + h.count; ++ih)
+        column += x[at.plane_start + (ih * p.w.in + iw) * pixel_step(p)];
+      total += column;
+    }
+    y[i] = total / (T(row_divisor(p, at.y)) * T(column_divisor(p, at.x)));
+  }
+}
+
+template <class T>
+__global__ void __launch_bounds__(kPoolThreads)
+    mean_pool_wide_kernel(const T* x, T* y, PoolParams p) {
+  const int64_t n = p.n * p.c * p.h.out * p.w.out;
+  for (int64_t i = blockIdx.x; i < n; i += gridDim.x) {
+    const Position at = position_of(i, p, p.h.out, p.w.out, p.h.in * p.w.in);
+    const Window h = window_of(p.h, at.y), w = window_of(p.w, at.x);
+    T sum = 0;
+    for (int64_t t = threadIdx.x; t < h.count * w.count; t += kPoolThreads) {
+      const int64_t ih = h.first + t / w.count, iw = w.first + t % w.count;
+      sum += x[at.plane_start + (ih * p.w.in + iw) * pixel_step(p)];
+    }
+    sum = simt::block_reduce_sum(sum);
+    if (threadIdx.x == 0) y[i] = sum / (T(row_divisor(p, at.y)) * T(column_divisor(p, at.x)));
+  }
+}
+
+template <class T>
+__global__ void __launch_bounds__(kPoolThreads)
+    mean_pool_backward_kernel(const T* dy, T* dx, PoolParams p) {
+  const int64_t n = p.n * p.c * p.h.in * p.w.in, stride = int64_t(gridDim.x) * kPoolThreads;
+  for (int64_t i = int64_t(blockIdx.x) * kPoolThreads + threadIdx.x; i < n; i += stride) {
+    const Position at = position_of(i, p, p.h.in, p.w.in, p.h.out * p.w.out);
+    const Covering h = covering(p.h, at.y), w = covering(p.w, at.x);
+    T total = 0;
+    for (int64_t ow = w.first; ow < w.end; ++ow) {
+      const T divisor = T(column_divisor(p, ow));
+      T column = 0;
+      for (int64_t oh = h.first; oh < h.end; ++oh)
+        column += dy[at.plane_start + (oh * p.w.out + ow) * pixel_step(p)] /
+                  (T(row_divisor(p, oh)) * divisor);
+      total += column;
+    }
+    dx[i] = total;
+  }
+}
+
+BRASA_DEVICE_FN int64_t input_of(const PoolAxis& a, int64_t o, int64_t tap) {
+  const int64_t i = window_begin(a, o) + tap * axis_step(a);
+  return i < a.in ? i : -1;
+}
+
+template <class T>
+__global__ void __launch_bounds__(kPoolThreads)
+    max_pool_indices_kernel(PoolOffsets offsets, T* indices, PoolParams p) {
+  const int64_t n = p.n * p.c * p.h.out * p.w.out, stride = int64_t(gridDim.x) * kPoolThreads;
+  for (int64_t i = int64_t(blockIdx.x) * kPoolThreads + threadIdx.x; i < n; i += stride) {
+    const Position at = position_of(i, p, p.h.out, p.w.out, 0);
+    const int64_t offset = read_offset(offsets, i);
+    const int64_t ih = input_of(p.h, at.y, offset / p.w.kernel);
+    const int64_t iw = input_of(p.w, at.x, offset % p.w.kernel);
+    indices[i] = ih < 0 || iw < 0 ? -1 : ih * p.w.in + iw;
+  }
+}
+
+// ----------------------------------------------------------------------------------------
+// launchers
+
+static simt::LaunchConfig over(Context ctx, int64_t n, int64_t per_block) {
+  return {.grid = simt::blocks_for(n, per_block),
+          .block = dim3(kPoolThreads),
+          .stream = static_cast<simt::stream_t>(ctx.stream)};
+}
+
+static int64_t outputs(const PoolParams& p) {
+  return p.n * p.c * p.h.out * p.w.out;
+}
+static int64_t inputs(const PoolParams& p) {
+  return p.n * p.c * p.h.in * p.w.in;
+}
+static bool is_wide(const PoolParams& p) {
+  return p.h.kernel * p.w.kernel >= kWideWindow;
+}
+
+template <class T> size_t pool_workspace(const PoolParams&, int) {
+  return 0;
+}
+
+template <class T>
+void max_pool_forward(Context ctx, const T* x, T* y, PoolOffsets offsets, const PoolParams& p) {
+  const int64_t n = outputs(p);
+  if (n == 0) return;
+  if (is_wide(p))
+    simt::launch(over(ctx, n, 1), max_pool_wide_kernel<T>, x, y, offsets, p);
+  else
+    simt::launch(over(ctx, n, kPoolThreads), max_pool_kernel<T>, x, y, offsets, p);
+}
+
+template <class T>
+void max_pool_backward(Context ctx, const T* dy, PoolOffsets offsets, T* dx, const PoolParams& p) {
+  const int64_t n = inputs(p);
+  if (n == 0) return;
+  simt::launch(over(ctx, n, kPoolThreads), max_pool_backward_kernel<T>, dy, offsets, dx, p);
+}
+
+template <class T> void mean_pool_forward(Context ctx, const T* x, T* y, const PoolParams& p) {
+  const int64_t n = outputs(p);
+  if (n == 0) return;
+  if (is_wide(p))
+    simt::launch(over(ctx, n, 1), mean_pool_wide_kernel<T>, x, y, p);
+  else
+    simt::launch(over(ctx, n, kPoolThreads), mean_pool_kernel<T>, x, y, p);
+}
+
+template <class T> void mean_pool_backward(Context ctx, const T* dy, T* dx, const PoolParams& p) {
+  const int64_t n = inputs(p);
+  if (n == 0) return;
+  simt::launch(over(ctx, n, kPoolThreads), mean_pool_backward_kernel<T>, dy, dx, p);
+}
+
+template <class T>
+void max_pool_indices(Context ctx, PoolOffsets offsets, T* indices, const PoolParams& p) {
+  const int64_t n = outputs(p);
+  if (n == 0) return;
+  simt::launch(over(ctx, n, kPoolThreads), max_pool_indices_kernel<T>, offsets, indices, p);
+}
+
+BRASA_INSTANTIATE(pool_workspace, float, double)
+BRASA_INSTANTIATE(max_pool_forward, float, double)
+BRASA_INSTANTIATE(max_pool_backward, float, double)
+BRASA_INSTANTIATE(mean_pool_forward, float, double)
+BRASA_INSTANTIATE(mean_pool_backward, float, double)
+BRASA_INSTANTIATE(max_pool_indices, int64_t)
+
+}  // namespace brasa::cuda

@@ -1,0 +1,1 @@
+"""References: float64 NumPy, written to be read and independently of the library."""
