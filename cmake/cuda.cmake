@@ -44,7 +44,7 @@ endif()
 set(CMAKE_CUDA_ARCHITECTURES ${targets})
 enable_language(CUDA)
 
-pybind11_add_module(_cuda MODULE csrc/bind/module.cpp csrc/bind/device.cpp ${binding_sources} ${cuda_sources})
+pybind11_add_module(_cuda MODULE NO_EXTRAS csrc/bind/module.cpp csrc/bind/device.cpp ${binding_sources} ${cuda_sources})
 target_include_directories(_cuda PRIVATE csrc)
 target_compile_definitions(_cuda PRIVATE BRASA_MODULE=_cuda BRASA_FOR_CUDA)
 target_compile_options(_cuda PRIVATE $<$<COMPILE_LANGUAGE:CXX>:${warnings}>
