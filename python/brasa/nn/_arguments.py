@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from brasa import ops
 from brasa.nn.module import Parameter
 
 # An entry of ``ops.ACTIVATIONS``, alone or with its parameters: "relu", ("hardtanh", 0.0, 6.0).
@@ -37,6 +38,15 @@ def pair(name: str, value: Any, *, least: int = 1) -> tuple[int, int]:
         if one < least:
             raise ValueError(f"{name}: expected at least {least}, got {value!r}")
     return int(both[0]), int(both[1])
+
+
+def check_activation(activation: ActivationName | None) -> ActivationName | None:
+    """Return ``activation`` if it is None or an entry of ``ops.ACTIVATIONS`` with at most two parameters."""
+    name, *parameters = activation if isinstance(activation, tuple | list) else (activation,)
+    if activation is not None and (name not in ops.ACTIVATIONS or len(parameters) > 2):
+        known = ", ".join(ops.ACTIVATIONS)
+        raise ValueError(f"activation: expected None or one of {known}, got {activation!r}")
+    return activation
 
 
 def activation_repr(activation: Any) -> str:

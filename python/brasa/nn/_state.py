@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from brasa._backend import namespace, to_numpy
 from brasa._tape import is_floating
 from brasa.autograd import no_grad
 from brasa.tensor import Tensor
@@ -77,8 +78,10 @@ def _listed(what: str, names: Iterable[str]) -> list[str]:
 
 def copy_into(tensor: Tensor, values: Any) -> None:
     """Copy an array of the same shape into a Tensor's own memory, on whichever device that is."""
+    if type(values) is not type(tensor.data):
+        values = namespace(tensor.data).asarray(to_numpy(values))
     with no_grad():
-        tensor[...] = Tensor(values).to(tensor.device)
+        tensor[...] = values
 
 
 def convert(tensor: Tensor, target: Any) -> None:

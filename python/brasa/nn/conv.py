@@ -7,7 +7,14 @@ from typing import Any
 
 from brasa import ops
 from brasa.nn import init
-from brasa.nn._arguments import ActivationName, activation_repr, check_positive, new_parameter, pair
+from brasa.nn._arguments import (
+    ActivationName,
+    activation_repr,
+    check_activation,
+    check_positive,
+    new_parameter,
+    pair,
+)
 from brasa.nn.module import Module
 
 __all__ = ["Conv2d"]
@@ -90,7 +97,7 @@ class Conv2d(Module):
         self.stride = pair("stride", stride)
         self.dilation = pair("dilation", dilation)
         self.padding = self._checked_padding(padding)
-        self.activation = activation
+        self.activation = check_activation(activation)
         self.weight = new_parameter((out_channels, in_channels // groups, *self.kernel_size), dtype)
         self.bias = new_parameter((out_channels,), dtype) if bias else None
         self.reset_parameters()

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from brasa import ops, random
-from brasa._backend import namespace
-from brasa._tape import differentiable
+from brasa._backend import device_of, namespace
+from brasa._tape import differentiable, is_floating
 from brasa.ops import (
     adaptive_avg_pool2d,
     adaptive_max_pool2d,
@@ -140,6 +140,10 @@ def _pair(x: Any, target: Any, reduction: str) -> tuple[Any, Any]:
     x, target = (v if isinstance(v, Tensor) else Tensor(v) for v in (x, target))
     if x.shape != target.shape:
         raise ValueError(f"target: expected the input's shape {x.shape}, got {target.shape}")
+    if not is_floating(target.dtype):
+        target = target.astype(x.dtype)
+    if x.dtype != target.dtype:
+        raise TypeError(f"target: expected the input's dtype {x.dtype}, got {target.dtype}")
     return x, target
 
 
@@ -197,7 +201,7 @@ def binary_cross_entropy(x: Any, target: Any, weight: Any = None, reduction: str
         On the CPU, for an element of ``x`` outside [0, 1]; on another device its loss is NaN.
     """
     x, target = _pair(x, target, reduction)
-    if isinstance(x.data, np.ndarray) and not ((x.data >= 0) & (x.data <= 1) | np.isnan(x.data)).all():
+    if x.device == "cpu" and not ((x.data >= 0) & (x.data <= 1) | np.isnan(x.data)).all():
         raise ValueError(
             f"x: expected probabilities in [0, 1], got values in [{x.data.min()}, {x.data.max()}]"
         )
@@ -259,7 +263,7 @@ def nll_loss(
     xp = namespace(flat)
     used = flat != ignore_index
     inside = (flat >= 0) & (flat < classes)
-    if isinstance(flat, np.ndarray) and not (inside | ~used).all():
+    if device_of(flat) == "cpu" and not (inside | ~used).all():
         at = int(np.flatnonzero(~inside & used)[0])
         raise ValueError(f"target: expected classes in [0, {classes}), got {flat[at]} at position {at}")
     rows = x.transpose(0, *range(2, x.ndim), 1).reshape(-1, classes)

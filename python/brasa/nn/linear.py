@@ -7,7 +7,13 @@ from typing import Any
 
 from brasa import ops
 from brasa.nn import init
-from brasa.nn._arguments import ActivationName, activation_repr, check_positive, new_parameter
+from brasa.nn._arguments import (
+    ActivationName,
+    activation_repr,
+    check_activation,
+    check_positive,
+    new_parameter,
+)
 from brasa.nn.module import Module
 
 __all__ = ["Identity", "Linear"]
@@ -79,7 +85,7 @@ class Linear(Module):
         super().__init__()
         self.in_features = check_positive("in_features", in_features)
         self.out_features = check_positive("out_features", out_features)
-        self.activation = activation
+        self.activation = check_activation(activation)
         self.weight = new_parameter((out_features, in_features), dtype)
         self.bias = new_parameter((out_features,), dtype) if bias else None
         self.reset_parameters()

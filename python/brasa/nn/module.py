@@ -12,11 +12,12 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
+from brasa.nn._hooks import RemovableHandle, add_hook
 from brasa.nn._state import IncompatibleKeys, convert, copy_into, matching_entries
 from brasa.nn._summary import summary_table
 from brasa.tensor import Tensor
 
-__all__ = ["Module", "Parameter", "RemovableHandle"]
+__all__ = ["Module", "Parameter"]
 
 M = TypeVar("M", bound="Module")
 ForwardHook = Callable[["Module", tuple[Any, ...], Any], Any]
@@ -43,26 +44,6 @@ class Parameter(Tensor):
 
     def __init__(self, data: Any, requires_grad: bool = True) -> None:
         super().__init__(data, requires_grad)
-
-
-class RemovableHandle:
-    """What registering a hook returns: ``remove()`` takes it away again, as does leaving it as a context."""
-
-    _ids = itertools.count()
-
-    def __init__(self, hooks: dict[int, Callable[..., Any]]) -> None:
-        self._hooks = hooks
-        self.id = next(self._ids)
-
-    def remove(self) -> None:
-        """Take the hook away; doing it twice is harmless."""
-        self._hooks.pop(self.id, None)
-
-    def __enter__(self) -> RemovableHandle:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.remove()
 
 
 class Module:
@@ -130,14 +111,14 @@ class Module:
 
         What the hook returns, one argument or a tuple of them, replaces the arguments unless it is None.
         """
-        return _add_hook(self._forward_pre_hooks, hook)
+        return add_hook(self._forward_pre_hooks, hook)
 
     def register_forward_hook(self, hook: ForwardHook) -> RemovableHandle:
         """Call ``hook(module, args, result)`` after every ``forward``.
 
         What the hook returns replaces the result unless it is None.
         """
-        return _add_hook(self._forward_hooks, hook)
+        return add_hook(self._forward_hooks, hook)
 
     # --- attributes -------------------------------------------------------------------------------
 
@@ -401,14 +382,6 @@ class Module:
 
 def _as_tensor(value: Any) -> Any:
     return Tensor(value) if hasattr(value, "dtype") and hasattr(value, "shape") else value
-
-
-def _add_hook(hooks: dict[int, Any], hook: Callable[..., Any]) -> RemovableHandle:
-    if not callable(hook):
-        raise TypeError(f"hook: expected a callable, got {type(hook).__name__}")
-    handle = RemovableHandle(hooks)
-    hooks[handle.id] = hook
-    return handle
 
 
 def _join(prefix: str, name: str) -> str:

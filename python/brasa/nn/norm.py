@@ -8,7 +8,13 @@ import numpy as np
 
 from brasa import ops
 from brasa.nn import init
-from brasa.nn._arguments import ActivationName, activation_repr, check_positive, new_parameter
+from brasa.nn._arguments import (
+    ActivationName,
+    activation_repr,
+    check_activation,
+    check_positive,
+    new_parameter,
+)
 from brasa.nn.module import Module
 from brasa.tensor import Tensor
 
@@ -41,7 +47,7 @@ class _BatchNorm(Module):
         self.momentum = momentum
         self.affine = affine
         self.track_running_stats = track_running_stats
-        self.activation = activation
+        self.activation = check_activation(activation)
         self.weight = new_parameter((num_features,), dtype) if affine else None
         self.bias = new_parameter((num_features,), dtype) if affine else None
         kept = track_running_stats
@@ -243,7 +249,7 @@ class LayerNorm(Module):
         self.normalized_shape = tuple(check_positive("normalized_shape", size) for size in sizes)
         self.eps = eps
         self.elementwise_affine = elementwise_affine
-        self.activation = activation
+        self.activation = check_activation(activation)
         shape = self.normalized_shape
         self.weight = new_parameter(shape, dtype) if elementwise_affine else None
         self.bias = new_parameter(shape, dtype) if elementwise_affine and bias else None

@@ -1,0 +1,111 @@
+"""Layers on every kind of array: the results and gradients of the CPU."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+
+from brasa import Tensor, nn
+
+LABELS = np.array([1, 0, 2])
+MODELS = {
+    "lenet": (
+        lambda: nn.Sequential(
+            nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 6, 3), nn.Tanh(),
+            nn.AvgPool2d(2, 1), nn.Flatten(), nn.Linear(24, 10), nn.GELU(), nn.Linear(10, 3),
+        ),
+        (3, 1, 10, 10),
+    ),
+    "norms": (
+        lambda: nn.Sequential(
+            nn.Conv2d(2, 4, 1, bias=False), nn.BatchNorm2d(4), nn.SiLU(), nn.AdaptiveAvgPool2d(2),
+            nn.Flatten(), nn.LayerNorm(16), nn.Linear(16, 8), nn.BatchNorm1d(8, momentum=None),
+            nn.Dropout(0.25), nn.LogSoftmax(), nn.Linear(8, 3),
+        ),
+        (3, 2, 5, 5),
+    ),
+}  # fmt: skip
+LOSSES = {
+    "cross_entropy": (nn.CrossEntropyLoss, LABELS),
+    "nll": (nn.NLLLoss, LABELS),
+    "mse": (nn.MSELoss, np.linspace(-1, 1, 9, dtype=np.float32).reshape(3, 3)),
+    "huber": (nn.HuberLoss, np.linspace(-1, 1, 9, dtype=np.float32).reshape(3, 3)),
+    "bce_logits": (nn.BCEWithLogitsLoss, np.eye(3, dtype=np.float32)),
+}
+
+
+def moved(model, xp):
+    """A copy of the model whose arrays are of the kind tested."""
+    twin = copy.deepcopy(model)
+    for tensor in (*twin.parameters(), *twin.buffers()):
+        tensor.data = xp.asarray(tensor.data)
+    return twin
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_models(xp, name):
+    import brasa as br
+
+    make, shape = MODELS[name]
+    here = make()
+    there = moved(here, xp)
+    x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    for mode in (True, False):
+        results = []
+        for model, array in ((here, x), (there, xp.asarray(x))):
+            br.manual_seed(1)
+            model.train(mode).zero_grad()
+            y = model(array)
+            (y * y).mean().backward()
+            results.append([y.data, *(p.grad.data for p in model.parameters())])
+        for a, b in zip(*results, strict=True):
+            assert type(b) is type(there[0].weight.data)
+            np.testing.assert_allclose(xp.asnumpy(b), a, rtol=1e-4, atol=1e-5)
+    for a, b in zip(here.buffers(), there.buffers(), strict=True):
+        np.testing.assert_allclose(xp.asnumpy(b.data), a.data, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses(xp, name):
+    make, target = LOSSES[name]
+    x = np.random.default_rng(0).normal(size=(3, 3)).astype(np.float32)
+    results = []
+    for array in (np.asarray, xp.asarray):
+        t = Tensor(array(x), requires_grad=True)
+        loss = make()(t, array(target))
+        loss.backward()
+        results.append((loss.data, t.grad.data))
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_allclose(xp.asnumpy(b), a, rtol=1e-5, atol=1e-6)
+
+
+def test_state_dicts_cross_devices(xp):
+    source = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    there = moved(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)), xp)
+    kind = type(there[0].weight.data)
+    there.load_state_dict(source.state_dict())
+    assert type(there[0].weight.data) is kind
+    np.testing.assert_array_equal(xp.asnumpy(there[0].weight.data), source[0].weight.data)
+    there[0].weight.data[...] = 2
+    source.load_state_dict(there.state_dict())
+    assert type(source[0].weight.data) is np.ndarray
+    assert (source[0].weight.data == 2).all()
+
+
+def test_initialisers_write_to_the_device(xp):
+    parameter = nn.Parameter(xp.asarray(np.zeros((4, 4), np.float32)))
+    data = parameter.data
+    nn.init.orthogonal_(parameter)
+    assert parameter.data is data
+    np.testing.assert_allclose(xp.asnumpy(data) @ xp.asnumpy(data).T, np.eye(4), atol=1e-5)
+
+
+def test_clipping(xp):
+    parameter = nn.Parameter(xp.asarray(np.zeros(2, np.float32)))
+    parameter.grad = Tensor(xp.asarray(np.float32([3, 4])))
+    assert nn.utils.clip_grad_norm_(parameter, 1.0).item() == 5.0
+    np.testing.assert_allclose(xp.asnumpy(parameter.grad.data), [0.6, 0.8], rtol=1e-5)
+    nn.utils.clip_grad_value_(parameter, 0.7)
+    np.testing.assert_allclose(xp.asnumpy(parameter.grad.data), [0.6, 0.7], rtol=1e-5)
