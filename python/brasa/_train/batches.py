@@ -62,7 +62,7 @@ def is_dataset(data: Any) -> bool:
 @contextmanager
 def open_batches(batches: Iterable[Any], skip: int = 0) -> Iterator[Iterator[Any]]:
     """Iterate over batches, without the first `skip`, and end the iterator's threads afterwards."""
-    iterator = iter(batches)
+    iterator: Any = iter(batches)
     for _ in range(skip):
         next(iterator, None)
     if hasattr(iterator, "close"):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
@@ -50,8 +50,8 @@ class Trainer:
     loss : callable
         ``loss(output, target) -> Tensor`` with one element, such as ``nn.CrossEntropyLoss()``.
     scheduler : LRScheduler or ReduceLROnPlateau, optional
-        Stepped after each epoch or after each update, as its `interval` says. A plateau is told
-        the validation loss (or the loss), with ``mode="max"`` the first metric.
+        Stepped after each epoch or after each update, as its `interval` says. A plateau is told,
+        after each epoch, the validation loss (or the loss), with ``mode="max"`` the first metric.
     metrics : mapping or sequence of metrics, optional
         Functions ``metric(output, target)`` or their names. None: accuracy where the loss is one
         of classification.
@@ -288,15 +288,15 @@ class Trainer:
     def _run_epoch(self, batches: Iterable[Any], validation: Any, progress: Progress) -> None:
         self._tell("on_epoch_begin")
         self.model.train()
-        own_loader = isinstance(batches, DataLoader)
-        count = len(batches) if hasattr(batches, "__len__") else None
+        loader = batches if isinstance(batches, DataLoader) else None
+        count = len(batches) if isinstance(batches, Sized) else None
         progress.begin(self.epoch + 1, count, self.batch)
-        with open_batches(batches, 0 if own_loader else self.batch) as iterator:
+        with open_batches(batches, self.batch if loader is None else 0) as iterator:
             for x, y in iterator:
                 self._train_batch(x, y)
                 self.batch += 1
-                if own_loader:
-                    self._loader_state = batches.state_dict()
+                if loader is not None:
+                    self._loader_state = loader.state_dict()
                 progress.advance(self._means.values)
                 self._tell("on_batch_end")
                 self._obey_interrupt()
@@ -307,15 +307,14 @@ class Trainer:
         if validation is not None:
             result = self.evaluate(validation)
             measures.update({f"val_{name}": value for name, value in result.items()})
-        self._end_epoch(measures, batches.state_dict() if own_loader else None)
+        self._end_epoch(measures, None if loader is None else loader.state_dict())
         progress.end(self.history.last())
 
     def _end_epoch(self, measures: dict[str, float], loader_state: dict[str, Any] | None) -> None:
         if not np.isfinite(measures["loss"]):
             _log.warning("epoch %d: the loss is %s", self.epoch + 1, measures["loss"])
         self._tell("on_epoch_end", measures)
-        if self.scheduler is not None and self.scheduler.interval == "epoch":
-            self._step_schedule(measures)
+        self._step_after_epoch(measures)
         self.history.append(measures)
         self.epoch += 1
         self.batch = 0
@@ -323,12 +322,18 @@ class Trainer:
         self._means = self.engine.new_means()
         self._tell("after_epoch")
 
-    def _step_schedule(self, measures: Mapping[str, float]) -> None:
-        if not isinstance(self.scheduler, ReduceLROnPlateau):
-            self.scheduler.step()
-            return
-        name = "loss" if self.scheduler.mode == "min" else next(iter(self.metrics), "loss")
-        self.scheduler.step(measures.get(f"val_{name}", measures[name]))
+    def _step_after_epoch(self, measures: Mapping[str, float]) -> None:
+        schedule = self.scheduler
+        if isinstance(schedule, ReduceLROnPlateau):
+            name = "loss" if schedule.mode == "min" else next(iter(self.metrics), "loss")
+            schedule.step(measures.get(f"val_{name}", measures[name]))
+        elif schedule is not None and schedule.interval == "epoch":
+            schedule.step()
+
+    def _step_after_update(self, updated: bool) -> None:
+        schedule = self.scheduler
+        if updated and isinstance(schedule, LRScheduler) and schedule.interval == "batch":
+            schedule.step()
 
     def _tell(self, moment: str, *args: Any) -> None:
         for callback in self.callbacks:
@@ -347,10 +352,6 @@ class Trainer:
         loss.backward()
         self.engine.measure(self._means, output, y, self.updates.with_penalty(loss.data))
         self._step_after_update(self.updates.add_batch())
-
-    def _step_after_update(self, updated: bool) -> None:
-        if updated and self.scheduler is not None and self.scheduler.interval == "batch":
-            self.scheduler.step()
 
     # --- position ---------------------------------------------------------------------------------
 
@@ -384,10 +385,10 @@ class Trainer:
 
 
 def _set_position(batches: Iterable[Any], state: Mapping[str, Any] | None) -> None:
-    if (state is not None) != isinstance(batches, DataLoader):
-        raise ValueError("train: the checkpoint is of a run with another kind of training data")
-    if state is not None:
+    if isinstance(batches, DataLoader) and state is not None:
         batches.load_state_dict(state)
+    elif isinstance(batches, DataLoader) or state is not None:
+        raise ValueError("train: the checkpoint is of a run with another kind of training data")
 
 
 def _check_arguments(model: Any, optimizer: Any, loss: Any, callbacks: Any) -> None:

@@ -36,8 +36,6 @@ class ReduceLROnPlateau:
         A reduction smaller than this is left out.
     """
 
-    interval = "epoch"
-
     def __init__(
         self,
         optimizer: Optimizer,
