@@ -10,15 +10,20 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from safetensors.numpy import load_file, save_file
 
 import brasa
 from brasa import io
+from brasa._header import parse_header
 from brasa.io import CheckpointError
 
 PACKAGE = Path(brasa.__file__).parent
@@ -66,6 +71,39 @@ def test_round_trip_is_exact(tmp_path, array):
     same(found, {"a": array})
     assert found["a"].flags.writeable
     assert found["a"].flags.c_contiguous
+
+
+dtypes = st.one_of(
+    hnp.floating_dtypes(sizes=(16, 32, 64)),
+    hnp.integer_dtypes(),
+    hnp.unsigned_integer_dtypes(),
+    st.just(np.dtype("?")),
+)
+
+
+@given(data=st.data(), names=st.lists(st.text("abc.0_\u00e9", min_size=1), unique=True, max_size=4))
+def test_any_arrays_come_back(data, names):
+    """Any dtype and byte order, any basic view: C order and native bytes, the same values."""
+    state = {}
+    for name in names:
+        base = data.draw(
+            hnp.arrays(
+                data.draw(dtypes), hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
+            )
+        )
+        index = data.draw(hnp.basic_indices(base.shape, allow_newaxis=True)) if base.ndim else ()
+        view = np.asarray(base[index])
+        state[name] = view.transpose(data.draw(st.permutations(range(view.ndim))))
+    with tempfile.TemporaryDirectory() as folder:
+        io.save(state, f"{folder}/a")
+        found = io.load_state(f"{folder}/a")
+    same(
+        found,
+        {
+            k: np.ascontiguousarray(v, v.dtype.newbyteorder("=")).reshape(v.shape)
+            for k, v in state.items()
+        },
+    )
 
 
 def test_strided_arrays_are_stored_in_c_order(tmp_path):
@@ -136,7 +174,9 @@ def test_bfloat16_without_its_package_says_what_to_install(tmp_path):
         ({}, {"a": [[[[[[[[[1]]]]]]]]]}, ValueError),
     ],
 )
-def test_what_cannot_be_stored_is_refused_before_the_file_is_touched(tmp_path, state, metadata, error):
+def test_what_cannot_be_stored_is_refused_before_the_file_is_touched(
+    tmp_path, state, metadata, error
+):
     path = tmp_path / "a"
     path.write_bytes(b"old")
     with pytest.raises(error):
@@ -190,6 +230,42 @@ def hostile(header, data=b""):
 
 def entry(dtype="F32", shape=(1,), offsets=(0, 4), **more):
     return {"dtype": dtype, "shape": list(shape), "data_offsets": list(offsets), **more}
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+entries = st.fixed_dictionaries(
+    {},
+    optional={
+        "dtype": st.sampled_from(["F32", "I64", "BOOL", "BF16", "X"]) | json_values,
+        "shape": st.lists(st.integers(-1, 4), max_size=3) | json_values,
+        "data_offsets": st.tuples(st.integers(-1, 40), st.integers(-1, 40)) | json_values,
+        "more": json_values,
+    },
+)
+headers = st.dictionaries(
+    st.text(max_size=3) | st.just("__metadata__"), entries | json_values, max_size=3
+)
+
+
+@given(
+    table=headers | json_values,
+    tail=st.binary(max_size=48),
+    text=st.none() | st.binary(max_size=60),
+)
+def test_no_header_does_more_than_be_refused(table, tail, text):
+    content = hostile(table if text is None else text, tail)
+    try:
+        header = parse_header(content, len(content))
+    except CheckpointError:
+        return
+    covered = sorted((e.begin, e.end) for e in header.entries.values())
+    assert sum(end - begin for begin, end in covered) == len(tail)
 
 
 FOUR = b"\0" * 4

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -237,6 +238,17 @@ def to_device(array: Any, device: str) -> Any:
     cupy = import_cupy(device)
     with cupy.cuda.Device(int(number or 0)):
         return cupy.asarray(array)
+
+
+def beside(array: Any, like: Any) -> Any:
+    """`array` in the kind of array that `like` is, on its device; the array itself when it is there."""
+    if type(array) is type(like) and device_of(array) == device_of(like):
+        return array
+    if backend_of(like).name == "cpu":
+        return to_numpy(array)
+    device = getattr(like, "device", None)  # CuPy allocates on the current device, whatever it copies
+    with device if hasattr(device, "__enter__") else nullcontext():
+        return namespace(like).asarray(array)
 
 
 def import_cupy(device: str) -> ModuleType:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -296,3 +300,14 @@ def test_no_samples():
         trainer(linear()).fit([])
     with pytest.raises(ValueError, match="length"):
         trainer(linear(), l2=0.1).fit([samples(8)])
+
+
+def test_nothing_optional_is_imported_before_it_is_used():
+    code = """
+import sys, brasa
+brasa.Trainer, brasa.callbacks, brasa.optim.Adam, brasa.save
+late = {"safetensors", "tqdm", "matplotlib", "argparse", "json", "PIL"} & set(sys.modules)
+assert not late, late
+"""
+    environment = os.environ | {"PYTHONPATH": str(Path(br.__file__).parent.parent)}
+    subprocess.run([sys.executable, "-W", "error", "-c", code], env=environment, check=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from brasa._backend import as_array, device_of, to_device
+from brasa._backend import as_array, beside, to_device
 from brasa.autograd import no_grad
 from brasa.nn import Module
 from brasa.tensor import Tensor
@@ -54,7 +54,13 @@ class Engine:
         params = list(model.parameters())
         if any(p.data.dtype.kind == "f" and p.data.dtype != self._dtype for p in params):
             model.to(self._dtype)
-        self.device = device_of(params[0].data) if params else (device or "cpu")
+        # Batches go where the parameters are, which `Module.to` may change later.
+        self._anchor = params[0] if params else Tensor(to_device(np.empty(0), device or "cpu"))
+
+    @property
+    def device(self) -> str:
+        """Where the model is."""
+        return self._anchor.device
 
     def new_means(self) -> RunningMeans:
         """Start measuring."""
@@ -62,7 +68,7 @@ class Engine:
 
     def on_device(self, value: Any) -> Any:
         """The array that the model can take: on its device, and in its precision where floating."""
-        array = to_device(as_array(value), self.device)
+        array = beside(as_array(value), self._anchor.data)
         if array.dtype.kind == "f" and array.dtype != self._dtype:
             return array.astype(self._dtype)
         return array

@@ -1,8 +1,7 @@
 """The training loop.
 
-One batch is: forward, loss, backward, and an update of all parameters in one native call. Between
-two batches the state is whole: there Ctrl-C is obeyed, and from there a run can be resumed such
-that nothing tells it from one that was never interrupted.
+Between two batches the state is whole: there Ctrl-C is obeyed, and from there a run can be resumed
+such that nothing tells it from one that was never interrupted.
 """
 
 from __future__ import annotations
@@ -53,8 +52,7 @@ class Trainer:
         Stepped after each epoch or after each update, as its `interval` says. A plateau is told,
         after each epoch, the validation loss (or the loss), with ``mode="max"`` the first metric.
     metrics : mapping or sequence of metrics, optional
-        Functions ``metric(output, target)`` or their names. None: accuracy where the loss is one
-        of classification.
+        Functions ``metric(output, target)`` or their names. None: accuracy for classification.
     callbacks : sequence of Callback
         See `brasa.callbacks`.
     l2 : float, default 0.0
@@ -69,8 +67,7 @@ class Trainer:
     precision : {"float32", "float64"}
         Model and floating inputs are converted to it.
     seed : int, default 0
-        Of the order of the samples and of the transforms. Initial weights and dropout draw from
-        the default generator, which ``br.manual_seed`` sets.
+        Of the order and the transforms. Dropout draws from the generator of ``br.manual_seed``.
     progress : bool, default True
         Show a bar on a terminal, and a line per epoch.
 
@@ -388,7 +385,7 @@ def _set_position(batches: Iterable[Any], state: Mapping[str, Any] | None) -> No
     if isinstance(batches, DataLoader) and state is not None:
         batches.load_state_dict(state)
     elif isinstance(batches, DataLoader) or state is not None:
-        raise ValueError("train: the checkpoint is of a run with another kind of training data")
+        raise ValueError("train: the checkpoint is of a run with another kind of data")
 
 
 def _check_arguments(model: Any, optimizer: Any, loss: Any, callbacks: Any) -> None:

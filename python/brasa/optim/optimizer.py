@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from brasa._backend import as_array, device_of, namespace, to_device
+from brasa._backend import as_array, beside, device_of, namespace
 from brasa.tensor import Tensor
 
 __all__ = ["Batch", "Optimizer", "at_least", "namespace", "within"]
@@ -253,7 +253,7 @@ class Optimizer:
 
 def like(value: Any, data: Any) -> Any:
     """Copy anything array-like to an array of `data`'s kind, device and dtype."""
-    array = to_device(as_array(value), device_of(data))
+    array = beside(as_array(value), data)
     return namespace(data).array(array, dtype=data.dtype, order="C", copy=True)
 
 
