@@ -166,12 +166,24 @@ def test_lenet_against_torch():
     compare(torch, models.lenet(), torch_lenet(torch), x, 1e-5)
 
 
-def test_resnet18_against_torch():
+def test_resnet_against_torch():
     torch = pytest.importorskip("torch")
     torch.manual_seed(0)
     x = np.random.default_rng(0).normal(size=(2, 3, 40, 40))
-    theirs = torch_resnet(torch, (2, 2, 2, 2), 10).double()
-    compare(torch, models.resnet18(num_classes=10).to(np.float64), theirs, x, 1e-9)
+    ours = models.ResNet(models.resnet.BasicBlock, (1, 2, 1, 1), 10).to(np.float64)
+    compare(torch, ours, torch_resnet(torch, (1, 2, 1, 1), 10).double(), x, 1e-9)
+
+
+def test_resnet18_takes_and_gives_torchs_state():
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    x = np.random.default_rng(0).normal(size=(1, 3, 48, 48)).astype(np.float32)
+    ours, theirs = models.resnet18().eval(), torch_resnet(torch, (2, 2, 2, 2), 1000).eval()
+    ours.load_state_dict(theirs.state_dict())
+    expected = theirs(torch.tensor(x)).detach().numpy()
+    np.testing.assert_allclose(ours(x).data, expected, atol=1e-4 * np.abs(expected).max())
+    state = {name: torch.tensor(t.numpy()) for name, t in models.resnet18().state_dict().items()}
+    theirs.load_state_dict(state)
 
 
 def test_cifar_shortcut_pads_channels():

@@ -104,7 +104,8 @@ def test_against_torch(name, dtype):
         y.backward(Tensor(dy))
         y_torch.backward(torch.tensor(dy.astype(np.float64)))
         close(y.data, y_torch.detach(), dtype)
-        close(x.grad.data, x_torch.grad, dtype)
+        # torch multiplies the gradient of hardsigmoid by a float32 1/6 in float64 too.
+        close(x.grad.data, x_torch.grad, np.float32 if name == "hardsigmoid" else dtype)
     for (key, p), p_torch in zip(ours.named_parameters(), theirs.parameters(), strict=True):
         close(p.grad.data, p_torch.grad, dtype), key
     for key, tensor in theirs.state_dict().items():
