@@ -23,7 +23,8 @@ namespace {
 constexpr size_t kAlignment = 16;
 constexpr size_t kPage = 4096;
 constexpr int kPoison = 0xff;
-constexpr size_t kRedZone = 16;  // bytes between two shared arrays that belong to none
+constexpr size_t kDynamicAlignment = 1024;  // what the widest TMA swizzle asks for
+constexpr size_t kRedZone = 16;             // bytes between two shared arrays that belong to none
 
 // Recursive: the linker may give the runtime an instrumented copy of a library template, whose
 // accesses are noted, and looked up, while the lock is held.
@@ -140,12 +141,19 @@ std::string describe_address(const void* pointer) {
 
 // ---- shared memory
 
+void prepare_shared_memory(Block& block, size_t dynamic_bytes) {
+  const size_t dynamic_end = round_up(dynamic_bytes, kDynamicAlignment);
+  std::memset(block.arena, kPoison, std::max(block.arena_used, dynamic_end));
+  block.arena_used = dynamic_end;
+  block.arrays.assign(1, {nullptr, 0, dynamic_bytes});
+}
+
 void* static_shared(const void* tag, size_t bytes) {
   Block& block = *current_thread->block;
   for (const SharedArray& array : block.arrays) {
     if (array.tag == tag) return block.arena + array.begin;
   }
-  const size_t dynamic = round_up(block.arrays.front().end, kPage / 4);
+  const size_t dynamic = round_up(block.arrays.front().end, kDynamicAlignment);
   const size_t begin = round_up(block.arena_used + kRedZone, kAlignment);
   const size_t end = begin + bytes;
   if (end - dynamic > kMaxStaticShared) fail("more than 48 KiB of static shared memory");

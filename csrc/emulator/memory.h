@@ -33,4 +33,7 @@ size_t count_buffers(size_t* bytes);
 /// Pages of shared memory for one block, with a guard page behind; never given back.
 std::byte* map_arena();
 
+/// Fills what the block before has used with NaN, and lays out the dynamic part.
+void prepare_shared_memory(Block& block, size_t dynamic_bytes);
+
 }  // namespace brasa::simt::emulator

@@ -17,7 +17,6 @@ thread_local constinit Thread* current_thread __attribute__((tls_model("initial-
 
 namespace {
 
-constexpr size_t kDynamicAlignment = 1024;
 constexpr uint64_t kMaxYieldsInARow = 1 << 22;  // some 0.2 s
 constexpr unsigned kMaxGridYZ = 65535;
 constexpr unsigned kMaxBlockZ = 64;
@@ -101,14 +100,8 @@ uint64_t Scheduler::block_at(uint64_t step, uint64_t blocks) {
 
 void Scheduler::prepare_block(Block& block, const Grid& grid, uint64_t index, size_t slot) {
   if (slot == arenas_.size()) arenas_.push_back(map_arena());
-  const size_t dynamic_end =
-      (grid.dynamic_shared + kDynamicAlignment - 1) / kDynamicAlignment * kDynamicAlignment;
   block.arena = arenas_[slot];
-  std::memset(block.arena, 0xff, kArenaBytes < block.arena_used ? kArenaBytes : block.arena_used);
-  std::memset(block.arena, 0xff, dynamic_end);
-  block.arena_used = dynamic_end;
-  block.arrays.assign(1, {nullptr, 0, grid.dynamic_shared});
-
+  prepare_shared_memory(block, grid.dynamic_shared);
   const auto count = static_cast<unsigned>(volume(grid.block));
   const unsigned warps = (count + 31) / 32;
   block.alive = count;

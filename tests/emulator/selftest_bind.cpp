@@ -13,6 +13,7 @@ namespace {
 
 using namespace brasa::selftest;
 using Address = uintptr_t;
+using Release = py::call_guard<py::gil_scoped_release>;
 
 template <class T> T* as(Address address) {
   return reinterpret_cast<T*>(address);
@@ -24,14 +25,10 @@ template <class T> void bind_row_statistics(py::module_& m, const char* name) {
       [](Address x, Address sums, Address maxima, int rows, int n, int threads) {
         row_statistics(as<T>(x), as<T>(sums), as<T>(maxima), rows, n, threads);
       },
-      py::call_guard<py::gil_scoped_release>());
+      Release());
 }
 
-}  // namespace
-
-PYBIND11_MODULE(BRASA_MODULE, m) {
-  brasa::bind_emulator(m);
-  using Release = py::call_guard<py::gil_scoped_release>;
+void bind_matrix_kernels(py::module_& m) {
   m.def(
       "sgemm",
       [](Address a, Address b, Address c, int m, int n, int k, bool second_barrier) {
@@ -44,6 +41,24 @@ PYBIND11_MODULE(BRASA_MODULE, m) {
         softmax(as<float>(x), as<float>(y), rows, n, static_cast<SoftmaxBug>(bug));
       },
       Release());
+  m.def("atomics", [](Address out, int threads) { atomics(as<int>(out), threads); }, Release());
+  m.def(
+      "recurrence",
+      [](Address w, Address x, Address h0, Address h1, int steps, int width) {
+        recurrence(as<float>(w), as<float>(x), as<float>(h0), as<float>(h1), steps, width);
+      },
+      Release());
+  m.def(
+      "tensor_gemm",
+      [](const std::string& kind, Address a, Address b, Address c, int m, int n, int k, int bug) {
+        if (kind == "tf32") return gemm_tf32(as<float>(a), as<float>(b), as<float>(c), m, n, k);
+        gemm_bf16(as<uint16_t>(a), as<uint16_t>(b), as<float>(c), m, n, k,
+                  static_cast<StageBug>(bug));
+      },
+      Release());
+}
+
+void bind_other_kernels(py::module_& m) {
   bind_row_statistics<float>(m, "row_statistics_float32");
   bind_row_statistics<double>(m, "row_statistics_float64");
   bind_row_statistics<int>(m, "row_statistics_int32");
@@ -59,13 +74,6 @@ PYBIND11_MODULE(BRASA_MODULE, m) {
         histogram(as<int>(x), as<int>(bins), as<int>(odd), n);
       },
       Release());
-  m.def("atomics", [](Address out, int threads) { atomics(as<int>(out), threads); }, Release());
-  m.def(
-      "recurrence",
-      [](Address w, Address x, Address h0, Address h1, int steps, int width) {
-        recurrence(as<float>(w), as<float>(x), as<float>(h0), as<float>(h1), steps, width);
-      },
-      Release());
   m.def("shuffles", [](Address y) { shuffles(as<int>(y)); }, Release());
   m.def(
       "reverse",
@@ -74,14 +82,14 @@ PYBIND11_MODULE(BRASA_MODULE, m) {
       },
       Release());
   m.def(
-      "tensor_gemm",
-      [](const std::string& kind, Address a, Address b, Address c, int m, int n, int k, int bug) {
-        if (kind == "tf32") return gemm_tf32(as<float>(a), as<float>(b), as<float>(c), m, n, k);
-        gemm_bf16(as<uint16_t>(a), as<uint16_t>(b), as<float>(c), m, n, k,
-                  static_cast<StageBug>(bug));
-      },
-      Release());
-  m.def(
       "mistake", [](const std::string& name, Address y) { mistake(name.c_str(), as<float>(y)); },
       Release());
+}
+
+}  // namespace
+
+PYBIND11_MODULE(BRASA_MODULE, m) {
+  brasa::bind_emulator(m);
+  bind_matrix_kernels(m);
+  bind_other_kernels(m);
 }

@@ -1,0 +1,82 @@
+"""Arrays in emulated device memory, and the calls of the emulator's test kernels."""
+
+from __future__ import annotations
+
+import ctypes
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+ORDERS = ["forward", "reverse", "random"]
+TIMINGS = ["lazy", "eager", "random"]
+# Bugs of softmax and of the bf16 product, as in selftest.h.
+MISSING_BARRIER, DIVERGENT_BARRIER, READ_PAST_END = 1, 2, 3
+WEAK_WAIT, STAGE_REUSED = 1, 2
+
+
+class DeviceArray:
+    """An array in emulated device memory, copied from `values`."""
+
+    def __init__(self, emulator: ModuleType, values: np.ndarray) -> None:
+        values = np.ascontiguousarray(values)
+        self.emulator, self.shape, self.dtype = emulator, values.shape, values.dtype
+        self.nbytes = values.nbytes
+        self.address: int = emulator.alloc(values.nbytes)
+        ctypes.memmove(self.address, values.ctypes.data, values.nbytes)
+
+    def __del__(self) -> None:
+        self.emulator.free(self.address)
+
+    def get(self) -> np.ndarray:
+        values = np.empty(self.shape, self.dtype)
+        ctypes.memmove(values.ctypes.data, self.address, self.nbytes)
+        return values
+
+
+def normal(rng: np.random.Generator, *shape: int, dtype: Any = np.float32) -> np.ndarray:
+    return rng.standard_normal(shape).astype(dtype)
+
+
+def run_sgemm(emulator: ModuleType, a: np.ndarray, b: np.ndarray, second_barrier: bool = True) -> np.ndarray:
+    (m, k), n = a.shape, b.shape[1]
+    left, right = DeviceArray(emulator, a), DeviceArray(emulator, b)
+    product = DeviceArray(emulator, np.empty((m, n), np.float32))
+    emulator.sgemm(left.address, right.address, product.address, m, n, k, second_barrier)
+    return product.get()
+
+
+def run_softmax(emulator: ModuleType, x: np.ndarray, bug: int = 0) -> np.ndarray:
+    source, result = DeviceArray(emulator, x), DeviceArray(emulator, np.full_like(x, np.nan))
+    emulator.softmax(source.address, result.address, *x.shape, bug)
+    return result.get()
+
+
+def softmax_reference(x: np.ndarray) -> np.ndarray:
+    e = np.exp(x.astype(np.float64) - x.max(1, keepdims=True))
+    result: np.ndarray = e / e.sum(1, keepdims=True)
+    return result
+
+
+def to_bf16(x: np.ndarray) -> np.ndarray:
+    """Bits of x, which bfloat16 holds exactly."""
+    bits = x.astype(np.float32).view(np.uint32)
+    assert not (bits & 0xFFFF).any()
+    return (bits >> 16).astype(np.uint16)
+
+
+def run_tensor_gemm(
+    emulator: ModuleType, kind: str, a: np.ndarray, b: np.ndarray, bug: int = 0
+) -> np.ndarray:
+    (m, k), n = a.shape, b.shape[1]
+    if kind == "bf16":
+        left, right = DeviceArray(emulator, to_bf16(a)), DeviceArray(emulator, to_bf16(b))
+    else:
+        left, right = DeviceArray(emulator, a), DeviceArray(emulator, b)
+    product = DeviceArray(emulator, np.empty((m, n), np.float32))
+    emulator.tensor_gemm(kind, left.address, right.address, product.address, m, n, k, bug)
+    return product.get()
+
+
+def small_integers(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    return rng.integers(-4, 5, shape).astype(np.float32)
