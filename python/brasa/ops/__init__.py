@@ -16,9 +16,11 @@ from brasa.ops.loss import *
 from brasa.ops.loss import __all__ as _loss
 from brasa.ops.matmul import *
 from brasa.ops.matmul import __all__ as _matmul
+from brasa.ops.optim import *
+from brasa.ops.optim import __all__ as _optim
 from brasa.ops.pool import *
 from brasa.ops.pool import __all__ as _pool
 from brasa.ops.softmax import *
 from brasa.ops.softmax import __all__ as _softmax
 
-__all__ = [*_activation, *_conv, *_elementary, *_loss, *_matmul, *_pool, *_softmax]
+__all__ = [*_activation, *_conv, *_elementary, *_loss, *_matmul, *_optim, *_pool, *_softmax]

@@ -1,0 +1,90 @@
+#include "core/device.cuh"
+#include "optim/optim.h"
+#include "optim/rules.h"
+
+namespace brasa::cuda {
+
+constexpr int kThreads = 256;
+/// Tensors of one launch: their table travels in the kernel's arguments, of which there are 4 KiB.
+constexpr int64_t kTableTensors = 56;
+
+template <class T> struct StepTable {
+  StepTensor<T> tensors[kTableTensors];
+  int count;
+};
+
+template <class T, class Rule>
+__global__ void __launch_bounds__(kThreads, 2) step_kernel(StepTable<T> table, Rule rule) {
+  // The tensor of this block's chunk: the last one whose first chunk is not after it.
+  int low = 0, high = table.count;
+  while (high - low > 1) {
+    const int middle = (low + high) / 2;
+    if (table.tensors[middle].first_chunk <= int64_t(blockIdx.x))
+      low = middle;
+    else
+      high = middle;
+  }
+  const StepTensor<T>& t = table.tensors[low];
+  const int64_t from = (int64_t(blockIdx.x) - t.first_chunk) * kStepChunk;
+  const int64_t to = from + kStepChunk < t.size ? from + kStepChunk : t.size;
+  for (int64_t i = from + threadIdx.x; i < to; i += kThreads) {
+    T p = t.param[i], s[kStepStates] = {};
+#pragma unroll
+    for (int k = 0; k < Rule::kStates; ++k) s[k] = t.state[k][i];
+    rule.apply(p, t.grad[i], s);
+    t.param[i] = p;
+#pragma unroll
+    for (int k = 0; k < Rule::kStates; ++k) t.state[k][i] = s[k];
+  }
+}
+
+// ----------------------------------------------------------------------------------------
+// launchers
+
+/// One launch for every kTableTensors tensors.
+template <class T, class Params>
+void step_all(Context ctx, StepList<T> list, const Params& params) {
+  with_rule<T>(params, [&]<class Rule>(const Rule& rule) {
+    for (int64_t first = 0; first < list.count; first += kTableTensors) {
+      const int64_t count = list.count - first < kTableTensors ? list.count - first : kTableTensors;
+      const int64_t begin = list.tensors[first].first_chunk;
+      const int64_t end =
+          first + count < list.count ? list.tensors[first + count].first_chunk : list.chunks;
+      if (end == begin) continue;
+      StepTable<T> table{};
+      table.count = int(count);
+      for (int64_t i = 0; i < count; ++i) {
+        table.tensors[i] = list.tensors[first + i];
+        table.tensors[i].first_chunk -= begin;
+      }
+      simt::launch({.grid = dim3(unsigned(end - begin)),
+                    .block = dim3(kThreads),
+                    .stream = static_cast<simt::stream_t>(ctx.stream)},
+                   step_kernel<T, Rule>, table, rule);
+    }
+  });
+}
+
+template <class T> void sgd_step(Context ctx, StepList<T> list, SgdParams params) {
+  step_all(ctx, list, params);
+}
+template <class T> void adam_step(Context ctx, StepList<T> list, AdamParams params) {
+  step_all(ctx, list, params);
+}
+template <class T> void rmsprop_step(Context ctx, StepList<T> list, RmspropParams params) {
+  step_all(ctx, list, params);
+}
+template <class T> void adagrad_step(Context ctx, StepList<T> list, AdagradParams params) {
+  step_all(ctx, list, params);
+}
+template <class T> void adadelta_step(Context ctx, StepList<T> list, AdadeltaParams params) {
+  step_all(ctx, list, params);
+}
+
+BRASA_INSTANTIATE(sgd_step, float, double)
+BRASA_INSTANTIATE(adam_step, float, double)
+BRASA_INSTANTIATE(rmsprop_step, float, double)
+BRASA_INSTANTIATE(adagrad_step, float, double)
+BRASA_INSTANTIATE(adadelta_step, float, double)
+
+}  // namespace brasa::cuda
