@@ -26,7 +26,7 @@ namespace brasa {
   X(gelu_tanh, GeluTanh, 'x', 0, 0)      \
   X(silu, Silu, 'x', 0, 0)               \
   X(mish, Mish, 'x', 0, 0)               \
-  X(softplus, Softplus, 'y', 1, 20)      \
+  X(softplus, Softplus, 'x', 1, 20)      \
   X(hardtanh, Hardtanh, 'y', -1, 1)      \
   X(hardsigmoid, Hardsigmoid, 'y', 0, 0) \
   X(hardswish, Hardswish, 'x', 0, 0)     \
@@ -187,9 +187,10 @@ struct Softplus {
     const V z = alpha * x;
     return select(z > beta, x, vsoftplus(z) / alpha);
   }
-  template <class V> BRASA_ACTIVATION_FN V derivative(V y, V alpha, V beta) {
-    const V z = alpha * y;
-    return select(z > beta, value<V>(1), -vexpm1(-z));
+  /// Not from the result: just below the threshold it is larger than just above.
+  template <class V> BRASA_ACTIVATION_FN V derivative(V x, V alpha, V beta) {
+    const V z = alpha * x;
+    return select(z > beta, value<V>(1), vsigmoid(z));
   }
 };
 

@@ -81,9 +81,10 @@ template <> struct FloatFormat<double> {
 };
 constexpr double kInverseLn2 = 1.4426950408889634074;
 
-/// x = n ln2 + r with |r| <= ln2 / 2 (1 + 2^-11). `shifted` is n + kRoundToInt.
+/// x = n ln2 + r, |r| <= ln2 / 2 (1 + 2^-11), where r is the exact sum of `high` and `low`, |low|
+/// << |high|. `shifted` is n + kRoundToInt.
 template <class V> struct Reduced {
-  V r, n, shifted;
+  V high, low, n, shifted;
   IntVec<ElementOf<V>> integer() const {
     return bits(shifted) - bits(value<V>(FloatFormat<ElementOf<V>>::kRoundToInt));
   }
@@ -92,8 +93,7 @@ template <class V> BRASA_INLINE Reduced<V> reduce_by_ln2(V x) {
   using F = FloatFormat<ElementOf<V>>;
   const V shift = value<V>(F::kRoundToInt);
   const V shifted = fma(x, value<V>(kInverseLn2), shift), n = shifted - shift;
-  const V r = fma(n, value<V>(-F::kLn2Low), fma(n, value<V>(-F::kLn2High), x));
-  return {r, n, shifted};
+  return {fma(n, value<V>(-F::kLn2High), x), n * value<V>(-F::kLn2Low), n, shifted};
 }
 
 /// 2^n for integers n of the normal range.
@@ -117,25 +117,29 @@ template <class V> BRASA_INLINE V scale(V m, const Reduced<V>& z) {
 #endif
 }
 
-/// exp(r) - 1 for a reduced r, as r + r^2 q(r). Fit: float 3.2e-9, double 2.6e-19.
-BRASA_INLINE Vec<float> expm1_reduced(Vec<float> r) {
-  const auto q = polynomial(r, 0.4999999403953552, 0.16666516661643982, 0.04166810214519501,
-                            0.008369192481040955, 0.001383890165016055);
-  return fma(r * r, q, r);
+/// (exp(r) - 1 - r) / r^2. Fit, of exp(r): float 3.1e-9, double 2.6e-19.
+BRASA_INLINE Vec<float> exp_tail(Vec<float> r) {
+  return polynomial(r, 0.4999999403953552, 0.16666516661643982, 0.04166810214519501,
+                    0.008369192481040955, 0.001383890165016055);
 }
-BRASA_INLINE Vec<double> expm1_reduced(Vec<double> r) {
-  const auto q = polynomial(r, 0.5, 0.16666666666666688, 0.041666666666666824, 0.00833333333331389,
-                            0.001388888888877778, 0.00019841269903389847, 2.4801587559935813e-05,
-                            2.755722864471841e-06, 2.7557066714438085e-07, 2.511392884093646e-08,
-                            2.0977954071250064e-09);
-  return fma(r * r, q, r);
+BRASA_INLINE Vec<double> exp_tail(Vec<double> r) {
+  return polynomial(r, 0.5, 0.16666666666666688, 0.041666666666666824, 0.00833333333331389,
+                    0.001388888888877778, 0.00019841269903389847, 2.4801587559935813e-05,
+                    2.755722864471841e-06, 2.7557066714438085e-07, 2.511392884093646e-08,
+                    2.0977954071250064e-09);
+}
+/// exp(r) - 1 for a reduced r. `low` joins the small terms, so that r is not rounded before it
+/// counts: exp(x) of float would miss its 1 ULP by 0.01.
+template <class V> BRASA_INLINE V expm1_reduced(const Reduced<V>& z) {
+  const V r = z.high + z.low;
+  return z.high + fma(r * r, exp_tail(r), z.low);
 }
 
 /// exp(x) where it is a normal number: the exponent is added in, n being the low bits of `shifted`.
 /// A NaN is spoilt: callers select around it.
 template <class V> BRASA_INLINE V exp_in_range(V x) {
   const Reduced<V> z = reduce_by_ln2(x);
-  return (V)(bits(expm1_reduced(z.r) + value<V>(1)) +
+  return (V)(bits(expm1_reduced(z) + value<V>(1)) +
              (bits(z.shifted) << FloatFormat<ElementOf<V>>::kFractionBits));
 }
 
@@ -189,14 +193,14 @@ template <class V> BRASA_INLINE V limit_to_exp_range(V x) {
 /// exp(x).
 template <class V> BRASA_INLINE V vexp(V x) {
   const Reduced<V> z = reduce_by_ln2(limit_to_exp_range(x));
-  return scale(expm1_reduced(z.r) + value<V>(1), z);
+  return scale(expm1_reduced(z) + value<V>(1), z);
 }
 
 /// x exp(x), rounded once: where exp(x) is denormal, x exp(x) need not be. Of use for x <= 0.
 template <class V> BRASA_INLINE V vx_exp_x(V x) {
   const V limited = limit_to_exp_range(x);
   const Reduced<V> z = reduce_by_ln2(limited);
-  return scale((expm1_reduced(z.r) + value<V>(1)) * limited, z);
+  return scale((expm1_reduced(z) + value<V>(1)) * limited, z);
 }
 
 /// exp(x) - 1 = 2^n p + (2^n - 1) with p = exp(r) - 1, halved in between so that 2^n cannot
@@ -204,7 +208,7 @@ template <class V> BRASA_INLINE V vx_exp_x(V x) {
 template <class V> BRASA_INLINE V vexpm1(V x) {
   constexpr double kAllOfMinusOne = -40;  // exp(-40) < 2^-54
   const Reduced<V> z = reduce_by_ln2(clamp(x, kAllOfMinusOne, ExpLimits<ElementOf<V>>::kHigh));
-  const V p = expm1_reduced(z.r), half_power = power_of_two<V>(z.integer() - 1);
+  const V p = expm1_reduced(z), half_power = power_of_two<V>(z.integer() - 1);
   const V shifted = fma(half_power, p, half_power - value<V>(0.5));
   return copysign(z.n == V{} ? p : shifted + shifted, x);
 }
@@ -272,7 +276,7 @@ template <class V> BRASA_INLINE V vsilu(V x) {
 template <class V> BRASA_INLINE V vtanh(V x) {
   constexpr double kAllOfOne = sizeof(ElementOf<V>) == 4 ? 9.5 : 20;
   const Reduced<V> z = reduce_by_ln2(value<V>(-2) * clamp(abs(x), 0, kAllOfOne));
-  const V p = expm1_reduced(z.r), s = power_of_two<V>(z.integer()), one = value<V>(1);
+  const V p = expm1_reduced(z), s = power_of_two<V>(z.integer()), one = value<V>(1);
   return copysign(fma(s, p, s - one) / fma(s, p, s + one), x);
 }
 
@@ -296,47 +300,57 @@ BRASA_INLINE Vec<double> verf(Vec<double> x) {
   return x;
 }
 
-/// y Phi(-a) for a >= 1/2, Phi the normal distribution function: exp(-a^2 / 2) g(a) y with a smooth
-/// g: g(a) (a + k) is a polynomial in (a - k) / (a + k) (fit 4.8e-9). a^2 is formed without error,
-/// or the tail would lose a^2 ULP: the 12 upper bits of a have an exact square, and the rest of it
-/// enters after the reduction. Scaled last: y Phi(-a) may be a normal number where Phi(-a) is not.
-/// (A quotient of polynomials in a serves all a >= 0, but loses 4 ULP far out; this one would lose
-/// as much near 0.)
-BRASA_INLINE Vec<float> normal_tail_times(Vec<float> a, Vec<float> y) {
+/// Phi(-a) for 7/8 < a, Phi the normal distribution function, is exp(-a^2 / 2) P(t) w with w = 1 /
+/// (a + k) and t = 1 - 2 k w (fit 9.2e-9). a^2 is formed without error, or the tail would lose a^2
+/// ULP: the 12 upper bits of a have an exact square, and the rest of it enters after the reduction.
+/// Still to be multiplied and scaled by 2^n, in this order: a Phi(-a) may be a normal number where
+/// Phi(-a) is not. (A quotient of polynomials in a would serve all a >= 0, but loses 4 ULP far out;
+/// this form would, near 0.)
+struct NormalTail {
+  static constexpr double kBegin = 0.875, kIsZero = 14.5;  ///< a Phi(-a) < 2^-150 from kIsZero on
+  static constexpr double kShift = 1.78125;                ///< k
+  Vec<float> product, weight;                              ///< exp(r) P(t), and w
+  Reduced<Vec<float>> reduced;
+};
+BRASA_INLINE NormalTail normal_tail(Vec<float> a) {
   using V = Vec<float>;
-  constexpr double kCentre = 2.34375;
-  const V upper = (V)(bits(a) & ~0xfff), minus_half = value<V>(-0.5);
+  const V upper = (V)(bits(a) & ~0xfff), minus_half = value<V>(-0.5), one = value<V>(1);
   Reduced<V> z = reduce_by_ln2(minus_half * upper * upper);
-  z.r = fma(minus_half * (a - upper), a + upper, z.r);
-  const V weight = value<V>(1) / (a + value<V>(kCentre));
-  const V g = polynomial((a - value<V>(kCentre)) * weight, 0.6975326538085938, -0.4049663245677948,
-                         0.09964963793754578, 0.021866818889975548, -0.013365053571760654,
-                         -0.004369471222162247, 0.0016740395221859217, 0.0012534321285784245,
-                         -6.743808626197278e-05, -0.00026657088892534375);
-  return scale((expm1_reduced(z.r) + value<V>(1)) * g * (weight * y), z);
+  z.low = fma(minus_half * (a - upper), a + upper, z.low);
+  const V w = one / (a + value<V>(NormalTail::kShift));
+  const V p = polynomial(fma(value<V>(-2 * NormalTail::kShift), w, one), 0.6516554951667786,
+                         -0.27627062797546387, -0.013156701810657978, 0.03475750982761383,
+                         0.009368046186864376, -0.0039407056756317616, -0.003911823034286499,
+                         -0.0010935915634036064, 0.001541182049550116);
+  return {fma(expm1_reduced(z), p, p), w, z};
 }
-constexpr double kNormalTailIsZero = 14.5;  ///< a Phi(-a) < 2^-150 from here
 
-/// Phi(x) for |x| <= 1/2: 1/2 + x P(x^2) (fit 2.3e-9).
+/// Phi(x) for |x| <= 7/8: 1/2 + x P(x^2) (fit 7.5e-9).
 BRASA_INLINE Vec<float> normal_cdf_near_zero(Vec<float> x) {
-  const auto p = polynomial(x * x, 0.3989422619342804, -0.06648947298526764, 0.00996110588312149,
-                            -0.0011226546484977007);
+  const auto p = polynomial(x * x, 0.3989422619342804, -0.06648978590965271, 0.00996902771294117,
+                            -0.0011736053274944425, 9.711299207992852e-05);
   return fma(x, p, value<Vec<float>>(0.5));
 }
 
 /// Phi(x) = 0.5 erfc(-x / sqrt(2)).
 BRASA_INLINE Vec<float> vnormal_cdf(Vec<float> x) {
   using V = Vec<float>;
-  const V one = value<V>(1), a = clamp(abs(x), 0, kNormalTailIsZero);
-  const V tail = normal_tail_times(a, one);
-  return a > value<V>(0.5) ? (x < V{} ? tail : one - tail) : normal_cdf_near_zero(x);
+  const V a = clamp(abs(x), 0, NormalTail::kIsZero);
+  const NormalTail tail = normal_tail(a);
+  const V phi = scale(tail.product * tail.weight, tail.reduced);
+  const V far = x < V{} ? phi : value<V>(1) - phi;
+  return a > value<V>(NormalTail::kBegin) ? far : normal_cdf_near_zero(x);
 }
 
-/// x Phi(x).
+/// x Phi(x); a w = 1 - k w.
 BRASA_INLINE Vec<float> vgelu(Vec<float> x) {
   using V = Vec<float>;
-  const V a = clamp(abs(x), 0, kNormalTailIsZero), tail = normal_tail_times(a, -a);
-  return a > value<V>(0.5) ? (x < V{} ? tail : x + tail) : x * normal_cdf_near_zero(x);
+  const V a = clamp(abs(x), 0, NormalTail::kIsZero);
+  const NormalTail tail = normal_tail(a);
+  const V minus_aw = fma(value<V>(NormalTail::kShift), tail.weight, value<V>(-1));
+  const V minus_a_phi = scale(tail.product * minus_aw, tail.reduced);
+  const V far = x < V{} ? minus_a_phi : x + minus_a_phi;
+  return a > value<V>(NormalTail::kBegin) ? far : x * normal_cdf_near_zero(x);
 }
 
 /// z = -x / sqrt(2) is rounded, and erfc falls by the factor exp(-2 z dz) over that error dz.

@@ -46,22 +46,35 @@ def native_activation(activation: Any) -> Native | None:
     """A name, or (name, alpha[, beta]), as kernels take it; None stays None."""
     if activation is None:
         return None
-    name, *parameters = activation if isinstance(activation, (tuple, list)) else (activation,)
-    if name not in _DEFAULTS:
+    name, *parameters = activation if isinstance(activation, (tuple, list)) and activation else (activation,)
+    if not isinstance(name, str) or name not in _DEFAULTS:
         raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)} or None, got {name!r}")
     if len(parameters) > 2:
         raise ValueError(f"activation: expected (name, alpha, beta), got {activation!r}")
     if not parameters:
         return _DEFAULTS[name]
     kind, alpha, beta = _DEFAULTS[name]
-    given = [_check.number("activation", p) for p in parameters] + [alpha, beta][len(parameters) :]
-    return kind, given[0], given[1]
+    alpha, beta = [_check.number("activation", p) for p in parameters] + [alpha, beta][len(parameters) :]
+    _check_parameters(name, alpha, beta)
+    return kind, alpha, beta
+
+
+def _check_parameters(name: str, alpha: float, beta: float) -> None:
+    """Parameters for which the activation is what its name says, and its slope can be had."""
+    if name == "elu" and not alpha >= 0:
+        raise ValueError(f"alpha: elu expects at least 0, got {alpha}")
+    if name == "celu" and not alpha > 0:
+        raise ValueError(f"alpha: celu expects a positive number, got {alpha}")
+    if name == "softplus" and not alpha > 0:
+        raise ValueError(f"beta: softplus expects a positive number, got {alpha}")
+    if name == "hardtanh" and not alpha < beta:
+        raise ValueError(f"min_val: hardtanh expects less than max_val ({beta}), got {alpha}")
 
 
 def needs_input(native: Native) -> bool:
     """Whether the derivative is computed from the input. A negative slope hides the sign in the result."""
     name = _NAMES[native[0]]
-    return ACTIVATIONS[name].needs == "x" or (name in ("leaky_relu", "elu") and native[1] < 0)
+    return ACTIVATIONS[name].needs == "x" or (name == "leaky_relu" and not native[1] >= 0)
 
 
 def _apply(x: Any, native: Native, *, out: Any = None) -> Any:
@@ -222,8 +235,6 @@ def celu(x: Any, alpha: float = 1.0, *, out: Any = None) -> Any:
     >>> celu(np.float32([-np.inf, 2]), 2.0)
     array([-2.,  2.], dtype=float32)
     """
-    if not alpha > 0:
-        raise ValueError(f"alpha: expected a positive number, got {alpha!r}")
     return activation(x, ("celu", alpha), out=out)
 
 
@@ -312,8 +323,6 @@ def hardtanh(x: Any, min_val: float = -1.0, max_val: float = 1.0, *, out: Any = 
     >>> hardtanh(np.float32([-3, 0.5, 3]))
     array([-1. ,  0.5,  1. ], dtype=float32)
     """
-    if not min_val < max_val:
-        raise ValueError(f"min_val: expected less than max_val ({max_val}), got {min_val}")
     return activation(x, ("hardtanh", min_val, max_val), out=out)
 
 
