@@ -38,7 +38,7 @@ enum class ActivationKind : int32_t {
 #define BRASA_ENUM(name, type, needs, alpha, beta) name,
   BRASA_ACTIVATIONS(BRASA_ENUM)
 #undef BRASA_ENUM
-  count
+      count
 };
 
 /// One activation with its parameters, as kernels receive it.
