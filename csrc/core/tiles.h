@@ -30,6 +30,20 @@ constexpr int64_t kGemmPackedBytes = 12 << 20;
 /// Columns of a block of B: a row of the result is then re-read from L2, not from L3.
 constexpr int64_t kGemmColumns = 4096;
 
+/// A B of contiguous rows is read as it lies, from L2 or L3 again for every tile of rows, up to so
+/// many tiles: packing it costs more. The larger number is for rows at most kNearBytes apart (a
+/// panel is then on few pages) and for a B of at most kInPlaceBytes. Measured: 120 x 512 x 784
+/// gains 6 % unpacked, 64 x 1000 x 1000 loses 20 %.
+constexpr int64_t kInPlaceTiles = 2, kInPlaceNearTiles = 12;
+constexpr int64_t kNearBytes = 2048, kInPlaceBytes = 64 * 1024;
+
+/// Up to so many tiles of rows (a packed block of A) each thread packs the panels it needs and uses
+/// them while they are in L1 and L2; above, the team packs for all.
+constexpr int64_t kThreadPackedTiles = 12;
+
+/// Up to so many bytes A is read as it lies, if it lies in rows or in columns.
+constexpr int64_t kUnpackedBytes = 256 * 1024;
+
 /// Below this many multiply-adds a second thread costs more than it brings (0.5 us a region,
 /// measured: 64^3 gains 5 % from two threads, 96^3 50 %).
 constexpr int64_t kGemmSerialWork = 600'000;

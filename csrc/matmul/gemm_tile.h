@@ -47,37 +47,50 @@ template <class T, int S = 1> BRASA_INLINE void transpose(Vec<T>* rows) {
   }
 }
 
+/// A square of W rows at `from` and W columns, transposed into r: `live` rows and `steps` columns
+/// are read, the others are 0.
+template <class T>
+BRASA_INLINE void load_transposed(const T* from, int64_t minor, int64_t live, int64_t steps,
+                                  Vec<T>* r) {
+  constexpr int kWidth = kLanes<T>;
+  if (live >= kWidth && steps >= kWidth) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kWidth; ++i) r[i] = load(from + i * minor);
+  } else {
+    for (int i = 0; i < kWidth; ++i) {
+      const T* row = from + i * minor;
+      r[i] = i >= live ? Vec<T>{} : steps >= kWidth ? load(row) : load_partial(row, steps);
+    }
+  }
+  transpose<T>(r);
+}
+
 /// to[p * width + i] = from[i * minor + p], i < live, 0 for the other i of whole vectors: rows of
-/// contiguous depth, transposed in registers. Groups of rows go last first: what a group's vectors
-/// write beyond `width` belongs to the next p and is written after it.
+/// contiguous depth, transposed in registers. W rows at a time over the whole depth: each is then a
+/// stream of its own to the prefetcher (walking all rows of a panel per step is a third slower).
+/// Groups of rows go last first: what the last one's vectors write beyond `width` is written again.
 template <class T>
 static void pack_transposed(const T* from, int64_t minor, int64_t depth, int64_t live,
                             int64_t width, T* to) {
   constexpr int kWidth = kLanes<T>;
-  for (int64_t p = 0; p < depth; p += kWidth) {
-    const int64_t steps = depth - p < kWidth ? depth - p : kWidth;
-    for (int64_t group = (width - 1) / kWidth * kWidth; group >= 0; group -= kWidth) {
-      const int64_t rows = live - group;
-      const T* source = from + group * minor + p;
+  for (int64_t group = (width - 1) / kWidth * kWidth; group >= 0; group -= kWidth) {
+    T* target = to + group;
+    for (int64_t p = 0; p < depth; p += kWidth, target += kWidth * width) {
       Vec<T> r[kWidth];
-      if (steps == kWidth) {
-#pragma GCC unroll 16
-        for (int i = 0; i < kWidth; ++i) r[i] = i < rows ? load(source + i * minor) : Vec<T>{};
-      } else {
-        for (int i = 0; i < kWidth; ++i)
-          r[i] = i < rows ? load_partial(source + i * minor, steps) : Vec<T>{};
-      }
-      transpose<T>(r);
-      T* target = to + p * width + group;
-      if (steps == kWidth) {
+      load_transposed(from + group * minor + p, minor, live - group, depth - p, r);
+      if (depth - p >= kWidth) {
 #pragma GCC unroll 16
         for (int i = 0; i < kWidth; ++i) store(target + i * width, r[i]);
       } else {
-        for (int i = 0; i < steps; ++i) store(target + i * width, r[i]);
+        for (int i = 0; i < depth - p; ++i) store(target + i * width, r[i]);
       }
     }
   }
 }
+
+/// Rows of B ahead of the one being read: each may lie on a page of its own, where no prefetcher
+/// follows.
+constexpr int64_t kPrefetchRows = 12;
 
 /// The same of rows that lie side by side already: from[i + p * step].
 template <class T>
@@ -86,7 +99,10 @@ static void pack_contiguous(const T* from, int64_t step, int64_t depth, int64_t 
   constexpr int kWidth = kLanes<T>;
   for (int64_t p = 0; p < depth; ++p, from += step, to += width) {
     int64_t i = 0;
-    for (; i + kWidth <= live; i += kWidth) store(to + i, load(from + i));
+    for (; i + kWidth <= live; i += kWidth) {
+      __builtin_prefetch(from + kPrefetchRows * step + i);
+      store(to + i, load(from + i));
+    }
     for (; i < width; i += kWidth)
       store(to + i, i < live ? load_partial(from + i, live - i) : Vec<T>{});
   }
