@@ -120,6 +120,16 @@ def test_kernel_objects_leak_no_symbol():
     check_symbols(objects)
 
 
+def test_matrix_products_are_fused_multiply_adds():
+    """The build forbids contraction: a product written ``a * b + c`` would round twice and cost double."""
+    objects = [o for o in kernel_objects() if o.name.startswith("matmul") and "avx" in str(o)]
+    if not objects:
+        pytest.skip("no kernel objects: the library was not built in this checkout's build/ folder")
+    code = subprocess.run(["objdump", "-d", *map(str, objects)], capture_output=True, text=True, check=True)
+    assert code.stdout.count("vfmadd") > 400 * len(objects)
+    assert code.stdout.count("vmulps") + code.stdout.count("vmulpd") == 0
+
+
 @pytest.mark.skipif(os.environ.get("BRASA_TEST_TIER", "quick") == "quick", reason="full tier")
 def test_debug_kernel_objects_leak_no_symbol(tmp_path):
     kernels = [f for f in ROOT.glob("csrc/*/*.cpp") if f.parent.name not in ("core", "bind", "emulator")]

@@ -15,7 +15,7 @@ template <class T> struct Epilogue {
   T* pre_activation;  ///< where the activation's input is kept, laid out as the result, or null
   Activation activation;
 
-  bool is_trivial() const {
+  __attribute__((always_inline)) bool is_trivial() const {
     return !bias && !residual && !pre_activation && activation.kind == ActivationKind::none;
   }
 };

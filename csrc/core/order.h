@@ -13,12 +13,12 @@ namespace brasa::order {
 template <class T> constexpr int64_t kGemmDepth = 2048 / int64_t(sizeof(T));
 
 /// Blocks of K are of even size: 513 is 256 + 257, not 512 + 1. K = 0 is one empty block.
-template <class T> constexpr int64_t gemm_blocks(int64_t k) {
+template <class T> static constexpr int64_t gemm_blocks(int64_t k) {
   return k == 0 ? 1 : (k + kGemmDepth<T> - 1) / kGemmDepth<T>;
 }
 /// The first k of a block; gemm_block_begin(k, blocks, blocks) is k. The first k % blocks blocks
 /// are one longer.
-constexpr int64_t gemm_block_begin(int64_t k, int64_t blocks, int64_t block) {
+static inline constexpr int64_t gemm_block_begin(int64_t k, int64_t blocks, int64_t block) {
   const int64_t longer = k % blocks;
   return k / blocks * block + (block < longer ? block : longer);
 }

@@ -180,7 +180,7 @@ void matmul(Context ctx, const MatmulParams& p, const T* a, const T* b, T* y,
   constexpr int64_t kEnoughTiles = 132;
   const int64_t large = simt::ceil_div<int64_t>(p.m, 128) * simt::ceil_div<int64_t>(p.n, 128);
   if constexpr (sizeof(T) == 4) {
-    if (large * p.batch.count >= kEnoughTiles) {
+    if (p.m > 64 && p.n > 64 && large * p.batch.count >= kEnoughTiles) {
       return launch_matmul<T, 8>(ctx, p, a, b, y, epilogue);
     }
   }

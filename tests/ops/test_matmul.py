@@ -139,6 +139,16 @@ def test_many_small_products_and_few_large_ones(set_threads):
             assert np.array_equal(ops.matmul(a, b), a @ b)
 
 
+def test_large_tiles_and_long_batches_on_the_device(emulated):
+    """128 x 128 tiles are for many large products; a grid has at most 65,535 blocks along z."""
+    rng = np.random.default_rng(8)
+    a, b = integers(rng, (132, 66, 17), np.float32), integers(rng, (17, 130), np.float32)
+    y = ops.matmul(emulated.asarray(a).swapaxes(1, 2), emulated.asarray(b), transpose_a=True)
+    assert np.array_equal(emulated.asnumpy(y), a @ b)
+    a, b = integers(rng, (65_540, 1, 1), np.float32), integers(rng, (65_540, 1, 1), np.float32)
+    assert np.array_equal(emulated.asnumpy(ops.matmul(emulated.asarray(a), emulated.asarray(b))), a * b)
+
+
 @pytest.mark.parametrize(
     ("first", "second"), [((7,), (7, 3)), ((3, 7), (7,)), ((7,), (7,)), ((2, 3, 7), (7,)), ((7,), (2, 7, 3))]
 )

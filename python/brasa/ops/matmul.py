@@ -57,6 +57,21 @@ def _check_operands(a: Any, b: Any) -> tuple[Any, Any]:
     return a, b
 
 
+def _plain_product(a: Any, b: Any, bias: Any, native: Any, transpose_a: bool, transpose_b: bool) -> Any:
+    """The product of two matrices of one kind and dtype, with nothing in between: most calls are this one,
+    and small ones last no longer than the checks. None for any other; the general way then words the error.
+    """
+    try:
+        backend = _backend.backend_of(a)
+        if type(b) is not type(a) or a.dtype is not b.dtype or a.ndim != 2 or b.ndim != 2:
+            return None
+        y = backend.empty((a.shape[transpose_a], b.shape[not transpose_b]), a.dtype, False)
+        backend.kernels.matmul(a, b, bias, None, y, None, transpose_a, transpose_b, native)
+    except (TypeError, ValueError):
+        return None
+    return y
+
+
 def _matmul(
     a: Any,
     b: Any,
@@ -117,14 +132,19 @@ def _matmul(
     array([[ 0., 14.],
            [ 4., 50.]], dtype=float32)
     """
+    native = native_activation(activation)
+    keeps_input = save and native is not None and needs_input(native)
+    if residual is None and out is None and not keeps_input:
+        y = _plain_product(a, b, bias, native, bool(transpose_a), bool(transpose_b))
+        if y is not None:
+            return (y, None) if save else y
     a, b = _check_operands(a, b)
-    a2, b2 = (a, b) if a.ndim > 1 and b.ndim > 1 else _as_matrices(a, b)
+    a2, b2 = _as_matrices(a, b)
     transpose_a, transpose_b = bool(transpose_a) and a.ndim > 1, bool(transpose_b) and b.ndim > 1
     full_shape = _result_shape(a2, b2, transpose_a, transpose_b)
     shape = full_shape
     if a.ndim == 1 or b.ndim == 1:
         shape = full_shape[:-2] + full_shape[-2:-1] * (a.ndim > 1) + full_shape[-1:] * (b.ndim > 1)
-    native = native_activation(activation)
     if bias is not None:
         bias = _backend.contiguous(_check.floating("bias", bias))
         _check.shape("bias", bias, full_shape[-1:], "one per column of the result")
@@ -138,7 +158,7 @@ def _matmul(
         _check.output(out, a, shape, a, b, bias, residual)
         target = out.reshape(full_shape) if out.flags.c_contiguous else None
     y = _backend.empty(a, full_shape) if target is None else target
-    saved = _backend.empty(a, full_shape) if save and native is not None and needs_input(native) else None
+    saved = _backend.empty(a, full_shape) if keeps_input else None
     _backend.backend_of(a).kernels.matmul(a2, b2, bias, residual, y, saved, transpose_a, transpose_b, native)
     if shape != full_shape:
         y, saved = y.reshape(shape), None if saved is None else saved.reshape(shape)
