@@ -1,6 +1,7 @@
 // Forward and backward data: plan the gather in workspace, pack the weights, run blocks of pixels.
 #include "conv/conv.h"
 
+#include "conv/conv_depthwise.h"
 #include "conv/conv_gather.h"
 
 namespace brasa::cpu::BRASA_ISA {
@@ -206,11 +207,13 @@ template <class T>
 void conv_forward(Context ctx, const T* x, const T* w, T* y, const ConvParams& params,
                   const Epilogue<T>& epilogue) {
   if (params.batch == 0) return;
+  if (params.is_depthwise()) return depthwise_forward(ctx, x, w, y, params, epilogue);
   Arena arena(ctx.workspace);
   convolve(ctx, x, w, y, params, false, arena, epilogue);
 }
 
 template <class T> size_t conv_forward_workspace(const ConvParams& params) {
+  if (params.is_depthwise()) return depthwise_workspace<T>(params);
   Arena arena(nullptr);
   plan_gather<T>(arena, params, Direction(params, false), nullptr, nullptr);
   return arena.used();
@@ -219,6 +222,7 @@ template <class T> size_t conv_forward_workspace(const ConvParams& params) {
 template <class T>
 void conv_backward_input(Context ctx, const T* dy, const T* w, T* dx, const ConvParams& params) {
   if (params.batch == 0) return;
+  if (params.is_depthwise()) return depthwise_backward_input(ctx, dy, w, dx, params);
   Arena arena(ctx.workspace);
   T* out = params.x_channels_last
                ? dx
@@ -228,6 +232,7 @@ void conv_backward_input(Context ctx, const T* dy, const T* w, T* dx, const Conv
 }
 
 template <class T> size_t conv_backward_input_workspace(const ConvParams& params) {
+  if (params.is_depthwise()) return depthwise_workspace<T>(params);
   Arena arena(nullptr);
   if (!params.x_channels_last)
     arena.take<T>(params.batch * params.in_channels * params.in_pixels());

@@ -1,4 +1,4 @@
-// What the CPU kernels share beside the geometry: how an array is read, and workspace.
+// What the CPU kernels share beside the geometry: how an array is read, edges, and workspace.
 #pragma once
 
 #include "conv/conv_axis.h"
@@ -17,6 +17,17 @@ template <class T> struct Source {
   }
 };
 
+/// A whole vector where as many elements are live, else the live ones; none when live <= 0.
+template <class T> BRASA_INLINE void store_live(T* p, Vec<T> x, int64_t live) {
+  if (live >= kLanes<T>)
+    store(p, x);
+  else if (live > 0)
+    store_partial(p, x, live);
+}
+template <class T> BRASA_INLINE Vec<T> load_live(const T* p, int64_t live) {
+  return live >= kLanes<T> ? load(p) : live > 0 ? load_partial(p, live) : Vec<T>{};
+}
+
 /// Hands out parts of one block of memory, 64-byte aligned. Without a block it only counts.
 class Arena {
  public:
@@ -27,6 +38,8 @@ class Arena {
     return part;
   }
   size_t used() const { return used_; }
+  /// What has not been handed out.
+  void* rest() const { return block_ + used_; }
 
  private:
   char* block_;

@@ -41,17 +41,6 @@ template <class T> struct TileInput {
   int64_t taps, run, channel;
 };
 
-template <class T> BRASA_INLINE void store_live(T* p, Vec<T> x, int64_t live) {
-  if (live >= kLanes<T>)
-    store(p, x);
-  else if (live > 0)
-    store_partial(p, x, live);
-}
-
-template <class T> BRASA_INLINE Vec<T> load_live(const T* p, int64_t live) {
-  return live >= kLanes<T> ? load(p) : load_partial(p, live);
-}
-
 /// out[i][0, live) = start[0, live) + sum over taps and run of input * w, for pixels i < rows. With
 /// `resume` the sums go on from what out holds.
 template <class T, int kRows, int kVectors, bool kTable>

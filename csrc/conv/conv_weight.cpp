@@ -3,26 +3,40 @@
 // Each tile of (tap, input channels) x output channels stays in registers while a block of pixels
 // goes by; a thread takes all its tiles through one block before the next, so that the block is
 // read from L2. Without the blocks, 1x1 layers fall to a third of the speed.
+#include "conv/conv_depthwise.h"
 #include "conv/conv_stage.h"
 #include "conv/conv_tile.h"
 #include "core/order.h"
 
 namespace brasa::cpu::BRASA_ISA {
 
+/// The rows of dy, counted over images, in the blocks that sums are made of.
+struct RowBlocks {
+  int64_t rows, per_block, count;
+
+  explicit RowBlocks(const ConvParams& p) : rows(p.batch * p.out[0] * p.out[1]) {
+    const int64_t row_elements = p.out[2] * (p.in_channels + p.out_channels);
+    per_block = larger(1, smaller(order::kConvBlockRows, order::kConvBlockElements / row_elements));
+    count = ceil_div(rows, per_block);
+  }
+  int64_t first(int64_t block) const { return block * per_block; }
+  int64_t last(int64_t block) const { return smaller(rows, (block + 1) * per_block); }
+};
+
 template <class T> struct WeightPlan {
   Axis axis[3];
   Source<T> source;
   T* staged;
-  int64_t rows, rows_per_block, blocks, parts, bias_parts;
+  RowBlocks rows;
+  int64_t parts;
   Tap* tap;
   int64_t taps, run, depth;  ///< depth = taps * run
   int64_t columns;           ///< of all groups, padded to vectors
   T* sums;                   ///< [part][group][panel][depth][panel's columns]
-  T* bias_sums;              ///< [part][out channel]
 };
 
 template <class T> static WeightPlan<T> plan_weight(Arena& arena, const ConvParams& p, const T* x) {
-  WeightPlan<T> plan{};
+  WeightPlan<T> plan{.rows = RowBlocks(p)};
   Reach reach{};
   for (int d = 0; d < 3; ++d) {
     plan.axis[d] = forward_axis(p, d);
@@ -35,19 +49,12 @@ template <class T> static WeightPlan<T> plan_weight(Arena& arena, const ConvPara
   plan.taps = merged ? p.kernel[0] * p.kernel[1] : p.taps();
   plan.run = p.group_in() * (merged ? p.kernel[2] : 1);
   plan.depth = plan.taps * plan.run;
-  plan.rows = p.batch * p.out[0] * p.out[1];
-  const int64_t row_elements = p.out[2] * (p.in_channels + p.out_channels);
-  plan.rows_per_block =
-      larger(1, smaller(order::kConvBlockRows, order::kConvBlockElements / row_elements));
-  plan.blocks = ceil_div(plan.rows, plan.rows_per_block);
   const int64_t weights = p.out_channels * p.group_in() * p.taps();
   plan.parts = larger(
-      1, smaller(smaller(order::kConvParts, plan.blocks), order::kConvPartElements / weights));
-  plan.bias_parts = smaller(order::kConvBiasParts, plan.blocks);
+      1, smaller(smaller(order::kConvParts, plan.rows.count), order::kConvPartElements / weights));
   plan.columns = Panels<T>(p.group_out()).padded() * p.groups;
   plan.tap = arena.take<Tap>(plan.taps);
   plan.sums = arena.take<T>(plan.parts * plan.columns * plan.depth);
-  plan.bias_sums = arena.take<T>(plan.bias_parts * p.out_channels);
   if (!plan.tap) return plan;
   const int64_t wide = merged ? 1 : p.kernel[2];
   for (int64_t t = 0; t < plan.taps; ++t) {
@@ -162,8 +169,8 @@ template <class T>
 static void sum_part(const WeightPlan<T>& plan, const ConvParams& p, const T* dy, int64_t part,
                      int64_t begin, int64_t end) {
   const int64_t panels = p.groups * Panels<T>(p.group_out()).count;
-  const int64_t first = plan.blocks * part / plan.parts,
-                last = plan.blocks * (part + 1) / plan.parts;
+  const int64_t first = plan.rows.count * part / plan.parts,
+                last = plan.rows.count * (part + 1) / plan.parts;
   T* sums = plan.sums + part * plan.columns * plan.depth;
   Segment<T> segment[order::kConvBlockRows];
   for (int64_t block = first; block < last; ++block) {
@@ -171,8 +178,8 @@ static void sum_part(const WeightPlan<T>& plan, const ConvParams& p, const T* dy
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t t = unit / panels;
       if (unit == begin || unit % panels == 0)
-        segments = list_segments(plan, p, plan.tap[t], dy, block * plan.rows_per_block,
-                                 smaller(plan.rows, (block + 1) * plan.rows_per_block), segment);
+        segments = list_segments(plan, p, plan.tap[t], dy, plan.rows.first(block),
+                                 plan.rows.last(block), segment);
       sum_panel(plan, p, unit % panels, t, segment, segments, sums, block > first);
     }
   }
@@ -235,28 +242,30 @@ static void sum_channels(const T* dy, int64_t pixels, int64_t step, int64_t live
   }
 }
 
+static int64_t bias_parts(const RowBlocks& rows) {
+  return smaller(order::kConvBiasParts, rows.count);
+}
+
 template <class T>
-static void sum_bias(Context ctx, const WeightPlan<T>& plan, const ConvParams& p, const T* dy,
-                     T* db) {
+static void sum_bias(Context ctx, const ConvParams& p, const T* dy, T* sums, T* db) {
   constexpr int64_t kStep = 4 * kLanes<T>;
-  const int64_t channels = p.out_channels;
-  parallel_for(ctx, plan.bias_parts, 1, [&](int64_t begin, int64_t end) {
+  const RowBlocks rows(p);
+  const int64_t channels = p.out_channels, parts = bias_parts(rows);
+  parallel_for(ctx, parts, 1, [&](int64_t begin, int64_t end) {
     for (int64_t part = begin; part < end; ++part) {
-      const int64_t first = plan.blocks * part / plan.bias_parts,
-                    last = plan.blocks * (part + 1) / plan.bias_parts;
+      const int64_t first = rows.count * part / parts, last = rows.count * (part + 1) / parts;
       for (int64_t block = first; block < last; ++block) {
-        const int64_t row = block * plan.rows_per_block;
-        const int64_t pixels = (smaller(plan.rows, row + plan.rows_per_block) - row) * p.out[2];
+        const T* from = dy + rows.first(block) * p.out[2] * channels;
+        const int64_t pixels = (rows.last(block) - rows.first(block)) * p.out[2];
         for (int64_t o = 0; o < channels; o += kStep)
-          sum_channels<T, 4>(dy + row * p.out[2] * channels + o, pixels, channels, channels - o,
-                             plan.bias_sums + part * channels + o, block > first);
+          sum_channels<T, 4>(from + o, pixels, channels, channels - o, sums + part * channels + o,
+                             block > first);
       }
     }
   });
   for (int64_t o = 0; o < channels; ++o) {
-    T sum = plan.bias_sums[o];
-    for (int64_t part = 1; part < plan.bias_parts; ++part)
-      sum += plan.bias_sums[part * channels + o];
+    T sum = sums[o];
+    for (int64_t part = 1; part < parts; ++part) sum += sums[part * channels + o];
     db[o] = sum;
   }
 }
@@ -270,9 +279,11 @@ void conv_backward_weight(Context ctx, const T* dy, const T* x, T* dw, T* db,
     return;
   }
   Arena arena(ctx.workspace);
-  WeightPlan<T> plan = plan_weight(arena, params, x);
-  if (db) sum_bias(ctx, plan, params, dy, db);
+  T* bias_sums = arena.take<T>(bias_parts(RowBlocks(params)) * params.out_channels);
+  if (db) sum_bias(ctx, params, dy, bias_sums, db);
   if (!dw) return;
+  if (params.is_depthwise()) return depthwise_backward_weight(ctx, dy, x, dw, params, arena.rest());
+  WeightPlan<T> plan = plan_weight(arena, params, x);
   if (plan.staged)
     fill_staged(ctx, plan.source, plan.staged, x, params.x_channels_last, params.batch,
                 params.in_channels);
@@ -283,6 +294,8 @@ void conv_backward_weight(Context ctx, const T* dy, const T* x, T* dw, T* db,
 template <class T> size_t conv_backward_weight_workspace(const ConvParams& params) {
   if (params.batch == 0) return 0;
   Arena arena(nullptr);
+  arena.take<T>(bias_parts(RowBlocks(params)) * params.out_channels);
+  if (params.is_depthwise()) return arena.used() + depthwise_workspace<T>(params);
   plan_weight<T>(arena, params, nullptr);
   return arena.used();
 }
