@@ -23,6 +23,7 @@ from brasa.ops import (
     elu,
     hardsigmoid,
     hardswish,
+    hardtanh,
     leaky_relu,
     mish,
     relu,
@@ -118,6 +119,48 @@ def gelu(x: Any, approximate: str = "none") -> Any:
     return ops.gelu(x, approximate=approximate)
 
 
+def max_pool2d(
+    x: Any,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Any:
+    """Maximum of every window of ``x`` (N, C, H, W); with ``return_indices`` a pair (y, indices)."""
+    return ops.max_pool2d(x, kernel_size, stride, padding, dilation, ceil_mode, return_indices=return_indices)
+
+
+def embedding(indices: Any, weight: Any, padding_idx: int | None = None) -> Any:
+    """``weight[indices]``, (..., D) for indices (...) and weight (V, D); row ``padding_idx`` gets no gradient."""
+    return ops.embedding(indices, weight, padding_idx=padding_idx)
+
+
+def batch_norm(
+    x: Any,
+    running_mean: Any,
+    running_var: Any,
+    weight: Any = None,
+    bias: Any = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Any:
+    """Normalise ``x`` (N, C, ...) per channel; in training the running statistics are changed in place."""
+    return ops.batch_norm(x, weight, bias, running_mean, running_var, training, momentum, eps)
+
+
+def layer_norm(
+    x: Any, normalized_shape: tuple[int, ...], weight: Any = None, bias: Any = None, eps: float = 1e-5
+) -> Any:
+    """Normalise ``x`` (..., *normalized_shape) over its last dimensions."""
+    size = tuple(normalized_shape)
+    if tuple(x.shape[-len(size) :]) != size:
+        raise ValueError(f"x: expected last dimensions {size}, got shape {x.shape}")
+    return ops.layer_norm(x, weight, bias, eps, normalized_ndim=len(size))
+
+
 # --- losses ---------------------------------------------------------------------------------------
 
 
@@ -145,6 +188,25 @@ def _pair(x: Any, target: Any, reduction: str) -> tuple[Any, Any]:
     if x.dtype != target.dtype:
         raise TypeError(f"target: expected the input's dtype {x.dtype}, got {target.dtype}")
     return x, target
+
+
+def cross_entropy(
+    x: Any,
+    target: Any,
+    weight: Any = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Any:
+    """``-log(softmax(x)[target])`` for logits x (N, C, ...) and classes (N, ...) or shares (N, C, ...)."""
+    return ops.cross_entropy(
+        x,
+        target,
+        weight=weight,
+        ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
+        reduction=reduction,
+    )
 
 
 def mse_loss(x: Any, target: Any, reduction: str = "mean") -> Any:
@@ -281,12 +343,3 @@ def _row_weights(weight: Any, index: Any, dtype: Any, xp: Any) -> Any:
     if weight is None:
         return xp.ones(index.shape, dtype)
     return (weight.data if isinstance(weight, Tensor) else weight)[index]
-
-
-# Arguments and names are torch's already.
-cross_entropy = ops.cross_entropy
-embedding = ops.embedding
-hardtanh = ops.hardtanh
-layer_norm = ops.layer_norm
-max_pool2d = ops.max_pool2d
-batch_norm = ops.batch_norm
