@@ -87,9 +87,7 @@ def test_any_arrays_come_back(data, names):
     state = {}
     for name in names:
         base = data.draw(
-            hnp.arrays(
-                data.draw(dtypes), hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
-            )
+            hnp.arrays(data.draw(dtypes), hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4))
         )
         index = data.draw(hnp.basic_indices(base.shape, allow_newaxis=True)) if base.ndim else ()
         view = np.asarray(base[index])
@@ -99,10 +97,7 @@ def test_any_arrays_come_back(data, names):
         found = io.load_state(f"{folder}/a")
     same(
         found,
-        {
-            k: np.ascontiguousarray(v, v.dtype.newbyteorder("=")).reshape(v.shape)
-            for k, v in state.items()
-        },
+        {k: np.ascontiguousarray(v, v.dtype.newbyteorder("=")).reshape(v.shape) for k, v in state.items()},
     )
 
 
@@ -174,9 +169,7 @@ def test_bfloat16_without_its_package_says_what_to_install(tmp_path):
         ({}, {"a": [[[[[[[[[1]]]]]]]]]}, ValueError),
     ],
 )
-def test_what_cannot_be_stored_is_refused_before_the_file_is_touched(
-    tmp_path, state, metadata, error
-):
+def test_what_cannot_be_stored_is_refused_before_the_file_is_touched(tmp_path, state, metadata, error):
     path = tmp_path / "a"
     path.write_bytes(b"old")
     with pytest.raises(error):
@@ -234,9 +227,7 @@ def entry(dtype="F32", shape=(1,), offsets=(0, 4), **more):
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=5),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
-    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=6,
 )
 entries = st.fixed_dictionaries(
@@ -248,9 +239,7 @@ entries = st.fixed_dictionaries(
         "more": json_values,
     },
 )
-headers = st.dictionaries(
-    st.text(max_size=3) | st.just("__metadata__"), entries | json_values, max_size=3
-)
+headers = st.dictionaries(st.text(max_size=3) | st.just("__metadata__"), entries | json_values, max_size=3)
 
 
 @given(

@@ -38,7 +38,8 @@ inline bool load_view(py::handle source, ArrayView& view, bool writable) {
   const auto data = interface["data"].cast<py::tuple>();
   const auto shape = interface["shape"].cast<py::tuple>();
   const auto typestr = interface["typestr"].cast<std::string>();
-  if (shape.size() > kMaxRank) throw py::value_error("arrays of more than 8 dimensions are not supported");
+  if (shape.size() > kMaxRank)
+    throw py::value_error("arrays of more than 8 dimensions are not supported");
   if (typestr[0] == '>') throw py::type_error("the array's byte order is not native");
   if (writable && data[1].cast<bool>()) throw py::value_error("the output array is read-only");
   const int64_t item = std::stoll(typestr.substr(2));
@@ -53,7 +54,8 @@ inline bool load_view(py::handle source, ArrayView& view, bool writable) {
   const bool strided = interface.contains("strides") && !interface["strides"].is_none();
   int64_t dense = 1;
   for (int i = view.rank - 1; i >= 0; --i) {
-    view.strides[i] = strided ? interface["strides"].cast<py::tuple>()[i].cast<int64_t>() : dense * item;
+    view.strides[i] =
+        strided ? interface["strides"].cast<py::tuple>()[i].cast<int64_t>() : dense * item;
     if (view.strides[i] % item) throw py::value_error("strides must be whole elements");
     view.strides[i] /= item;
     dense *= view.shape[i];

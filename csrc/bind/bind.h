@@ -32,8 +32,8 @@ namespace cpu {}
 namespace device = cpu;
 #endif
 
-/// Releases the GIL for work worth it: below about 10 us of kernel time the release costs more than it
-/// gives. `work` is a rough count of elements, or of multiply-adds / 16.
+/// Releases the GIL for work worth it: below about 10 us of kernel time the release costs more than
+/// it gives. `work` is a rough count of elements, or of multiply-adds / 16.
 class ReleaseGil {
  public:
   explicit ReleaseGil(int64_t work) {
@@ -65,7 +65,9 @@ class Workspace {
 };
 
 /// Is `a` the absent array (None)?
-inline bool is_none(const ArrayView& a) { return a.rank < 0; }
+inline bool is_none(const ArrayView& a) {
+  return a.rank < 0;
+}
 
 }  // namespace brasa
 

@@ -1,5 +1,5 @@
-// An array as the bindings see it: pointer, shape, strides. Views own nothing, so they may be copied
-// while the GIL is released; the caller keeps the array alive.
+// An array as the bindings see it: pointer, shape, strides. Views own nothing, so they may be
+// copied while the GIL is released; the caller keeps the array alive.
 #pragma once
 
 #include <cstdint>
@@ -9,11 +9,21 @@ namespace brasa {
 enum class DType : int8_t { float32, float64, int32, int64, uint8, other };
 
 template <class T> struct DTypeOf;
-template <> struct DTypeOf<float> { static constexpr DType value = DType::float32; };
-template <> struct DTypeOf<double> { static constexpr DType value = DType::float64; };
-template <> struct DTypeOf<int32_t> { static constexpr DType value = DType::int32; };
-template <> struct DTypeOf<int64_t> { static constexpr DType value = DType::int64; };
-template <> struct DTypeOf<uint8_t> { static constexpr DType value = DType::uint8; };
+template <> struct DTypeOf<float> {
+  static constexpr DType value = DType::float32;
+};
+template <> struct DTypeOf<double> {
+  static constexpr DType value = DType::float64;
+};
+template <> struct DTypeOf<int32_t> {
+  static constexpr DType value = DType::int32;
+};
+template <> struct DTypeOf<int64_t> {
+  static constexpr DType value = DType::int64;
+};
+template <> struct DTypeOf<uint8_t> {
+  static constexpr DType value = DType::uint8;
+};
 
 constexpr int kMaxRank = 8;
 
@@ -21,7 +31,7 @@ struct ArrayView {
   void* data = nullptr;
   DType dtype = DType::other;
   int rank = 0;
-  int64_t size = 0;                ///< number of elements
+  int64_t size = 0;  ///< number of elements
   int64_t shape[kMaxRank] = {};
   int64_t strides[kMaxRank] = {};  ///< in elements
   int device = 0;
@@ -29,7 +39,8 @@ struct ArrayView {
   template <class T> T* as() const { return static_cast<T*>(data); }
 };
 
-/// Operands: read only, written, and either of them absent (None) when `data` is null and `rank` < 0.
+/// Operands: read only, written, and either of them absent (None) when `data` is null and `rank` <
+/// 0.
 struct In : ArrayView {};
 struct Out : ArrayView {};
 struct OptionalIn : In {

@@ -1,5 +1,5 @@
-// Memory-safety checks of the bindings. Python's operators word errors for users; what fails here is a
-// direct call of a kernel with arrays that do not fit, and must never reach the kernel.
+// Memory-safety checks of the bindings. Python's operators word errors for users; what fails here
+// is a direct call of a kernel with arrays that do not fit, and must never reach the kernel.
 #pragma once
 
 #include <stdexcept>
@@ -9,17 +9,17 @@
 
 namespace brasa {
 
-#define BRASA_REQUIRE(condition, message)                                                     \
-  do {                                                                                        \
-    if (!(condition)) ::brasa::fail_check(#condition, message, __FILE__, __LINE__);           \
+#define BRASA_REQUIRE(condition, message)                                           \
+  do {                                                                              \
+    if (!(condition)) ::brasa::fail_check(#condition, message, __FILE__, __LINE__); \
   } while (false)
 
 [[noreturn]] inline void fail_check(const char* condition, const std::string& message,
                                     const char* file, int line) {
   std::string name(file);
   name = name.substr(name.find_last_of('/') + 1);
-  throw std::invalid_argument(message + " [" + condition + ", " + name + ":" + std::to_string(line) +
-                              "]");
+  throw std::invalid_argument(message + " [" + condition + ", " + name + ":" +
+                              std::to_string(line) + "]");
 }
 
 inline std::string shape_text(const ArrayView& a) {
@@ -47,8 +47,7 @@ inline void require_rank(const ArrayView& a, int rank) {
 }
 
 /// Exactly these extents.
-template <class... Extents>
-inline void require_shape(const ArrayView& a, Extents... extents) {
+template <class... Extents> inline void require_shape(const ArrayView& a, Extents... extents) {
   const int64_t wanted[] = {int64_t(extents)...};
   require_rank(a, int(sizeof...(extents)));
   for (int i = 0; i < a.rank; ++i)
@@ -79,8 +78,7 @@ inline int64_t checked_add(int64_t a, int64_t b) {
 }
 
 /// Calls f.operator()<T>() for the T of the list whose dtype this is.
-template <class T, class... Rest, class F>
-inline void visit(DType dtype, const F& f) {
+template <class T, class... Rest, class F> inline void visit(DType dtype, const F& f) {
   if (dtype == DTypeOf<T>::value) {
     f.template operator()<T>();
   } else if constexpr (sizeof...(Rest) > 0) {

@@ -7,10 +7,10 @@
 namespace brasa {
 
 struct Context {
-  int device;              ///< CUDA device index; unused on the CPU
-  int threads;             ///< most threads a CPU kernel may use, at least 1
-  void* stream;            ///< CUDA stream; unused on the CPU
-  void* workspace;         ///< scratch memory, 64-byte aligned, as much as x_workspace() asked for
+  int device;       ///< CUDA device index; unused on the CPU
+  int threads;      ///< most threads a CPU kernel may use, at least 1
+  void* stream;     ///< CUDA stream; unused on the CPU
+  void* workspace;  ///< scratch memory, 64-byte aligned, as much as x_workspace() asked for
   size_t workspace_bytes;
 };
 

@@ -18,32 +18,29 @@
 
 #if defined(BRASA_ISA)
 
-#define BRASA_FUNCTION(result, name, ...) \
-  namespace brasa::cpu::BRASA_ISA {       \
-  template <class T>                      \
-  result name(__VA_ARGS__);               \
+#define BRASA_FUNCTION(result, name, ...)      \
+  namespace brasa::cpu::BRASA_ISA {            \
+  template <class T> result name(__VA_ARGS__); \
   }
 
 #elif defined(BRASA_FOR_CUDA)
 
-#define BRASA_FUNCTION(result, name, ...) \
-  namespace brasa::cuda {                 \
-  template <class T>                      \
-  result name(__VA_ARGS__);               \
+#define BRASA_FUNCTION(result, name, ...)      \
+  namespace brasa::cuda {                      \
+  template <class T> result name(__VA_ARGS__); \
   }
 
 #else
 
 #include "core/isa.h"
 
-#define BRASA_DECLARE_IN_ISAS(result, name, ...) \
-  BRASA_DECLARE_(scalar, result, name, __VA_ARGS__) \
+#define BRASA_DECLARE_IN_ISAS(result, name, ...)      \
+  BRASA_DECLARE_(scalar, result, name, __VA_ARGS__)   \
   BRASA_DECLARE_(baseline, result, name, __VA_ARGS__) \
   BRASA_DECLARE_X86(result, name, __VA_ARGS__)
 #define BRASA_DECLARE_(isa, result, name, ...) \
   namespace isa {                              \
-  template <class T>                           \
-  result name(__VA_ARGS__);                    \
+  template <class T> result name(__VA_ARGS__); \
   }
 #if defined(__x86_64__) || defined(_M_X64)
 #define BRASA_DECLARE_X86(result, name, ...)      \
@@ -55,15 +52,14 @@
 #define BRASA_TABLE_(name) {&scalar::name<T>, &baseline::name<T>}
 #endif
 
-#define BRASA_FUNCTION(result, name, ...)                                 \
-  namespace brasa::cpu {                                                  \
-  BRASA_DECLARE_IN_ISAS(result, name, __VA_ARGS__)                        \
-  template <class T, class... Arguments>                                  \
-  result name(Arguments... arguments) {                                   \
-    using Function = result (*)(__VA_ARGS__);                             \
-    static constexpr Function kTable[] = BRASA_TABLE_(name);              \
-    return kTable[isa_index()](arguments...);                             \
-  }                                                                       \
+#define BRASA_FUNCTION(result, name, ...)                                      \
+  namespace brasa::cpu {                                                       \
+  BRASA_DECLARE_IN_ISAS(result, name, __VA_ARGS__)                             \
+  template <class T, class... Arguments> result name(Arguments... arguments) { \
+    using Function = result (*)(__VA_ARGS__);                                  \
+    static constexpr Function kTable[] = BRASA_TABLE_(name);                   \
+    return kTable[isa_index()](arguments...);                                  \
+  }                                                                            \
   }
 
 #endif

@@ -1,8 +1,8 @@
 // The one epilogue of matmul, convolutions and norms: activation(result + bias + residual).
 //
-// On the CPU it runs over rows of a finished tile while they are in L1, with the activation behind a
-// function pointer chosen once per call: as a template argument of the micro-kernels it would cost a
-// hundred times the code (496 KB against 5 KB for one tile set).
+// On the CPU it runs over rows of a finished tile while they are in L1, with the activation behind
+// a function pointer chosen once per call: as a template argument of the micro-kernels it would
+// cost a hundred times the code (496 KB against 5 KB for one tile set).
 #pragma once
 
 #include "core/activations.h"
@@ -41,7 +41,8 @@ template <class T> struct RowEpilogue {
   explicit RowEpilogue(const Epilogue<T>& e)
       : epilogue(e),
         activate(e.activation.kind == ActivationKind::none ? nullptr
-                                                           : row_activation<T>(e.activation.kind)) {}
+                                                           : row_activation<T>(e.activation.kind)) {
+  }
 
   /// row[0, n) is finished: columns [column, column + n) of the result, `offset` elements into it.
   void apply(T* row, int64_t n, int64_t column, int64_t offset) const {
@@ -50,7 +51,9 @@ template <class T> struct RowEpilogue {
     if (e.bias || e.residual || e.pre_activation) {
       for (int64_t i = 0; i < n; i += kWidth) {
         const int64_t live = n - i < kWidth ? n - i : kWidth;
-        const auto read = [=](const T* p) { return live == kWidth ? load(p) : load_partial(p, live); };
+        const auto read = [=](const T* p) {
+          return live == kWidth ? load(p) : load_partial(p, live);
+        };
         Vec<T> v = read(row + i);
         if (e.bias) v += read(e.bias + column + i);
         if (e.residual) v += read(e.residual + offset + i);
@@ -63,8 +66,10 @@ template <class T> struct RowEpilogue {
 
  private:
   static void store_partial_or_whole(T* p, Vec<T> v, int64_t live) {
-    if (live == kLanes<T>) store(p, v);
-    else store_partial(p, v, live);
+    if (live == kLanes<T>)
+      store(p, v);
+    else
+      store_partial(p, v, live);
   }
 };
 

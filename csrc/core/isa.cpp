@@ -1,5 +1,5 @@
-// Which instruction sets this CPU and its operating system offer: cpuid for the instructions, xgetbv
-// for the register state the system saves. Read by hand, since not every compiler links
+// Which instruction sets this CPU and its operating system offer: cpuid for the instructions,
+// xgetbv for the register state the system saves. Read by hand, since not every compiler links
 // __builtin_cpu_supports.
 #include "core/isa.h"
 
@@ -40,27 +40,33 @@ uint64_t saved_state() {
   return (uint64_t{high} << 32) | low;
 }
 
-constexpr bool has(uint32_t bits, uint32_t wanted) { return (bits & wanted) == wanted; }
+constexpr bool has(uint32_t bits, uint32_t wanted) {
+  return (bits & wanted) == wanted;
+}
 
 /// Highest of scalar 0, baseline 1, avx2 2, avx512 3.
 int detect_level() {
   const Registers one = cpuid(1), seven = cpuid(7), extended = cpuid(0x80000001u);
-  constexpr uint32_t kV2 = 1u | 1u << 9 | 1u << 13 | 1u << 19 | 1u << 20 | 1u << 23;  // sse3 .. popcnt
+  constexpr uint32_t kV2 =
+      1u | 1u << 9 | 1u << 13 | 1u << 19 | 1u << 20 | 1u << 23;  // sse3 .. popcnt
   if (!has(one.ecx, kV2)) return 0;
   constexpr uint32_t kOsxsave = 1u << 27;
-  constexpr uint32_t kV3 = 1u << 12 | 1u << 22 | kOsxsave | 1u << 28 | 1u << 29;  // fma movbe avx f16c
-  constexpr uint32_t kV3Seven = 1u << 3 | 1u << 5 | 1u << 8;                      // bmi1 avx2 bmi2
+  constexpr uint32_t kV3 =
+      1u << 12 | 1u << 22 | kOsxsave | 1u << 28 | 1u << 29;   // fma movbe avx f16c
+  constexpr uint32_t kV3Seven = 1u << 3 | 1u << 5 | 1u << 8;  // bmi1 avx2 bmi2
   constexpr uint32_t kLzcnt = 1u << 5;
   if (!has(one.ecx, kV3) || !has(seven.ebx, kV3Seven) || !has(extended.ecx, kLzcnt)) return 1;
   const uint64_t state = saved_state();
-  if ((state & 0x6) != 0x6) return 1;  // xmm and ymm
+  if ((state & 0x6) != 0x6) return 1;                                             // xmm and ymm
   constexpr uint32_t kV4 = 1u << 16 | 1u << 17 | 1u << 28 | 1u << 30 | 1u << 31;  // f dq cd bw vl
   return has(seven.ebx, kV4) && (state & 0xe6) == 0xe6 ? 3 : 2;
 }
 
 #else
 
-int detect_level() { return 1; }  // NEON is part of every aarch64
+int detect_level() {
+  return 1;
+}  // NEON is part of every aarch64
 
 #endif
 
@@ -83,9 +89,15 @@ std::atomic<int>& level() {
 
 }  // namespace
 
-int isa_index() { return level().load(std::memory_order_relaxed); }
-int isa_count() { return kCount; }
-const char* isa_name(int index) { return kNames[index]; }
+int isa_index() {
+  return level().load(std::memory_order_relaxed);
+}
+int isa_count() {
+  return kCount;
+}
+const char* isa_name(int index) {
+  return kNames[index];
+}
 
 const char* isa_unavailable() {
   const char* wanted = std::getenv("BRASA_ISA");

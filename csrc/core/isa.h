@@ -1,8 +1,8 @@
 // The instruction sets a CPU kernel is compiled for, and the one in use.
 //
-// A kernel file is compiled once per entry of BRASA_FOR_EACH_ISA, each time with BRASA_ISA set to the
-// entry's name: all it defines lives in namespace brasa::cpu::<name>. Code outside kernel files is
-// plain baseline code and asks isa_index() which copy to call.
+// A kernel file is compiled once per entry of BRASA_FOR_EACH_ISA, each time with BRASA_ISA set to
+// the entry's name: all it defines lives in namespace brasa::cpu::<name>. Code outside kernel files
+// is plain baseline code and asks isa_index() which copy to call.
 //
 //   scalar    one lane, no vectoriser, fma() from libm: any CPU; equals avx2 and avx512 bit for bit
 //   baseline  x86-64-v2 (no FMA, equals itself only) or NEON

@@ -1,5 +1,6 @@
-// Blocks have power-of-two-and-a-half sizes (2^k, 1.5 * 2^k), so that at most a third is slack, with a
-// header in front that knows its size. At most kKeep bytes stay cached; the rest goes back at once.
+// Blocks have power-of-two-and-a-half sizes (2^k, 1.5 * 2^k), so that at most a third is slack,
+// with a header in front that knows its size. At most kKeep bytes stay cached; the rest goes back
+// at once.
 #include "core/memory.h"
 
 #include <atomic>

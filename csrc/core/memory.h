@@ -1,7 +1,7 @@
 // CPU memory: a pool for results and one scratch block per thread.
 //
-// A fresh 50 MB array costs page faults that can exceed the kernel's own time, so large results come
-// from blocks that were used before. Small ones are left to NumPy.
+// A fresh 50 MB array costs page faults that can exceed the kernel's own time, so large results
+// come from blocks that were used before. Small ones are left to NumPy.
 #pragma once
 
 #include <cstddef>

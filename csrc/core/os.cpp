@@ -51,8 +51,12 @@ int quota_cpus() {
 
 #else
 
-int affinity_count() { return 0; }
-int quota_cpus() { return 0; }
+int affinity_count() {
+  return 0;
+}
+int quota_cpus() {
+  return 0;
+}
 
 #endif
 
@@ -66,7 +70,9 @@ int usable_cpus() {
   return count < 1 ? 1 : count;
 }
 
-bool in_forked_child() { return forked.load(std::memory_order_relaxed); }
+bool in_forked_child() {
+  return forked.load(std::memory_order_relaxed);
+}
 
 void advise_huge_pages(void* p, size_t bytes) {
 #if defined(__linux__)

@@ -1,5 +1,5 @@
-// What is the operating system's: processors, fork, pages. The only file besides os.cpp to change for
-// another system.
+// What is the operating system's: processors, fork, pages. The only file besides os.cpp to change
+// for another system.
 #pragma once
 
 #include <cstddef>

@@ -44,11 +44,12 @@ std::atomic<int>& thread_setting() {
 
 thread_local bool inside_region = false;
 
-bool must_be_serial(int threads) { return threads <= 1 || inside_region || os::in_forked_child(); }
+bool must_be_serial(int threads) {
+  return threads <= 1 || inside_region || os::in_forked_child();
+}
 
 /// Runs body(member) on `threads` threads, the caller among them.
-template <class Body>
-void on_each_thread(int threads, const Body& body) {
+template <class Body> void on_each_thread(int threads, const Body& body) {
 #if defined(BRASA_STD_THREADS)
   std::vector<std::thread> others;
   for (int i = 1; i < threads; ++i)
@@ -70,8 +71,8 @@ void on_each_thread(int threads, const Body& body) {
 #endif
 }
 
-/// Sense-free barrier: a ticket counter that only grows. Spins a few microseconds, then yields, so that
-/// a member whose core was taken away is waited for politely.
+/// Sense-free barrier: a ticket counter that only grows. Spins a few microseconds, then yields, so
+/// that a member whose core was taken away is waited for politely.
 struct TeamBarrier {
   std::atomic<int64_t> tickets{0};
   int64_t size;
@@ -80,16 +81,22 @@ struct TeamBarrier {
     const int64_t mine = tickets.fetch_add(1, std::memory_order_acq_rel);
     const int64_t target = (mine / size + 1) * size;
     for (int spin = 0; tickets.load(std::memory_order_acquire) < target; ++spin) {
-      if (spin < 4000) BRASA_PAUSE();
-      else sched_yield();
+      if (spin < 4000)
+        BRASA_PAUSE();
+      else
+        sched_yield();
     }
   }
 };
 
 }  // namespace
 
-int num_threads() { return thread_setting().load(std::memory_order_relaxed); }
-void set_num_threads(int n) { thread_setting().store(n < 1 ? 1 : n); }
+int num_threads() {
+  return thread_setting().load(std::memory_order_relaxed);
+}
+void set_num_threads(int n) {
+  thread_setting().store(n < 1 ? 1 : n);
+}
 
 void Barrier::operator()() const {
   if (state) static_cast<TeamBarrier*>(state)->wait();

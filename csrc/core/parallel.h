@@ -1,13 +1,14 @@
 // Threads for kernels. Results never depend on their number: a chunk's work is a function of its
 // index, and every output element belongs to one chunk.
 //
-//   parallel_for(ctx, n, grain, f)   f(begin, end) over [0, n) in chunks of `grain`, handed out from an
+//   parallel_for(ctx, n, grain, f)   f(begin, end) over [0, n) in chunks of `grain`, handed out
+//   from an
 //                                    atomic counter (another process on a core then costs little)
 //   parallel_team(ctx, f)            f(member, size, barrier) on a team; barrier() waits for all
 //
 // Both run serially with one thread, inside another parallel region and in a forked child. The work
-// must not allocate, throw or touch Python. A region costs about 0.5 us hot, 5 us after idling: stay
-// serial below about 20 us of work.
+// must not allocate, throw or touch Python. A region costs about 0.5 us hot, 5 us after idling:
+// stay serial below about 20 us of work.
 #pragma once
 
 #include <cstdint>
@@ -24,10 +25,11 @@ struct Barrier {
 
 void run_parallel_for(int threads, int64_t n, int64_t grain,
                       void (*chunk)(void*, int64_t begin, int64_t end), void* closure);
-void run_parallel_team(int threads, void (*body)(void*, int member, int size, Barrier), void* closure);
+void run_parallel_team(int threads, void (*body)(void*, int member, int size, Barrier),
+                       void* closure);
 
-/// Threads a kernel may use: the call, then BRASA_NUM_THREADS, then OMP_NUM_THREADS, then the CPUs in
-/// the affinity mask, capped by the cgroup quota.
+/// Threads a kernel may use: the call, then BRASA_NUM_THREADS, then OMP_NUM_THREADS, then the CPUs
+/// in the affinity mask, capped by the cgroup quota.
 int num_threads();
 void set_num_threads(int n);
 
@@ -43,12 +45,13 @@ static inline void parallel_for(Context ctx, int64_t n, int64_t grain, const F& 
   }
   run_parallel_for(
       ctx.threads, n, grain,
-      [](void* closure, int64_t begin, int64_t end) { (*static_cast<const F*>(closure))(begin, end); },
+      [](void* closure, int64_t begin, int64_t end) {
+        (*static_cast<const F*>(closure))(begin, end);
+      },
       const_cast<F*>(&f));
 }
 
-template <class F>
-static inline void parallel_team(Context ctx, const F& f) {
+template <class F> static inline void parallel_team(Context ctx, const F& f) {
   run_parallel_team(
       ctx.threads,
       [](void* closure, int member, int size, Barrier barrier) {

@@ -1,8 +1,8 @@
 // SIMD vectors, exactly as wide as the instruction set this file is compiled for.
 //
 // Vec<T> is a GCC/Clang vector: + - * / < == ?: and [] work as they stand; here is only what the
-// extension lacks. A vector wider than the registers would live on the stack (measured: 8x slower), so
-// the width follows the target macros; `scalar` has one lane.
+// extension lacks. A vector wider than the registers would live on the stack (measured: 8x slower),
+// so the width follows the target macros; `scalar` has one lane.
 //
 // Arithmetic that several instruction sets must round alike uses fma(), never a * b + c: the build
 // forbids contraction. Sums use 16 virtual lanes and one fixed tree (LaneSum), whatever the width.
@@ -39,8 +39,12 @@ template <class T> constexpr int kVectorBytes = 16;
 template <class T> constexpr int kLanes = kVectorBytes<T> / int(sizeof(T));
 
 template <class T> struct IntOf;
-template <> struct IntOf<float> { using type = int32_t; };
-template <> struct IntOf<double> { using type = int64_t; };
+template <> struct IntOf<float> {
+  using type = int32_t;
+};
+template <> struct IntOf<double> {
+  using type = int64_t;
+};
 
 template <class T> struct VectorTypes {
   using Int = typename IntOf<T>::type;
@@ -53,11 +57,17 @@ template <class T> using IntVec = typename VectorTypes<T>::IntVec;
 
 /// The element type of a vector: ElementOf<Vec<float>> is float.
 template <class V> struct ElementOfImpl;
-template <> struct ElementOfImpl<Vec<float>> { using type = float; };
-template <> struct ElementOfImpl<Vec<double>> { using type = double; };
+template <> struct ElementOfImpl<Vec<float>> {
+  using type = float;
+};
+template <> struct ElementOfImpl<Vec<double>> {
+  using type = double;
+};
 template <class V> using ElementOf = typename ElementOfImpl<V>::type;
 
-template <class T> BRASA_INLINE Vec<T> broadcast(T x) { return x - Vec<T>{}; }
+template <class T> BRASA_INLINE Vec<T> broadcast(T x) {
+  return x - Vec<T>{};
+}
 
 template <class T> BRASA_INLINE Vec<T> load(const T* p) {
   return *reinterpret_cast<const typename VectorTypes<T>::Unaligned*>(p);
@@ -129,8 +139,10 @@ template <class T> BRASA_INLINE T fma_scalar(T a, T b, T c) {
 #if defined(__x86_64__) && !defined(__FMA__) && !defined(BRASA_SCALAR)
   return a * b + c;
 #else
-  if constexpr (sizeof(T) == 4) return __builtin_fmaf(a, b, c);
-  else return __builtin_fma(a, b, c);
+  if constexpr (sizeof(T) == 4)
+    return __builtin_fmaf(a, b, c);
+  else
+    return __builtin_fma(a, b, c);
 #endif
 }
 
@@ -143,10 +155,14 @@ BRASA_INLINE Vec<double> sqrt(Vec<double> x) {
   return x;
 }
 
-template <class V> BRASA_INLINE auto bits(V x) { return (IntVec<ElementOf<V>>)x; }
+template <class V> BRASA_INLINE auto bits(V x) {
+  return (IntVec<ElementOf<V>>)x;
+}
 
 /// mask lane ? a : b, where mask comes from a comparison.
-template <class M, class V> BRASA_INLINE V select(M mask, V a, V b) { return mask ? a : b; }
+template <class M, class V> BRASA_INLINE V select(M mask, V a, V b) {
+  return mask ? a : b;
+}
 
 /// |x|, and x with the sign of s.
 template <class V> BRASA_INLINE V abs(V x) {
@@ -161,8 +177,12 @@ template <class V> BRASA_INLINE V copysign(V x, V s) {
 }
 
 /// The larger / smaller lane; a NaN in either wins.
-template <class V> BRASA_INLINE V max(V a, V b) { return ((a > b) | (a != a)) ? a : b; }
-template <class V> BRASA_INLINE V min(V a, V b) { return ((a < b) | (a != a)) ? a : b; }
+template <class V> BRASA_INLINE V max(V a, V b) {
+  return ((a > b) | (a != a)) ? a : b;
+}
+template <class V> BRASA_INLINE V min(V a, V b) {
+  return ((a < b) | (a != a)) ? a : b;
+}
 
 /// Sum over 16 virtual lanes: the same additions in the same order at every vector width.
 template <class T> struct LaneSum {

@@ -206,9 +206,7 @@ def _check_ranges(entries: dict[str, Entry], data_size: int) -> None:
     position = 0
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
         if entry.begin != position:
-            raise CheckpointError(
-                f"the bytes of tensor {name[:80]!r} overlap others or leave a gap"
-            )
+            raise CheckpointError(f"the bytes of tensor {name[:80]!r} overlap others or leave a gap")
         position = entry.end
     if position != data_size:
         raise CheckpointError(f"the tensors need {position} bytes, the file has {data_size}")

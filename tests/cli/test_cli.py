@@ -159,14 +159,10 @@ def test_ctrl_c_then_resume_is_the_uninterrupted_run(folder):
     assert resumed.communicate(timeout=300)[0].splitlines()[-1] == expected
     assert resumed.returncode == 0
     for name in ("checkpoint", "best"):
-        one, two = (
-            io.load_state(folder / d / f"{name}.safetensors") for d in ("straight", "stopped")
-        )
+        one, two = (io.load_state(folder / d / f"{name}.safetensors") for d in ("straight", "stopped"))
         assert one.keys() == two.keys()
         assert all(one[k].tobytes() == two[k].tobytes() for k in one)
-    assert (folder / "straight/history.csv").read_text() == (
-        folder / "stopped/history.csv"
-    ).read_text()
+    assert (folder / "straight/history.csv").read_text() == (folder / "stopped/history.csv").read_text()
 
 
 # --- predict --------------------------------------------------------------------------------------

@@ -41,9 +41,7 @@ def _terms(logits, targets, weight, ignore_index, label_smoothing):
     return factors * used[:, None], weight[chosen] * used
 
 
-def cross_entropy(
-    logits, targets, *, weight=None, ignore_index=-100, label_smoothing=0.0, reduction="mean"
-):
+def cross_entropy(logits, targets, *, weight=None, ignore_index=-100, label_smoothing=0.0, reduction="mean"):
     factors, weights = _terms(logits, targets, weight, ignore_index, label_smoothing)
     losses = -(factors * log_softmax(logits, 1)).sum(1)
     if reduction == "none":

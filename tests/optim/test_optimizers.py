@@ -36,9 +36,7 @@ def _adam(w, g, state, t, lr, betas, eps):
     return w - lr * (m / (1 - betas[0] ** t)) / (np.sqrt(v / (1 - betas[1] ** t)) + eps)
 
 
-def rmsprop_twin(
-    w, g, state, t, lr, alpha=0.99, eps=1e-8, weight_decay=0, momentum=0, centered=False
-):
+def rmsprop_twin(w, g, state, t, lr, alpha=0.99, eps=1e-8, weight_decay=0, momentum=0, centered=False):
     g = g + weight_decay * w
     s = state["s"] = alpha * state.get("s", 0) + (1 - alpha) * g**2
     if centered:
@@ -50,9 +48,7 @@ def rmsprop_twin(
     return w - lr * u
 
 
-def adagrad_twin(
-    w, g, state, t, lr, lr_decay=0, weight_decay=0, initial_accumulator_value=0, eps=1e-10
-):
+def adagrad_twin(w, g, state, t, lr, lr_decay=0, weight_decay=0, initial_accumulator_value=0, eps=1e-10):
     g = g + weight_decay * w
     s = state["s"] = state.get("s", initial_accumulator_value) + g**2
     return w - lr / (1 + (t - 1) * lr_decay) * g / (np.sqrt(s) + eps)

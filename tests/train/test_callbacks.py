@@ -131,9 +131,7 @@ def test_history_fills_what_was_not_measured():
 
 def test_plots(tmp_path):
     pytest.importorskip("matplotlib")
-    history = br.History(
-        {"loss": [1, 0.5], "val_loss": [1.1, 0.7], "accuracy": [0.1, float("nan")]}
-    )
+    history = br.History({"loss": [1, 0.5], "val_loss": [1.1, 0.7], "accuracy": [0.1, float("nan")]})
     figure = history.plot(tmp_path / "h.png")
     assert [a.get_title() for a in figure.axes] == ["loss", "accuracy"]
     assert [len(a.lines) for a in figure.axes] == [2, 1]

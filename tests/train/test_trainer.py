@@ -88,9 +88,7 @@ def test_training_follows_a_numpy_twin(options, precision):
     )
     history = run.fit((x, y), epochs=4, batch_size=8, shuffle=False)
     names = {"clip_norm": "clip"}
-    expected = [
-        twin.epoch(x, y, 8, **{names.get(k, k): v for k, v in options.items()}) for _ in range(4)
-    ]
+    expected = [twin.epoch(x, y, 8, **{names.get(k, k): v for k, v in options.items()}) for _ in range(4)]
     bound = {"float32": 2e-5, "float64": 1e-11}[precision]
     np.testing.assert_allclose(history["loss"], [loss for loss, _ in expected], rtol=bound)
     assert history["accuracy"] == pytest.approx([accuracy for _, accuracy in expected])
@@ -225,9 +223,7 @@ def test_schedules_are_stepped_at_their_time():
     )
     assert run.fit(samples(), epochs=3)["lr"] == [1.0, 0.5, 0.25]
     schedule = optim.OneCycleLR(optimizer, 1.0, epochs=2, steps_per_epoch=6, cycle_momentum=False)
-    run = br.Trainer(
-        net, optimizer, nn.CrossEntropyLoss(), scheduler=schedule, accumulate=2, progress=False
-    )
+    run = br.Trainer(net, optimizer, nn.CrossEntropyLoss(), scheduler=schedule, accumulate=2, progress=False)
     run.fit(samples(), epochs=2, batch_size=8)
     assert schedule.last_epoch == 12
 

@@ -52,11 +52,7 @@ def as_batches(
 
 def is_dataset(data: Any) -> bool:
     """Whether `data` is a dataset; arrays and lists can be indexed like one, but are none."""
-    return (
-        isinstance(data, Dataset)
-        and not isinstance(data, list | tuple)
-        and not hasattr(data, "dtype")
-    )
+    return isinstance(data, Dataset) and not isinstance(data, list | tuple) and not hasattr(data, "dtype")
 
 
 @contextmanager

@@ -67,9 +67,7 @@ def load_checkpoint(trainer: Trainer, path: str | os.PathLike[str]) -> None:
     """
     tensors, metadata, kind = io.read(path)
     if kind != "checkpoint" or not metadata.keys() >= _OWN:
-        raise io.CheckpointError(
-            f"{os.fspath(path)}: no checkpoint of a training; br.load reads it"
-        )
+        raise io.CheckpointError(f"{os.fspath(path)}: no checkpoint of a training; br.load reads it")
     optimizer, callbacks = metadata["optimizer"], metadata["callbacks"]
     _same_type("optimizer", optimizer, trainer.optimizer)
     _same_type("scheduler", metadata["scheduler"], trainer.scheduler)

@@ -54,9 +54,7 @@ class History(Mapping[str, list[float]]):
 
     def __getitem__(self, name: str) -> list[float]:
         if name not in self._columns:
-            raise KeyError(
-                f"{name!r} was not measured; there is {', '.join(self._columns) or 'nothing'}"
-            )
+            raise KeyError(f"{name!r} was not measured; there is {', '.join(self._columns) or 'nothing'}")
         return self._columns[name]
 
     def __iter__(self) -> Iterator[str]:

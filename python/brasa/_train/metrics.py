@@ -96,9 +96,7 @@ def confusion_matrix(target: Any, predicted: Any, classes: int | None = None) ->
         classes = guess.shape[1] if classes is None else classes
         guess = guess.argmax(axis=1)
     if truth.shape != guess.shape or truth.ndim != 1:
-        raise ValueError(
-            f"target has shape {truth.shape}, predicted {guess.shape}: need (N,) twice"
-        )
+        raise ValueError(f"target has shape {truth.shape}, predicted {guess.shape}: need (N,) twice")
     both = np.concatenate([truth, guess])
     if both.size and both.dtype.kind not in "iub":
         raise TypeError(f"classes must be integers, got {both.dtype}")
@@ -157,9 +155,7 @@ class RunningMeans:
     def values(self) -> dict[str, float]:
         """Return the means so far; NaN where nothing was added."""
         counts = self._counts
-        return {
-            k: float(v) / counts[k] if counts[k] else float("nan") for k, v in self._sums.items()
-        }
+        return {k: float(v) / counts[k] if counts[k] else float("nan") for k, v in self._sums.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the sums and counts as plain numbers."""
@@ -168,8 +164,6 @@ class RunningMeans:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from sums and counts, of the same names."""
         if set(state["sums"]) != set(self._sums):
-            raise ValueError(
-                f"metrics are {sorted(self._sums)}, the state has {sorted(state['sums'])}"
-            )
+            raise ValueError(f"metrics are {sorted(self._sums)}, the state has {sorted(state['sums'])}")
         self._sums = {k: float(state["sums"][k]) for k in self._sums}
         self._counts = {k: int(state["counts"][k]) for k in self._counts}

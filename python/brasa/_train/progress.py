@@ -47,9 +47,7 @@ class Progress:
         if self._visible and sys.stderr.isatty():
             from tqdm import tqdm
 
-            self._bar = tqdm(
-                total=batches, initial=done, desc=self._title, leave=False, dynamic_ncols=True
-            )
+            self._bar = tqdm(total=batches, initial=done, desc=self._title, leave=False, dynamic_ncols=True)
 
     def advance(self, measures: Callable[[], Mapping[str, float]]) -> None:
         """Count a batch; `measures` is called only when the bar's text is due."""

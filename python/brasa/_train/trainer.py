@@ -175,13 +175,9 @@ class Trainer:
         ValueError
             The checkpoint is of another model, optimiser, schedule or data; a value is wrong.
         """
-        batches = as_batches(
-            train, "train", batch_size, shuffle=shuffle, transform=transform, seed=self.seed
-        )
+        batches = as_batches(train, "train", batch_size, shuffle=shuffle, transform=transform, seed=self.seed)
         if epochs > 1 and isinstance(batches, Iterator):
-            raise ValueError(
-                "train can be iterated only once: it cannot be used for several epochs"
-            )
+            raise ValueError("train can be iterated only once: it cannot be used for several epochs")
         if resume is not None:
             self.load(resume)
             if self.epoch or self.batch:

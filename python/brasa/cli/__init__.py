@@ -52,9 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        reason = (
-            f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error
-        )
+        reason = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error
         return _report(str(reason))
     except MemoryError:
         return _report("not enough memory; a smaller --batch-size needs less")
@@ -74,9 +72,7 @@ def _dispatch(arguments: list[str]) -> int:
         return 0
     name, rest = arguments[0], arguments[1:]
     if name not in _COMMANDS:
-        raise UsageError(
-            f"there is no command {name!r}{closest(name, _COMMANDS)}; see brasa --help"
-        )
+        raise UsageError(f"there is no command {name!r}{closest(name, _COMMANDS)}; see brasa --help")
     if name == "bench":
         from brasa import _bench
 

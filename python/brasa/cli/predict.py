@@ -32,9 +32,7 @@ def add_arguments(parser: Parser) -> None:
         help="image files; they are scaled to what the network takes",
     )
     add("--top", type=integer(1), default=3, metavar="N", help="classes to show (default: 3)")
-    add(
-        "--invert", action="store_true", help="swap dark and light: for dark writing on light paper"
-    )
+    add("--invert", action="store_true", help="swap dark and light: for dark writing on light paper")
     add("--device", default="cpu", metavar="D", help="cpu (default), cuda, cuda:1")
 
 

@@ -100,6 +100,4 @@ def make_model(name: str, arguments: dict[str, Any]) -> Module:
 def _check_model(name: str) -> None:
     known = models.names()
     if name not in known:
-        raise UsageError(
-            f"there is no model {name!r}{closest(name, known)} (known: {', '.join(known)})"
-        )
+        raise UsageError(f"there is no model {name!r}{closest(name, known)} (known: {', '.join(known)})")

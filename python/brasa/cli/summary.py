@@ -17,9 +17,7 @@ def add_arguments(parser: Parser) -> None:
     """Declare the options."""
     add = parser.add_argument
     add("model", metavar="MODEL", help=f"one of {', '.join(models.names())}")
-    add(
-        "--input", metavar="C,H,W", help="shape of an image (default: what the network is made for)"
-    )
+    add("--input", metavar="C,H,W", help="shape of an image (default: what the network is made for)")
     add(
         "--classes",
         type=integer(1, 1_000_000),

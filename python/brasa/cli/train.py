@@ -131,9 +131,7 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
         "augment": True,
     }
     given = {name: getattr(options, name) for name in _SETTINGS}
-    settings = {
-        name: value if given[name] is None else given[name] for name, value in defaults.items()
-    }
+    settings = {name: value if given[name] is None else given[name] for name, value in defaults.items()}
     return {**settings, "root": options.root}
 
 
@@ -147,9 +145,7 @@ def _resumed(options: argparse.Namespace) -> dict[str, Any]:
     for name in _SETTINGS:
         given = getattr(options, name)
         if given is not None and given != settings[name]:
-            raise UsageError(
-                f"--resume: the run has {name.replace('_', '-')} {settings[name]}, not {given}"
-            )
+            raise UsageError(f"--resume: the run has {name.replace('_', '-')} {settings[name]}, not {given}")
     return {**settings, "root": options.root or settings["root"]}
 
 
@@ -195,9 +191,7 @@ def _trainer(settings: dict[str, Any], train: Any, device: str | None) -> Traine
         _try_out(model, train)
     steps = -(-len(train) // settings["batch_size"])
     optimizer = optim.Adam(model.parameters(), lr=settings["lr"])
-    schedule = optim.OneCycleLR(
-        optimizer, settings["lr"], epochs=settings["epochs"], steps_per_epoch=steps
-    )
+    schedule = optim.OneCycleLR(optimizer, settings["lr"], epochs=settings["epochs"], steps_per_epoch=steps)
     with user_input("--device"):
         trainer = Trainer(
             model,
@@ -257,9 +251,7 @@ def _fit(
 # --- results --------------------------------------------------------------------------------------
 
 
-def _headline(
-    settings: dict[str, Any], train: Any, test: Any, trainer: Trainer, folder: Path
-) -> str:
+def _headline(settings: dict[str, Any], train: Any, test: Any, trainer: Trainer, folder: Path) -> str:
     parameters = sum(p.data.size for p in trainer.model.parameters())
     return (
         f"{settings['model']} ({parameters:,} parameters) on {settings['data']}: "

@@ -57,9 +57,7 @@ class Optimizer:
         # Keyed by identity: two parameters with equal values are still two.
         self._state: dict[int, dict[str, Any]] = {}
         if isinstance(params, Tensor | np.ndarray | Mapping):
-            raise TypeError(
-                f"params must be a list of Tensors or groups, got {type(params).__name__}"
-            )
+            raise TypeError(f"params must be a list of Tensors or groups, got {type(params).__name__}")
         groups = list(params)
         if not groups:
             raise ValueError("params is empty: there is nothing to optimise")
@@ -127,8 +125,7 @@ class Optimizer:
         """
         position = {id(p): i for i, p in enumerate(self._all_params())}
         groups = [
-            {**group, "params": [position[id(p)] for p in group["params"]]}
-            for group in self.param_groups
+            {**group, "params": [position[id(p)] for p in group["params"]]} for group in self.param_groups
         ]
         state = {position[key]: dict(slots) for key, slots in self._state.items()}
         return {"state": dict(sorted(state.items())), "param_groups": groups}
@@ -150,12 +147,8 @@ class Optimizer:
         sizes = [len(g["params"]) for g in groups]
         own_sizes = [len(g["params"]) for g in self.param_groups]
         if sizes != own_sizes:
-            raise ValueError(
-                f"state_dict: groups of {sizes} parameters, this optimiser has {own_sizes}"
-            )
-        new_groups = [
-            self._merged(own, group) for own, group in zip(self.param_groups, groups, strict=True)
-        ]
+            raise ValueError(f"state_dict: groups of {sizes} parameters, this optimiser has {own_sizes}")
+        new_groups = [self._merged(own, group) for own, group in zip(self.param_groups, groups, strict=True)]
         order = [i for group in groups for i in group["params"]]
         place = dict(zip(order, params, strict=True))
         state = {}
@@ -215,9 +208,7 @@ class Optimizer:
                 batch.slots[name].append(state[name])
         return list(batches.values())
 
-    def _slots_of(
-        self, group: dict[str, Any], param: Tensor, names: tuple[str, ...]
-    ) -> dict[str, Any]:
+    def _slots_of(self, group: dict[str, Any], param: Tensor, names: tuple[str, ...]) -> dict[str, Any]:
         """A parameter's state, made at its first step; it follows the device and the dtype."""
         state = self._state.setdefault(id(param), {"step": 0})
         for name in names:

@@ -78,9 +78,7 @@ class LRScheduler:
         """Go to where another schedule of the same kind and options stood."""
         base_lrs = [float(lr) for lr in state_dict["base_lrs"]]
         if len(base_lrs) != len(self.optimizer.param_groups):
-            raise ValueError(
-                f"state_dict: {len(base_lrs)} groups, the optimiser has {len(self.base_lrs)}"
-            )
+            raise ValueError(f"state_dict: {len(base_lrs)} groups, the optimiser has {len(self.base_lrs)}")
         self.base_lrs = base_lrs
         self.last_epoch = int(state_dict["last_epoch"])
         self._write()
