@@ -34,6 +34,7 @@ inline void require_indices(const char* name, const ArrayView& a, int64_t limit,
   std::string place;
   for (int i = a.rank - 1; i >= 0; at /= a.shape[i], --i)
     place = std::to_string(at % a.shape[i]) + (place.empty() ? "" : ", ") + place;
+  if (a.rank == 1) place += ",";
   throw std::invalid_argument(std::string(name) + ": expected values in [0, " +
                               std::to_string(limit) + "), got " + std::to_string(value) +
                               " at position (" + place + ")");

@@ -10,8 +10,12 @@ from brasa.ops.activation import *
 from brasa.ops.activation import __all__ as _activation
 from brasa.ops.conv import *
 from brasa.ops.conv import __all__ as _conv
+from brasa.ops.dropout import *
+from brasa.ops.dropout import __all__ as _dropout
 from brasa.ops.elementary import *
 from brasa.ops.elementary import __all__ as _elementary
+from brasa.ops.embedding import *
+from brasa.ops.embedding import __all__ as _embedding
 from brasa.ops.loss import *
 from brasa.ops.loss import __all__ as _loss
 from brasa.ops.matmul import *
@@ -23,4 +27,15 @@ from brasa.ops.pool import __all__ as _pool
 from brasa.ops.softmax import *
 from brasa.ops.softmax import __all__ as _softmax
 
-__all__ = [*_activation, *_conv, *_elementary, *_loss, *_matmul, *_optim, *_pool, *_softmax]
+__all__ = [
+    *_activation,
+    *_conv,
+    *_dropout,
+    *_elementary,
+    *_embedding,
+    *_loss,
+    *_matmul,
+    *_optim,
+    *_pool,
+    *_softmax,
+]
