@@ -20,6 +20,8 @@ from brasa.ops.loss import *
 from brasa.ops.loss import __all__ as _loss
 from brasa.ops.matmul import *
 from brasa.ops.matmul import __all__ as _matmul
+from brasa.ops.norm import *
+from brasa.ops.norm import __all__ as _norm
 from brasa.ops.optim import *
 from brasa.ops.optim import __all__ as _optim
 from brasa.ops.pool import *
@@ -35,6 +37,7 @@ __all__ = [
     *_embedding,
     *_loss,
     *_matmul,
+    *_norm,
     *_optim,
     *_pool,
     *_softmax,

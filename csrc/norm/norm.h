@@ -1,0 +1,79 @@
+// Batch and layer normalisation: y = activation((x - mean) rstd weight + bias + residual) with
+// rstd = 1 / sqrt(var + eps).
+//
+// Statistics are taken block by block, each in two passes while it is in cache: s = the block's
+// rounded mean; then, over d = x - s, e = sum d and q = sum d^2. Mean s + e / n and squares q - e^2
+// / n are exact to first order whatever s rounded to, and nothing cancels where |mean| >> std, as
+// it would in E[x^2] - E[x]^2. Blocks are merged in order, in double:
+//
+//   mean = sum n_b mean_b / n      squares = sum (squares_b + n_b (mean_b - mean)^2)
+//
+// So the statistics of a batch cost one read of memory, not two. The blocks (core/order.h) depend
+// on the shape alone. Floor of training: read x for the statistics, read x and write y to
+// normalise.
+//
+// Backward, with xhat = (x - mean) rstd, over the n elements of a channel (batch) or a row (layer)
+// and h = dy (batch) or dy weight (layer):
+//   dx = rstd (h - sum(h) / n - xhat sum(h xhat) / n), times weight for the batch
+//   dweight = sum dy xhat, dbias = sum dy.
+// With fixed (running) statistics the two sums do not enter dx.
+#pragma once
+
+#include "core/activations.h"
+#include "core/dispatch.h"
+
+namespace brasa {
+
+/// x is (n, c, s) in C order, or (n s, c) where channels_last (a matrix is: s = 1).
+struct BatchNormParams {
+  int64_t n, c, s;
+  bool channels_last;
+  bool training;  ///< statistics of the batch; else those that are given
+  double momentum, eps;
+  Activation activation;
+};
+
+/// weight, bias, residual, running_* and pre_activation may be null. mean and rstd are written.
+template <class T> struct BatchNormForward {
+  const T *x, *weight, *bias, *residual;
+  T *running_mean, *running_var;
+  T *mean, *rstd;
+  T* pre_activation;
+  T* y;
+};
+
+/// dy is the gradient before the activation. weight, dx, dweight and dbias may be null.
+template <class T> struct BatchNormBackward {
+  const T *dy, *x, *weight, *mean, *rstd;
+  T *dx, *dweight, *dbias;
+};
+
+struct LayerNormParams {
+  int64_t rows, width;
+  double eps;
+  Activation activation;
+};
+
+/// x is (rows, width). weight, bias, residual and pre_activation may be null. mean and rstd: one
+/// per row.
+template <class T> struct LayerNormForward {
+  const T *x, *weight, *bias, *residual;
+  T *mean, *rstd;
+  T* pre_activation;
+  T* y;
+};
+
+template <class T> struct LayerNormBackward {
+  const T *dy, *x, *weight, *mean, *rstd;
+  T *dx, *dweight, *dbias;
+};
+
+}  // namespace brasa
+
+BRASA_KERNEL(batch_norm_forward, const BatchNormForward<T>& a, const BatchNormParams& params)
+BRASA_KERNEL(batch_norm_backward, const BatchNormBackward<T>& a, const BatchNormParams& params)
+BRASA_FUNCTION(size_t, batch_norm_workspace, const BatchNormParams& params)
+
+BRASA_KERNEL(layer_norm_forward, const LayerNormForward<T>& a, const LayerNormParams& params)
+BRASA_KERNEL(layer_norm_backward, const LayerNormBackward<T>& a, const LayerNormParams& params)
+BRASA_FUNCTION(size_t, layer_norm_workspace, const LayerNormParams& params)
