@@ -221,7 +221,7 @@ static void multiply_rows(Context ctx, const MatmulParams& p, const T* a, const 
   plan.blocks = p.sum.count * order::gemm_blocks<T>(p.k);
   ctx.threads = team_size(p, ctx.threads);
   const int64_t share = ceil_div(p.n, ctx.threads * kLanes<T>) * kLanes<T>;
-  const int64_t strip = at_least(at_most(share, kStripColumns), kLanes<T>);
+  const int64_t strip = at_least(at_most(share, kStripColumns<T>), kLanes<T>);
   const int64_t strips = ceil_div(p.n, strip);
   parallel_for(ctx, strips * p.batch.count, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
