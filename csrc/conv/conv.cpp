@@ -1,8 +1,8 @@
 // Forward and backward data: plan the gather in workspace, pack the weights, run blocks of pixels.
 #include "conv/conv.h"
 
+#include "conv/conv_blocks.h"
 #include "conv/conv_depthwise.h"
-#include "conv/conv_gather.h"
 
 namespace brasa::cpu::BRASA_ISA {
 
@@ -75,6 +75,8 @@ static void list_classes(Gather<T>& g, const ConvParams& p, bool backward, bool 
     part.tap = tap;
     part.packed = packed;
     list_taps(part, g.source, merged);
+    part.line = line_length(g, part);
+    part.blocks = count_blocks(part);
     tap += part.taps;
     packed += part.taps * part.run * columns;
   }
@@ -119,7 +121,7 @@ static Gather<T> plan_gather(Arena& arena, const ConvParams& p, const Direction&
 template <class T> static void number_items(Context ctx, Gather<T>& g) {
   constexpr int64_t kItemsPerThread = 4;
   int64_t blocks = 0;
-  for (int64_t k = 0; k < g.class_count; ++k) blocks += ceil_div(g.classes[k].pixels, kConvBlock);
+  for (int64_t k = 0; k < g.class_count; ++k) blocks += g.classes[k].blocks;
   const int64_t wanted = kItemsPerThread * ctx.threads,
                 panels = g.groups * Panels<T>(g.group_out).count;
   g.splits = ctx.threads == 1 || blocks >= wanted
@@ -127,46 +129,61 @@ template <class T> static void number_items(Context ctx, Gather<T>& g) {
                  : smaller(panels, ceil_div(wanted, larger(blocks, 1)));
   for (int64_t k = 0; k < g.class_count; ++k) {
     g.classes[k].first_item = g.items;
-    g.items += ceil_div(g.classes[k].pixels, kConvBlock) * g.splits;
+    g.items += g.classes[k].blocks * g.splits;
   }
 }
 
-/// The epilogue of what run_block() has just written; the bias is in it already.
+/// The epilogue of `count` pixels from `first` on, just written, for these panels; the bias is in
+/// them already. Only a forward gather has one: its pixels follow one another.
 template <class T>
-static void finish_block(const Gather<T>& g, const RowEpilogue<T>& epilogue,
-                         const PixelBlock<T>& block, int64_t begin, int64_t end) {
+static void finish_block(const Gather<T>& g, const RowEpilogue<T>& epilogue, T* first,
+                         int64_t count, PanelRange range) {
   const Panels<T> panels(g.group_out);
-  if (end - begin == g.groups * panels.count) {  // whole pixels, one after the other
-    epilogue.apply(block.out[0], block.count * g.groups * g.group_out, 0, block.out[0] - g.out);
-    return;
-  }
-  for (int64_t i = begin; i < end; ++i) {
+  const int64_t channels = g.groups * g.group_out;
+  if (range.end - range.begin == g.groups * panels.count)
+    return epilogue.apply(first, count * channels, 0, first - g.out);
+  for (int64_t i = range.begin; i < range.end; ++i) {
     const int64_t column = i / panels.count * g.group_out + panels.column(i % panels.count);
-    for (int64_t r = 0; r < block.count; ++r)
-      epilogue.apply(block.out[r] + column, panels.live(i % panels.count), column,
-                     block.out[r] + column - g.out);
+    for (int64_t r = 0; r < count; ++r) {
+      T* row = first + r * channels + column;
+      epilogue.apply(row, panels.live(i % panels.count), column, row - g.out);
+    }
   }
+}
+
+template <class T>
+static void run_item(const Gather<T>& g, const GatherClass<T>& part, int64_t block,
+                     PanelRange range, const RowEpilogue<T>& epilogue) {
+  T* first;
+  int64_t count;
+  if (part.line) {
+    const LineBlock<T> lines = place_lines(g, part, block);
+    run_lines(g, part, lines, range);
+    first = lines.out[0];
+    count = lines.pixels;
+  } else {
+    PixelBlock<T> pixels;
+    place_pixels(g, part, block, pixels);
+    run_table(g, part, pixels, range);
+    first = pixels.out[0];
+    count = pixels.count;
+  }
+  if (!epilogue.epilogue.is_trivial()) finish_block(g, epilogue, first, count, range);
 }
 
 template <class T>
 static void run_gather(Context ctx, Gather<T>& g, const RowEpilogue<T>& epilogue) {
   number_items(ctx, g);
   const int64_t panels = g.groups * Panels<T>(g.group_out).count;
-  const bool trivial = epilogue.epilogue.is_trivial();
   const int64_t grain = larger(1, g.items / (8 * ctx.threads));
   parallel_for(ctx, g.items, grain, [&](int64_t begin, int64_t end) {
-    int64_t k = 0, placed = -1;
-    PixelBlock<T> block;
+    int64_t k = 0;
     for (int64_t item = begin; item < end; ++item) {
       while (k + 1 < g.class_count && item >= g.classes[k + 1].first_item) ++k;
-      const GatherClass<T>& part = g.classes[k];
-      const int64_t first = (item - part.first_item) / g.splits * kConvBlock;
-      const int64_t split = (item - part.first_item) % g.splits;
-      if (split == 0 || item != placed + 1) place_pixels(g, part, first, block);
-      placed = item;
-      const int64_t from = panels * split / g.splits, to = panels * (split + 1) / g.splits;
-      run_block(g, part, block, from, to);
-      if (!trivial) finish_block(g, epilogue, block, from, to);
+      const int64_t block = (item - g.classes[k].first_item) / g.splits;
+      const int64_t split = (item - g.classes[k].first_item) % g.splits;
+      run_item(g, g.classes[k], block, {panels * split / g.splits, panels * (split + 1) / g.splits},
+               epilogue);
     }
   });
 }

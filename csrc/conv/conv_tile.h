@@ -27,25 +27,74 @@ template <class T> struct Panels {
   }
 };
 
+/// Calls f.operator()<kVectors>() for a panel of that width.
+template <class F> BRASA_INLINE void visit_width(int vectors, const F& f) {
+  if constexpr (kConvVectors > 2) {
+    if (vectors == 3) return f.template operator()<3>();
+    if (vectors == 4) return f.template operator()<4>();
+  }
+  return vectors == 1 ? f.template operator()<1>() : f.template operator()<2>();
+}
+
 /// A tap, or a row of taps that is one run of memory: where it is read from, relative to the pixel.
 struct Tap {
   int64_t at[3], offset;
 };
 
-/// Where a tile reads: with kTable pixel i of tap t is at pointers[t * pitch + i], else it is at
-/// pointers[i] + tap[t].offset. `run` values are read there, from `channel` on.
-template <class T> struct TileInput {
-  const T* const* pointers;
-  int64_t pitch;
+/// Pixels that lie at even steps, in x and in out: sums over all taps and `run` values of each.
+template <class T> struct LineInput {
   const Tap* tap;
-  int64_t taps, run, channel;
+  int64_t taps, run;
+  int64_t step, out_step;  ///< between pixels
 };
 
-/// out[i][0, live) = start[0, live) + sum over taps and run of input * w, for pixels i < rows. With
-/// `resume` the sums go on from what out holds.
-template <class T, int kRows, int kVectors, bool kTable>
-static void gather_tile(const TileInput<T>& in, const T* w, const T* start, T* const* out,
-                        int64_t column, int64_t live, int rows, bool resume) {
+template <class T, int kRows, int kVectors>
+static void line_tile(const LineInput<T>& in, const T* x, const T* w, const T* start, T* out,
+                      int64_t live) {
+  constexpr int kWidth = kLanes<T>, kBases = (kRows + 2) / 3;
+  Vec<T> sum[kRows][kVectors];
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 4
+    for (int j = 0; j < kVectors; ++j) sum[i][j] = load(start + j * kWidth);
+  const int64_t step = in.step;
+  for (int64_t t = 0; t < in.taps; ++t) {
+    // A pointer for every third pixel: the others are at steps from it that the addressing gives.
+    const T* base[kBases];
+#pragma GCC unroll 4
+    for (int b = 0; b < kBases; ++b) base[b] = x + in.tap[t].offset + 3 * b * step;
+    for (int64_t c = in.run; c > 0; --c, w += kVectors * kWidth) {
+      Vec<T> weight[kVectors];
+#pragma GCC unroll 4
+      for (int j = 0; j < kVectors; ++j) weight[j] = load(w + j * kWidth);
+#pragma GCC unroll 16
+      for (int i = 0; i < kRows; ++i) {
+        const Vec<T> value = broadcast(base[i / 3][i % 3 * step]);
+#pragma GCC unroll 4
+        for (int j = 0; j < kVectors; ++j) sum[i][j] = fma(value, weight[j], sum[i][j]);
+      }
+#pragma GCC unroll 4
+      for (int b = 0; b < kBases; ++b) ++base[b];
+    }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 4
+    for (int j = 0; j < kVectors; ++j)
+      store_live(out + i * in.out_step + j * kWidth, sum[i][j], live - j * kWidth);
+}
+
+/// Pixels that lie anywhere: pixel i's tap t is at pointers[t * pitch + i], from `channel` on.
+template <class T> struct TableInput {
+  const T* const* pointers;
+  int64_t pitch, taps, run, channel;
+};
+
+/// out[i][column, column + live) for pixels i < rows. The sums begin at `start` or, with `resume`,
+/// go on from what out holds.
+template <class T, int kRows, int kVectors>
+static void table_tile(const TableInput<T>& in, const T* w, const T* start, T* const* out,
+                       int64_t column, int64_t live, int rows, bool resume) {
   constexpr int kWidth = kLanes<T>;
   Vec<T> sum[kRows][kVectors];
 #pragma GCC unroll 16
@@ -58,9 +107,7 @@ static void gather_tile(const TileInput<T>& in, const T* w, const T* start, T* c
   for (int64_t t = 0; t < in.taps; ++t) {
     const T* x[kRows];
 #pragma GCC unroll 16
-    for (int i = 0; i < kRows; ++i)
-      x[i] =
-          (kTable ? in.pointers[t * in.pitch + i] : in.pointers[i] + in.tap[t].offset) + in.channel;
+    for (int i = 0; i < kRows; ++i) x[i] = in.pointers[t * in.pitch + i] + in.channel;
     for (int64_t c = 0; c < in.run; ++c, w += kVectors * kWidth) {
       Vec<T> weight[kVectors];
 #pragma GCC unroll 4
@@ -121,5 +168,13 @@ static void weight_tile(const Segment<T>* segment, int64_t segments, int64_t x_a
       store(to, add ? load(to) + sum[i][j] : sum[i][j]);
     }
 }
+
+/// Something cut into tiles of at most `most`, evenly, so that no tile is much lower than another.
+struct EvenCut {
+  int64_t size, count;
+  EvenCut(int64_t size_, int most) : size(size_), count(ceil_div(size_, most)) {}
+  int64_t first(int64_t tile) const { return size * tile / count; }
+  int rows(int64_t tile) const { return int(first(tile + 1) - first(tile)); }
+};
 
 }  // namespace brasa::cpu::BRASA_ISA

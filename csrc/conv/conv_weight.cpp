@@ -115,14 +115,6 @@ static WeightTile<T> pick_tile(int rows) {
   return &weight_tile<T, kRows, kVectors>;
 }
 
-/// A tile's rows of one tap's run: cut evenly, so that no tile is much lower than the others.
-struct RowCut {
-  int64_t run, count;
-  RowCut(int64_t run_, int most) : run(run_), count(ceil_div(run_, most)) {}
-  int64_t first(int64_t tile) const { return run * tile / count; }
-  int rows(int64_t tile) const { return int(first(tile + 1) - first(tile)); }
-};
-
 template <class T> static int most_rows(int vectors) {
   return vectors == 1   ? kConvWeightRows<1>
          : vectors == 2 ? kConvWeightRows<2>
@@ -152,7 +144,7 @@ static void sum_panel(const WeightPlan<T>& plan, const ConvParams& p, int64_t un
   const Panels<T> panels(p.group_out());
   const int64_t group = unit / panels.count, panel = unit % panels.count;
   const int width = panels.width(panel), columns = width * kLanes<T>;
-  const RowCut cut(plan.run, most_rows<T>(width));
+  const EvenCut cut(plan.run, most_rows<T>(width));
   T* to =
       sums + (group * panels.padded() + panels.column(panel)) * plan.depth + t * plan.run * columns;
   for (int64_t tile = 0; tile < cut.count; ++tile) {

@@ -1,0 +1,232 @@
+// Blocks of pixels and the tiles that compute them.
+//
+// Where everything a tap asks for is in memory and rows are not tiny, pixels are taken by lines: a
+// tile is one pointer and a step. Elsewhere a table has a pointer for every pixel and tap, which is
+// how padding is read as zeros.
+#pragma once
+
+#include "conv/conv_gather.h"
+
+namespace brasa::cpu::BRASA_ISA {
+
+/// Shorter lines make tiles too low: their pixels go by the table.
+constexpr int64_t kLeastLine = 4;
+
+/// How long lines are: a row of pixels, longer where rows follow one another at the same step.
+template <class T> static int64_t line_length(const Gather<T>& g, const GatherClass<T>& part) {
+  const Axis* a = part.axis;
+  if (!g.source.covers) return 0;
+  const int64_t step = a[2].in_step * g.source.step[2], out_step = a[2].out_step * g.out_step[2];
+  int64_t line = a[2].count;
+  for (int d = 1; d >= -1; --d) {
+    const int64_t next = d >= 0 ? a[d].in_step * g.source.step[d] : g.source.image;
+    const int64_t out_next = d >= 0 ? a[d].out_step * g.out_step[d] : g.out_image;
+    const int64_t count = d >= 0 ? a[d].count : g.batch;
+    if (count > 1 && (next != line * step || out_next != line * out_step)) break;
+    line *= count;
+  }
+  return line < kLeastLine ? 0 : line;
+}
+
+/// Pieces that a line is cut into, and lines in one block: one of the two is 1.
+static inline int64_t pieces_of(int64_t line) {
+  return ceil_div(line, kConvBlock);
+}
+static inline int64_t lines_per_block(int64_t line) {
+  return larger(1, kConvBlock / line);
+}
+
+template <class T> static int64_t count_blocks(const GatherClass<T>& part) {
+  if (!part.line) return ceil_div(part.pixels, kConvBlock);
+  return ceil_div(part.pixels / part.line, lines_per_block(part.line)) * pieces_of(part.line);
+}
+
+/// Places pixel `index` of a class: where its first tap is read, in image coordinates and memory,
+/// and where it is written.
+template <class T> struct Place {
+  int64_t at[3];
+  const T* in;
+  T* out;
+
+  Place(const Gather<T>& g, const Axis* axis, const PixelCursor& pixel) {
+    int64_t offset = pixel.n * g.out_image;
+    for (int d = 0; d < 3; ++d) {
+      at[d] = pixel.q[d] * axis[d].in_step + axis[d].in_first;
+      offset += (axis[d].out_first + pixel.q[d] * axis[d].out_step) * g.out_step[d];
+    }
+    out = g.out + offset;
+    in = g.source.data + pixel.n * g.source.image + g.source.offset(at[0], at[1], at[2]);
+  }
+};
+
+/// Panels [begin, end) of all groups' panels.
+struct PanelRange {
+  int64_t begin, end;
+};
+
+/// What one panel's tiles share.
+template <class T> struct PanelPlace {
+  int width;
+  const T* w;
+  const T* start;
+  int64_t in_channel, out_channel, live;
+
+  PanelPlace(const Gather<T>& g, const GatherClass<T>& part, const Panels<T>& panels, int64_t i) {
+    const int64_t group = i / panels.count, panel = i % panels.count;
+    const int64_t column = group * panels.padded() + panels.column(panel);
+    width = panels.width(panel);
+    w = part.packed + column * part.taps * part.run;
+    start = g.start + column;
+    in_channel = group * g.group_in;
+    out_channel = group * g.group_out + panels.column(panel);
+    live = panels.live(panel);
+  }
+};
+
+// ---- by lines
+
+template <class T> struct LineBlock {
+  int64_t count = 0, pixels = 0;
+  const T* in[kConvBlock];
+  T* out[kConvBlock];
+  int64_t length[kConvBlock];
+
+  void add(const Gather<T>& g, const GatherClass<T>& part, int64_t line, int64_t begin,
+           int64_t end) {
+    const Place<T> place(g, part.axis, PixelCursor(part.axis, line * part.line + begin));
+    in[count] = place.in;
+    out[count] = place.out;
+    length[count++] = end - begin;
+    pixels += end - begin;
+  }
+};
+
+template <class T>
+static LineBlock<T> place_lines(const Gather<T>& g, const GatherClass<T>& part, int64_t block) {
+  LineBlock<T> lines;
+  const int64_t pieces = pieces_of(part.line), per_block = lines_per_block(part.line);
+  const int64_t first = block / pieces * per_block, piece = block % pieces;
+  const int64_t last = smaller(part.pixels / part.line, first + per_block);
+  for (int64_t line = first; line < last; ++line)
+    lines.add(g, part, line, part.line * piece / pieces, part.line * (piece + 1) / pieces);
+  return lines;
+}
+
+template <class T>
+using LineTile = void (*)(const LineInput<T>&, const T*, const T*, const T*, T*, int64_t);
+
+template <class T, int kVectors, int kRows = kConvRows<kVectors>>
+static LineTile<T> pick_line_tile(int rows) {
+  if constexpr (kRows > 1) {
+    if (rows < kRows) return pick_line_tile<T, kVectors, kRows - 1>(rows);
+  }
+  return &line_tile<T, kRows, kVectors>;
+}
+
+template <class T, int kVectors>
+static void run_line_panel(const LineInput<T>& input, const PanelPlace<T>& panel,
+                           const LineBlock<T>& block) {
+  for (int64_t line = 0; line < block.count; ++line) {
+    const EvenCut cut(block.length[line], kConvRows<kVectors>);
+    for (int64_t tile = 0; tile < cut.count; ++tile) {
+      const int64_t first = cut.first(tile);
+      pick_line_tile<T, kVectors>(cut.rows(tile))(
+          input, block.in[line] + first * input.step + panel.in_channel, panel.w, panel.start,
+          block.out[line] + first * input.out_step + panel.out_channel, panel.live);
+    }
+  }
+}
+
+template <class T>
+static void run_lines(const Gather<T>& g, const GatherClass<T>& part, const LineBlock<T>& block,
+                      PanelRange range) {
+  const Panels<T> panels(g.group_out);
+  const LineInput<T> input{part.tap, part.taps, part.run, part.axis[2].in_step * g.source.step[2],
+                           part.axis[2].out_step * g.out_step[2]};
+  for (int64_t i = range.begin; i < range.end; ++i) {
+    const PanelPlace<T> panel(g, part, panels, i);
+    visit_width(panel.width,
+                [&]<int kVectors>() { run_line_panel<T, kVectors>(input, panel, block); });
+  }
+}
+
+// ---- by table
+
+/// A block of pixels: where each is written, and its first tap.
+template <class T> struct PixelBlock {
+  static constexpr int kSlots = kConvBlock + 12;  // a tile may read pointers beyond the last pixel
+  int64_t count;
+  T* out[kSlots];
+  const T* in[kSlots];
+  int64_t at[kSlots][3];
+};
+
+template <class T>
+static void place_pixels(const Gather<T>& g, const GatherClass<T>& part, int64_t number,
+                         PixelBlock<T>& block) {
+  const int64_t first = number * kConvBlock;
+  PixelCursor pixel(part.axis, first);
+  block.count = smaller(kConvBlock, part.pixels - first);
+  for (int64_t i = 0; i < PixelBlock<T>::kSlots; ++i) {
+    const Place<T> place(g, part.axis, pixel);
+    block.out[i] = place.out;
+    block.in[i] = place.in;
+    for (int d = 0; d < 3; ++d) block.at[i][d] = place.at[d];
+    if (i + 1 < block.count) pixel.advance(part.axis);
+  }
+}
+
+/// table[t][i]: where tap first + t of pixel i is read; zeros where that is outside of the image.
+template <class T>
+static void point_taps(const Gather<T>& g, const GatherClass<T>& part, const PixelBlock<T>& block,
+                       int64_t first, int64_t count, const T** table) {
+  constexpr int kSlots = PixelBlock<T>::kSlots;
+  const int64_t* size = g.source.size;
+  for (int i = 0; i < kSlots; ++i) {
+    const int64_t* at = block.at[i];
+    bool inside = true;
+    for (int d = 0; d < 3; ++d)
+      inside &= at[d] >= 0 && at[d] + (part.axis[d].taps - 1) * part.axis[d].tap_step < size[d];
+    inside |= g.source.covers;
+    for (int64_t t = 0; t < count; ++t) {
+      const Tap& tap = part.tap[first + t];
+      const bool exists = inside || (uint64_t(at[0] + tap.at[0]) < uint64_t(size[0]) &&
+                                     uint64_t(at[1] + tap.at[1]) < uint64_t(size[1]) &&
+                                     uint64_t(at[2] + tap.at[2]) < uint64_t(size[2]));
+      table[t * kSlots + i] = exists ? block.in[i] + tap.offset : g.zeros;
+    }
+  }
+}
+
+template <class T, int kVectors>
+static void run_table_panel(TableInput<T> input, const PanelPlace<T>& panel, const T* w,
+                            const PixelBlock<T>& block, bool resume) {
+  constexpr int kRows = kConvRows<kVectors>;
+  for (int64_t i = 0; i < block.count; i += kRows, input.pointers += kRows)
+    table_tile<T, kRows, kVectors>(input, w, panel.start, block.out + i, panel.out_channel,
+                                   panel.live, int(smaller(kRows, block.count - i)), resume);
+}
+
+template <class T>
+static void run_table(const Gather<T>& g, const GatherClass<T>& part, const PixelBlock<T>& block,
+                      PanelRange range) {
+  const Panels<T> panels(g.group_out);
+  constexpr int kSlots = PixelBlock<T>::kSlots;
+  const T* table[kConvTableTaps * kSlots];
+  int64_t first = 0;
+  do {
+    const int64_t taps = smaller(kConvTableTaps, part.taps - first);
+    point_taps(g, part, block, first, taps, table);
+    for (int64_t i = range.begin; i < range.end; ++i) {
+      const PanelPlace<T> panel(g, part, panels, i);
+      const T* w = panel.w + first * part.run * panel.width * kLanes<T>;
+      const TableInput<T> input{table, kSlots, taps, part.run, panel.in_channel};
+      visit_width(panel.width, [&]<int kVectors>() {
+        run_table_panel<T, kVectors>(input, panel, w, block, first > 0);
+      });
+    }
+    first += taps;
+  } while (first < part.taps);
+}
+
+}  // namespace brasa::cpu::BRASA_ISA
