@@ -64,7 +64,8 @@ class RMSprop(Optimizer):
         super().__init__(params, defaults)
 
     def _check_options(self, group: dict[str, Any]) -> None:
-        at_least(group, 0, "lr", "eps", "weight_decay", "momentum", "alpha")
+        at_least(group, 0, "lr", "eps", "weight_decay", "momentum")
+        within("alpha", group["alpha"])
 
     def _slot_names(self, group: dict[str, Any]) -> tuple[str, ...]:
         names = ["square_avg"]
