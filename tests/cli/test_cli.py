@@ -310,10 +310,9 @@ def test_a_file_that_vanishes_under_way_is_one_line(folder, capsys, monkeypatch)
 def test_a_closed_pipe_is_no_error(folder):
     process = start("summary", "resnet152", cwd=folder)
     process.stdout.close()
-    err = process.stderr.read()
-    process.stderr.close()
-    assert process.wait(timeout=60) == 0
-    assert err == ""
+    with process.stderr:
+        err = process.stderr.read()
+    assert (process.wait(timeout=60), err) == (0, "")
 
 
 def test_a_bug_keeps_its_traceback(capsys, monkeypatch):

@@ -128,6 +128,7 @@ except KeyboardInterrupt:
         process.wait(timeout=30)
     finally:
         process.kill()
+        process.wait()
         process.stdout.close()
     assert line[0] == "stopped"
     assert seconds < 2  # a second is promised; a busy machine gets another
