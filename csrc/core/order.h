@@ -27,8 +27,8 @@ static inline constexpr int64_t gemm_block_begin(int64_t k, int64_t blocks, int6
 /// the blocks in order.
 constexpr int64_t kRowBlock = 128;
 
-/// Sums over the elements of a channel in C order go through blocks of about this many: whole planes
-/// where several fit, else parts of one. 16 KiB of float32, so that a second pass reads L1.
+/// Sums over the elements of a channel in C order go through blocks of about this many: whole
+/// planes where several fit, else parts of one. 16 KiB of float32, so that a second pass reads L1.
 constexpr int64_t kPlaneBlock = 4096;
 
 /// Weight gradients of convolutions sum over blocks of whole image rows; a block holds about this

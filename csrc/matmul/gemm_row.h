@@ -7,8 +7,8 @@
 
 namespace brasa::cpu::BRASA_ISA {
 
-/// Columns of one strip of a row: its sums, 16 KiB, stay in L1 while rows of B stream past. Longer strips
-/// read B in longer runs (1024 columns: 10 % slower from DRAM).
+/// Columns of one strip of a row: its sums, 16 KiB, stay in L1 while rows of B stream past. Longer
+/// strips read B in longer runs (1024 columns: 10 % slower from DRAM).
 template <class T> constexpr int64_t kStripColumns = 16 * 1024 / int64_t(sizeof(T));
 
 /// sum[j] = the chain over k of a[k] b[k, j], four rows of B at a time.

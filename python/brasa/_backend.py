@@ -247,7 +247,7 @@ def beside(array: Any, like: Any) -> Any:
     if backend_of(like).name == "cpu":
         return to_numpy(array)
     device = getattr(like, "device", None)  # CuPy allocates on the current device, whatever it copies
-    with device if hasattr(device, "__enter__") else nullcontext():
+    with device if device is not None and hasattr(device, "__enter__") else nullcontext():
         return namespace(like).asarray(array)
 
 
