@@ -8,6 +8,7 @@ instruction set and thread count of the CPU. The modules of the emulator are bui
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,9 @@ from hypothesis import HealthCheck, settings
 from brasa import _cpu
 
 ROOT = Path(__file__).resolve().parent.parent
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell has it that starts us in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path.insert(0, str(Path(__file__).parent))  # reference, strategies, tolerances, descriptors, emulated
 
 settings.register_profile(
