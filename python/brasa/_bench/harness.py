@@ -3,7 +3,7 @@
 Absolute times prove nothing on a machine whose clock and neighbours change, so contestants take turns
 (A B C A B C ...), every turn is compared with the turns beside it, and what is reported are medians of those
 ratios with their interquartile range. Two OpenMP runtimes in one process disturb each other: their threads
-spin for a while after work. So between turns everyone sleeps for some milliseconds and the contestant is
+spin for a while after work. So between turns everyone sleeps for some 30 milliseconds and the contestant is
 called once, untimed, before its turn is timed.
 """
 
@@ -18,7 +18,7 @@ import numpy as np
 
 Call = Callable[[], Any]
 
-_SLEEP = 0.004  # seconds: longer than another runtime's threads spin
+_SLEEP = 0.03  # seconds: longer than another runtime's threads spin (OpenBLAS: 2^26 clock ticks)
 _TURN = 0.012  # seconds of timed work per turn
 
 
