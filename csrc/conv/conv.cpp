@@ -3,6 +3,7 @@
 
 #include "conv/conv_blocks.h"
 #include "conv/conv_depthwise.h"
+#include "conv/conv_project.h"
 
 namespace brasa::cpu::BRASA_ISA {
 
@@ -244,15 +245,19 @@ void conv_backward_input(Context ctx, const T* dy, const T* w, T* dx, const Conv
   T* out = params.x_channels_last
                ? dx
                : arena.take<T>(params.batch * params.in_channels * params.in_pixels());
-  convolve(ctx, dy, w, out, params, true, arena, Epilogue<T>{});
+  if (is_projected(params))
+    project_backward_input(ctx, dy, w, out, params, arena.rest());
+  else
+    convolve(ctx, dy, w, out, params, true, arena, Epilogue<T>{});
   if (out != dx) separate_channels(ctx, out, dx, params.batch, params.in_channels, params.in);
 }
 
-template <class T> size_t conv_backward_input_workspace(const ConvParams& params) {
+template <class T> size_t conv_backward_input_workspace(const ConvParams& params, int threads) {
   if (params.is_depthwise()) return depthwise_workspace<T>(params);
   Arena arena(nullptr);
   if (!params.x_channels_last)
     arena.take<T>(params.batch * params.in_channels * params.in_pixels());
+  if (is_projected(params)) return arena.used() + project_workspace<T>(params, threads);
   plan_gather<T>(arena, params, Direction(params, true), nullptr, nullptr);
   return arena.used();
 }

@@ -460,7 +460,7 @@ void conv_backward_input(Context ctx, const T* dy, const T* w, T* dx, const Conv
       }
 }
 
-template <class T> size_t conv_backward_input_workspace(const ConvParams&) {
+template <class T> size_t conv_backward_input_workspace(const ConvParams&, int) {
   return 0;
 }
 

@@ -57,7 +57,7 @@ BRASA_FUNCTION(size_t, conv_forward_workspace, const ConvParams& params)
 
 /// dx, laid out as x, from dy (channels-last).
 BRASA_KERNEL(conv_backward_input, const T* dy, const T* w, T* dx, const ConvParams& params)
-BRASA_FUNCTION(size_t, conv_backward_input_workspace, const ConvParams& params)
+BRASA_FUNCTION(size_t, conv_backward_input_workspace, const ConvParams& params, int threads)
 
 /// dw, laid out as w, and db; either may be null.
 BRASA_KERNEL(conv_backward_weight, const T* dy, const T* x, T* dw, T* db, const ConvParams& params)

@@ -105,7 +105,7 @@ void backward_input(In dy, In weight, Out dx, const std::vector<int64_t>& stride
   const ConvParams params = make_params(dx, weight, dy, {stride, padding, dilation, groups});
   Context ctx = make_context(dy);
   visit<float, double>(dy.dtype, [&]<class T>() {
-    const Workspace workspace(ctx, device::conv_backward_input_workspace<T>(params));
+    const Workspace workspace(ctx, device::conv_backward_input_workspace<T>(params, ctx.threads));
     const ReleaseGil gil(work_of(params));
     device::conv_backward_input<T>(ctx, dy.as<const T>(), weight.as<const T>(), dx.as<T>(), params);
   });

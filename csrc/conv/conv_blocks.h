@@ -112,17 +112,6 @@ static LineBlock<T> place_lines(const Gather<T>& g, const GatherClass<T>& part, 
   return lines;
 }
 
-template <class T>
-using LineTile = void (*)(const LineInput<T>&, const T*, const T*, const T*, T*, int64_t);
-
-template <class T, int kVectors, int kRows = kConvRows<kVectors>>
-static LineTile<T> pick_line_tile(int rows) {
-  if constexpr (kRows > 1) {
-    if (rows < kRows) return pick_line_tile<T, kVectors, kRows - 1>(rows);
-  }
-  return &line_tile<T, kRows, kVectors>;
-}
-
 template <class T, int kVectors>
 static void run_line_panel(const LineInput<T>& input, const PanelPlace<T>& panel,
                            const LineBlock<T>& block) {

@@ -84,6 +84,17 @@ static void line_tile(const LineInput<T>& in, const T* x, const T* w, const T* s
       store_live(out + i * in.out_step + j * kWidth, sum[i][j], live - j * kWidth);
 }
 
+template <class T>
+using LineTile = void (*)(const LineInput<T>&, const T*, const T*, const T*, T*, int64_t);
+
+template <class T, int kVectors, int kRows = kConvRows<kVectors>>
+static LineTile<T> pick_line_tile(int rows) {
+  if constexpr (kRows > 1) {
+    if (rows < kRows) return pick_line_tile<T, kVectors, kRows - 1>(rows);
+  }
+  return &line_tile<T, kRows, kVectors>;
+}
+
 /// Pixels that lie anywhere: pixel i's tap t is at pointers[t * pitch + i], from `channel` on.
 template <class T> struct TableInput {
   const T* const* pointers;

@@ -45,4 +45,8 @@ constexpr int64_t kConvPartElements = 32 * 1024;
 /// The same for bias gradients, which are cheap to keep apart.
 constexpr int64_t kConvBiasParts = 64;
 
+/// Up to so many input channels dx is projected on all taps first (conv/conv_project.h): half the
+/// lanes of a vector of 16 would otherwise be empty.
+constexpr int64_t kConvProjectedChannels = 8;
+
 }  // namespace brasa::order
