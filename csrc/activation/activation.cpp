@@ -5,11 +5,20 @@
 
 namespace brasa::cpu::BRASA_ISA {
 
+/// `map`, or `map_light` for the activations that are.
+template <class A, class T, class F, class... X>
+static inline void map_activation(Context ctx, int64_t n, const F& f, T* y, const X*... x) {
+  if constexpr (__is_base_of(Light, A))
+    map_light(ctx, n, f, y, x...);
+  else
+    map(ctx, n, f, y, x...);
+}
+
 template <class T>
 void activation_forward(Context ctx, const T* x, T* y, int64_t n, Activation activation) {
   const Vec<T> alpha = broadcast(T(activation.alpha)), beta = broadcast(T(activation.beta));
   visit_activation(activation.kind, [&]<class A>() {
-    map(ctx, n, [=](Vec<T> v) { return A::forward(v, alpha, beta); }, y, x);
+    map_activation<A>(ctx, n, [=](Vec<T> v) { return A::forward(v, alpha, beta); }, y, x);
   });
 }
 
@@ -18,7 +27,8 @@ void activation_backward(Context ctx, const T* dy, const T* v, T* dx, int64_t n,
                          Activation activation) {
   const Vec<T> alpha = broadcast(T(activation.alpha)), beta = broadcast(T(activation.beta));
   visit_activation(activation.kind, [&]<class A>() {
-    map(ctx, n, [=](Vec<T> g, Vec<T> u) { return g * A::derivative(u, alpha, beta); }, dx, dy, v);
+    const auto slope = [=](Vec<T> g, Vec<T> u) { return g * A::derivative(u, alpha, beta); };
+    map_activation<A>(ctx, n, slope, dx, dy, v);
   });
 }
 

@@ -63,7 +63,10 @@ namespace brasa::cuda {
 
 // Inside: V is the value type; `value<V>(c)` makes a constant of it.
 
-struct Relu {
+/// Base of activations that are a few instructions long: memory is what limits them.
+struct Light {};
+
+struct Relu : Light {
   template <class V> BRASA_ACTIVATION_FN V forward(V x, V, V) { return select(x <= V{}, V{}, x); }
   template <class V> BRASA_ACTIVATION_FN V derivative(V y, V, V) {
     return select(y <= V{}, V{}, value<V>(1));
@@ -71,7 +74,7 @@ struct Relu {
 };
 
 /// x > 0 ? x : alpha x. The derivative tells the sides apart by v: y where alpha >= 0, else x.
-struct LeakyRelu {
+struct LeakyRelu : Light {
   template <class V> BRASA_ACTIVATION_FN V forward(V x, V alpha, V) {
     return select(x <= V{}, alpha * x, x);
   }
@@ -195,7 +198,7 @@ struct Softplus {
 };
 
 /// x limited to [alpha, beta]: the piecewise linear function.
-struct Hardtanh {
+struct Hardtanh : Light {
   template <class V> BRASA_ACTIVATION_FN V forward(V x, V alpha, V beta) {
     return select(x < alpha, alpha, select(x > beta, beta, x));
   }
@@ -205,7 +208,7 @@ struct Hardtanh {
 };
 
 /// x / 6 + 1 / 2 limited to [0, 1]
-struct Hardsigmoid {
+struct Hardsigmoid : Light {
   template <class V> BRASA_ACTIVATION_FN V forward(V x, V, V) {
     const V line = (x + value<V>(3)) / value<V>(6);
     return select(line < V{}, V{}, select(line > value<V>(1), value<V>(1), line));
@@ -216,7 +219,7 @@ struct Hardsigmoid {
 };
 
 /// x hardsigmoid(x)
-struct Hardswish {
+struct Hardswish : Light {
   template <class V> BRASA_ACTIVATION_FN V forward(V x, V, V) {
     const V product = x * Hardsigmoid::forward(x, x, x);
     return select(x <= value<V>(-3), V{}, product);
@@ -228,7 +231,7 @@ struct Hardswish {
 };
 
 /// The unit step: x > 0 ? 1 : 0, NaN for NaN; its derivative is 0.
-struct Step {
+struct Step : Light {
   template <class V> BRASA_ACTIVATION_FN V forward(V x, V, V) {
     return select(x <= V{}, V{}, select(x > V{}, value<V>(1), x));
   }
@@ -236,7 +239,7 @@ struct Step {
 };
 
 /// -1, 0 or 1; its derivative is 0.
-struct Sign {
+struct Sign : Light {
   template <class V> BRASA_ACTIVATION_FN V forward(V x, V, V) {
     return select(x > V{}, value<V>(1), select(x < V{}, value<V>(-1), x));
   }

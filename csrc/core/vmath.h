@@ -5,14 +5,26 @@
 // own). A special value costs a select, never a branch. NaN gives NaN, the sign of zero and
 // denormals are right.
 //
-// The polynomials are minimax fits of our own: Remez exchange in 50-digit arithmetic on the reduced
-// interval, weighted for the relative error of the result; coefficients rounded to the element type
-// one after the other from the lowest, each time refitting those that are left. "fit" below is that
-// error, in relative terms: 2^-24 = 6.0e-8 is half a unit in the last place (ULP) of float32.
+// The polynomials are minimax fits of our own: Remez exchange in 50-digit arithmetic (for float:
+// reweighted least squares) on the reduced interval, weighted for the relative error of the result;
+// coefficients rounded to the element type one after the other from the lowest, each time refitting
+// those that are left. "Fit" below is that error, in relative terms: 2^-24 = 6.0e-8 is half a unit
+// in the last place (ULP) of float.
 //
-// Largest error over all float32 inputs, in ULP of the exact result, is stated with each function;
-// for float64 it was sampled. erf and normal_cdf of float64 go to libm lane by lane: they serve
-// gradient checks, where time does not count.
+// Largest error found, in ULP of the exact result. float: every bit pattern for exp, tanh, gelu and
+// log around 1, every third or seventh for the others; double: 3 million samples. Speed of float in
+// 10^9 elements per second, one Zen 4 core at 3.7 GHz, AVX-512, data in L1 (on a busy machine):
+//
+//              float  double  speed                 float  double  speed
+//   exp         0.88    0.93    3.7     softplus     1.77    1.62    1.6
+//   expm1       1.50    1.43    3.2     silu         3.19    2.86    2.0
+//   log         0.92    0.86    2.4     erf          1.10    1.16    1.9
+//   log1p       1.52    1.36    2.3     normal_cdf   4.10    4.29    1.6
+//   tanh        1.97    1.92    2.9     gelu         3.66       -    1.6
+//   sigmoid     2.40    2.28    3.1
+//
+// erf, normal_cdf and gelu of double go to libm lane by lane: they serve gradient checks, where
+// time does not count.
 #pragma once
 
 #include "core/simd.h"

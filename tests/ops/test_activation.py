@@ -145,6 +145,22 @@ def test_threads_agree(name, set_threads):
     assert len(found) == 1
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", ["relu", "hardswish", "tanh"])
+def test_a_result_too_large_for_the_caches(name, dtype, isa):
+    """Large results of light activations are stored past the caches: the same bits, tail and offset too."""
+    n = 2**24 // np.dtype(dtype).itemsize + 4096 * 5 + 3
+    x, dy = np.resize(values(2**16, dtype=dtype), n), np.resize(values(2**16, dtype=dtype, seed=1), n)
+    half = n // 2
+    for out in (np.empty(n, dtype), np.empty(n + 1, dtype)[1:]):
+        y = ops.activation(x, name, out=out)
+        assert y[:half].tobytes() == ops.activation(x[:half], name).tobytes()
+        assert y[half:].tobytes() == ops.activation(x[half:], name).tobytes()
+    dx = backward_of(name, x, dy)
+    assert dx[:half].tobytes() == backward_of(name, x[:half], dy[:half]).tobytes()
+    assert dx[half:].tobytes() == backward_of(name, x[half:], dy[half:]).tobytes()
+
+
 # Layouts and out= -------------------------------------------------------------------------------------
 
 LAYOUTS = {

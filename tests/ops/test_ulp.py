@@ -28,7 +28,7 @@ FUNCTIONS = {  # name: (bound in ULP, the function in float64)
     "softplus": (3, REFERENCES["softplus"]),
     "gelu": (4, REFERENCES["gelu"]),
     "silu": (4, REFERENCES["silu"]),
-    "mish": (4, REFERENCES["mish"]),
+    "mish": (5, REFERENCES["mish"]),
     "elu": (2, REFERENCES["elu"]),
     "relu": (0, REFERENCES["relu"]),
     "hardtanh": (0, REFERENCES["hardtanh"]),
