@@ -45,7 +45,7 @@ static Projection<T> plan_projection(Arena& arena, const ConvParams& p, int thre
   // Bands: images where there are enough of them, else parts of images of at least a few rows.
   const int64_t wanted = threads > 1 ? kBandsPerThread * threads : 1;
   const int64_t per_image =
-      larger(1, smaller(ceil_div(wanted, p.batch), p.in[1] / (8 * plan.ring) + 1));
+      larger(1, smaller(ceil_div(wanted, larger(1, p.batch)), p.in[1] / (8 * plan.ring) + 1));
   plan.band_rows = ceil_div(p.in[1], per_image);
   plan.bands = ceil_div(p.in[1], plan.band_rows);
   plan.rings = arena.take<T>(smaller(wanted, p.batch * plan.bands) * plan.ring_elements);

@@ -116,7 +116,7 @@ def indices(name: str, x: Any, limit: int, *, ignored: int | None = None) -> Any
         raise TypeError(f"{name}: expected integers, got {x.dtype}")
     if x.dtype.char not in "il":
         x = x.astype(np.int64)
-    if os.environ.get("BRASA_CHECK") == "1" and not isinstance(x, np.ndarray):
+    if os.environ.get("BRASA_CHECK") == "1" and type(x) is not np.ndarray:
         host = to_numpy(x)
         outside = ((host < 0) | (host >= limit)) & (True if ignored is None else host != ignored)
         if outside.any():
