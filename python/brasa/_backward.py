@@ -304,7 +304,7 @@ def _count_down(state: Pass, leaf: Any) -> None:
 
 def _private(gradient: Any, owned: bool) -> Any:
     """`gradient` in memory that only its receiver can change."""
-    return gradient if owned or is_tensor(gradient) else gradient.copy()
+    return gradient if owned or is_tensor(gradient) else gradient.copy(order="K")
 
 
 def _accumulate(leaf: Any, gradient: Any, owned: bool) -> None:
