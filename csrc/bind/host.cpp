@@ -13,8 +13,9 @@
 namespace brasa {
 namespace {
 
-/// Results of at least this size come from the pool. Below it NumPy's own allocation is as fast.
-constexpr int64_t kPooledBytes = 256 * 1024;
+/// Results of at least this size come from the pool: their vectors lie on cache lines, and the heap
+/// is not trimmed and faulted in again with every step. Below it NumPy's own allocation is faster.
+constexpr int64_t kPooledBytes = 4 * 1024;
 
 /// A new array of this shape, its dimensions laid out as `order` lists them, outermost first.
 py::object new_array(py::handle descriptor, int rank, const Py_intptr_t* shape, const int* order) {

@@ -291,6 +291,8 @@ def _count_down(state: Pass, leaf: Any) -> None:
         return
     gradient = state.pending.pop(leaf)[0]
     owned = (id(leaf), -1) in state.owned
+    if owned:
+        state.owned.remove((id(leaf), -1))
     if leaf._hooks:
         gradient, owned = _run_hooks(state, leaf._hooks, gradient), False
     if state.wanted is None:

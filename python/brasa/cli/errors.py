@@ -22,6 +22,8 @@ def user_input(what: str = "") -> Iterator[None]:
     """
     try:
         yield
+    except BrokenPipeError:  # whoever read the output has gone; `main` knows what to do
+        raise
     except (ValueError, TypeError, ImportError, OSError) as error:
         if isinstance(error, OSError) and error.filename and error.strerror:
             message = f"{error.filename}: {error.strerror}"

@@ -32,7 +32,8 @@ def run(options: argparse.Namespace) -> None:
     shape = _shape(options.input) if options.input else _default_shape(options.model)
     model = make_model(options.model, model_arguments(options.model, shape, options.classes))
     with user_input(f"{options.model} on images of shape {shape}"):
-        print(model.summary(shape))
+        table = model.summary(shape)
+    print(table)
 
 
 def _default_shape(model: str) -> tuple[int, ...]:

@@ -26,10 +26,16 @@ def floating(name: str, x: Any) -> Any:
 def same_dtype(**arrays: Any) -> None:
     """All arrays that are not None share the first one's dtype and device."""
     first_name, first = next(iter(arrays.items()))
+    kind, dtype = type(first), first.dtype
+    same_kind = True
     for name, array in arrays.items():
-        if array is not None and array.dtype != first.dtype:
-            raise TypeError(f"{name}: expected {first.dtype} as {first_name} has, got {array.dtype}")
-    kernels(*arrays.values())
+        if array is None:
+            continue
+        if array.dtype is not dtype and array.dtype != dtype:
+            raise TypeError(f"{name}: expected {dtype} as {first_name} has, got {array.dtype}")
+        same_kind = same_kind and type(array) is kind
+    if not same_kind:
+        kernels(*arrays.values())
 
 
 def rank(name: str, x: Any, *expected: int, shape: str = "") -> None:
@@ -48,9 +54,12 @@ def shape(name: str, x: Any, expected: tuple[int, ...], why: str = "") -> None:
 
 def integer(name: str, value: Any, *, minimum: int | None = None, maximum: int | None = None) -> int:
     """`value` as a Python int (NumPy integers are fine, bools and floats are not), within limits."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
+    if type(value) is int:
+        number = value
+    elif isinstance(value, bool) or not hasattr(value, "__index__"):
         raise TypeError(f"{name}: expected an int, got {value!r}")
-    number = operator.index(value)
+    else:
+        number = operator.index(value)
     if minimum is not None and number < minimum:
         raise ValueError(f"{name}: expected at least {minimum}, got {number}")
     limit = 2**31 - 1 if maximum is None else maximum
@@ -64,7 +73,7 @@ def integers(name: str, value: Any, count: int, *, minimum: int | None = None) -
     if isinstance(value, (tuple, list)):
         if len(value) != count:
             raise ValueError(f"{name}: expected an int or {count} of them, got {value!r}")
-        return tuple(integer(name, v, minimum=minimum) for v in value)
+        return tuple([integer(name, v, minimum=minimum) for v in value])
     return (integer(name, value, minimum=minimum),) * count
 
 

@@ -234,17 +234,24 @@ def matmul_backward(
     shape = full_shape[:-2] + full_shape[-2:-1] * (a.ndim > 1) + full_shape[-1:] * (b.ndim > 1)
     _check.shape("dy", dy, shape, "the shape of the result")
     ds = _before_activation(dy, activation, y, saved)
-    ds2 = ds.reshape(full_shape)
+    ds2 = _shaped(ds, full_shape)
     da = db = dbias = None
     if mask[0]:
-        da = _gradient_of_a(ds2, a2, b2, transpose_a, transpose_b).reshape(a.shape)
+        da = _gradient_of_a(ds2, a2, b2, transpose_a, transpose_b)
+        da = _shaped(da, a.shape)
     if mask[1]:
-        db = _gradient_of_b(ds2, a2, b2, transpose_a, transpose_b).reshape(b.shape)
+        db = _gradient_of_b(ds2, a2, b2, transpose_a, transpose_b)
+        db = _shaped(db, b.shape)
     if mask[2] and bias is not None:
         dbias = _backend.empty(dy, full_shape[-1:])
-        rows = _backend.contiguous(ds2).reshape(prod(full_shape[:-1]), full_shape[-1])
+        rows = _shaped(_backend.contiguous(ds2), (prod(full_shape[:-1]), full_shape[-1]))
         _backend.backend_of(dy).kernels.column_sums(rows, dbias)
     return da, db, dbias, ds if mask[3] else None
+
+
+def _shaped(array: Any, shape: tuple[int, ...]) -> Any:
+    """`array` itself where it has this shape: the tape copies a view that it would keep."""
+    return array if array.shape == shape else array.reshape(shape)
 
 
 def _before_activation(dy: Any, activation: Any, y: Any, saved: Any) -> Any:
