@@ -15,7 +15,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from operator import attrgetter
-from typing import Any
+from typing import Any, NoReturn
 
 from brasa import _tape
 from brasa._backend import as_array, is_array
@@ -141,9 +141,8 @@ def _visit(state: Pass, node: Node) -> None:
             state.owned -= {(id(node), index) for index in range(len(dys))}
         if node.hooks is not None:
             _run_node_hooks(state, node, dys)
-        if state.wanted is None:
-            mask = tuple([edge is not None for edge in edges])
-        else:
+        mask = node.mask
+        if state.wanted is not None:
             _capture(state, node, dys)
             mask = tuple([edge is not None and _leads_on(state, edge) for edge in edges])
         if True in mask:
@@ -185,8 +184,11 @@ def _as_tensor(value: Any) -> Any:
 
 def _distribute(state: Pass, node: Node, mask: tuple[bool, ...], dys: list[Any]) -> None:
     """Call the backward of `node` and add what it returns to the gradients of the arguments."""
-    if node.sources or node.result is not None:
-        _check_versions(node)
+    for _, tensor, version in node.sources:
+        if tensor._cell[0] != version:
+            _refuse_change(node)
+    if node.result is not None and node.result[1][0] != node.result[2]:
+        _refuse_change(node)
     if state.create_graph:
         gradients = _call_with_tensors(node, mask, dys)
     else:
@@ -200,7 +202,14 @@ def _distribute(state: Pass, node: Node, mask: tuple[bool, ...], dys: list[Any])
     for position, gradient in enumerate(gradients):
         if mask[position] and gradient is not None:
             target, index = node.edges[position]
-            gradient = _checked(node, position, target, index, gradient)
+            if index < 0:
+                shape, dtype = target.data.shape, target.data.dtype
+            else:
+                shape, dtype = target.metas[index]
+            if gradient.shape != shape or (gradient.dtype is not dtype and gradient.dtype != dtype):
+                _refuse_gradient(node, position, shape, dtype, gradient)
+            if not shape and not is_tensor(gradient):
+                gradient = _no_scalar(gradient)
             owned = index < 0 and not state.retain and _is_ours(node, dys, gradients, gradient)
             state.add(target, index, gradient, owned)
 
@@ -234,26 +243,20 @@ def _call_with_tensors(node: Node, mask: tuple[bool, ...], dys: list[Any]) -> An
     return gradients
 
 
-def _check_versions(node: Node) -> None:
+def _refuse_change(node: Node) -> NoReturn:
     changed = [p for p, tensor, version in node.sources if tensor._cell[0] != version]
     changed = [node.op.names[node.op.keep[p]] for p in changed]
     if node.result is not None and node.result[1][0] != node.result[2]:
         changed.append("y")
-    if changed:
-        names = " and ".join(f"'{name}'" for name in changed)
-        raise RuntimeError(
-            f"{_what(node)} needs {names} as in the forward pass, but there was a change in place since"
-        )
+    names = " and ".join(f"'{name}'" for name in changed)
+    raise RuntimeError(
+        f"{_what(node)} needs {names} as in the forward pass, but there was a change in place since"
+    )
 
 
-def _checked(node: Node, position: int, target: Any, index: int, gradient: Any) -> Any:
-    """`gradient` as an array of the shape and dtype of its argument, or an error that names both."""
-    if index < 0:
-        shape, dtype = target.data.shape, target.data.dtype
-    else:
-        shape, dtype = target.metas[index]
-    if gradient.shape == shape and (gradient.dtype is dtype or gradient.dtype == dtype):
-        return gradient if shape or is_tensor(gradient) else _no_scalar(gradient)
+def _refuse_gradient(
+    node: Node, position: int, shape: tuple[int, ...], dtype: Any, gradient: Any
+) -> NoReturn:
     name = node.op.names[-1 if node.op.variadic else node.op.arrays[position]]
     raise RuntimeError(
         f"{_what(node)} returned a gradient of shape {gradient.shape} and dtype {gradient.dtype} "
@@ -280,8 +283,11 @@ def _is_ours(node: Node, dys: list[Any], gradients: Sequence[Any], gradient: Any
     uses = 0
     for other in gradients:
         uses += other is gradient
-    held = [*dys, *node.kept, *(node.saved if type(node.saved) in (tuple, list) else (node.saved,))]
-    return uses == 1 and all(other is not gradient for other in held)
+    saved = node.saved if type(node.saved) in (tuple, list) else (node.saved,)
+    for held in (dys, node.kept, saved):
+        for other in held:
+            uses += other is gradient
+    return uses == 1
 
 
 def _count_down(state: Pass, leaf: Any) -> None:

@@ -90,13 +90,14 @@ class Node:
     those of them that were Tensors, as (position in `kept`, Tensor, its version then).
     """
 
-    __slots__ = ("edges", "hooks", "kept", "metas", "number", "op", "result", "saved", "sources")
+    __slots__ = ("edges", "hooks", "kept", "mask", "metas", "number", "op", "result", "saved", "sources")
 
     def __init__(
         self, op: Operator, edges: list[Any], kept: list[Any], sources: list[Any], saved: Any
     ) -> None:
         self.op = op
         self.edges = edges
+        self.mask = tuple([edge is not None for edge in edges])
         self.kept = kept
         self.sources = sources
         self.saved = saved

@@ -125,7 +125,7 @@ def indices(name: str, x: Any, limit: int, *, ignored: int | None = None) -> Any
         raise TypeError(f"{name}: expected integers, got {x.dtype}")
     if x.dtype.char not in "il":
         x = x.astype(np.int64)
-    if os.environ.get("BRASA_CHECK") == "1" and type(x) is not np.ndarray:
+    if type(x) is not np.ndarray and os.environ.get("BRASA_CHECK") == "1":
         host = to_numpy(x)
         outside = ((host < 0) | (host >= limit)) & (True if ignored is None else host != ignored)
         if outside.any():

@@ -6,6 +6,7 @@ channels-last, so that a network's layers hand that format on.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from brasa import _backend
@@ -19,27 +20,19 @@ _SHAPES = {2: "(N, C, H, W)"}
 Geometry = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int]  # stride, padding, dilation, groups
 
 
-def _padding(
-    value: Any, kernel: tuple[int, ...], dilation: tuple[int, ...], stride: tuple[int, ...]
-) -> tuple[int, ...]:
-    """(before, after) of each dimension, in one tuple."""
-    count = len(kernel)
+def _padding(value: Any, count: int) -> Any:
+    """(before, after) of each dimension, in one tuple; "same" stays as it is."""
     if isinstance(value, str):
-        if value == "valid":
-            return (0,) * (2 * count)
-        if value != "same":
+        if value not in ("valid", "same"):
             raise ValueError(
                 f"padding: expected an int, one per dimension, pairs, 'same' or 'valid', got {value!r}"
             )
-        if stride != (1,) * count:
-            raise ValueError(f"padding: 'same' needs stride 1, got stride {stride}")
-        around = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
-        return tuple(part for total in around for part in (total // 2, total - total // 2))
+        return value if value == "same" else (0,) * (2 * count)
     if isinstance(value, (tuple, list)) and value and all(isinstance(v, (tuple, list)) for v in value):
         if len(value) != count:
             raise ValueError(f"padding: expected {count} (before, after) pairs, got {value!r}")
         return tuple(part for pair in value for part in _check.integers("padding", pair, 2, minimum=0))
-    return tuple(p for p in _check.integers("padding", value, count, minimum=0) for _ in range(2))
+    return tuple([p for p in _check.integers("padding", value, count, minimum=0) for _ in range(2)])
 
 
 def _geometry(
@@ -47,36 +40,62 @@ def _geometry(
 ) -> tuple[Geometry, tuple[int, ...]]:
     """What the arguments mean, and the shape of the result."""
     count = x.ndim - 2
-    groups = _check.integer("groups", groups, minimum=1)
-    channels, outputs = x.shape[1], weight.shape[0]
+    return _shapes(
+        x.shape,
+        weight.shape,
+        _check.integers("stride", stride, count, minimum=1),
+        _padding(padding, count),
+        _check.integers("dilation", dilation, count, minimum=1),
+        _check.integer("groups", groups, minimum=1),
+    )
+
+
+@lru_cache(maxsize=1024)  # a network asks for the same few again and again
+def _shapes(
+    x: tuple[int, ...],
+    weight: tuple[int, ...],
+    stride: tuple[int, ...],
+    padding: tuple[int, ...] | str,
+    dilation: tuple[int, ...],
+    groups: int,
+) -> tuple[Geometry, tuple[int, ...]]:
+    """`_geometry` of shapes and of parameters that are ints."""
+    channels, outputs = x[1], weight[0]
     if channels % groups or outputs % groups or min(channels, outputs) < 1:
         raise ValueError(
-            f"groups: {groups} does not divide the {channels} channels of x {x.shape} and the {outputs} of "
-            f"weight {weight.shape}"
+            f"groups: {groups} does not divide the {channels} channels of x {x} and the {outputs} of "
+            f"weight {weight}"
         )
-    if weight.shape[1] * groups != channels:
+    if weight[1] * groups != channels:
         raise ValueError(
-            f"weight: expected shape ({outputs}, {channels // groups}, ...) for x {x.shape} and groups={groups}, "
-            f"got {weight.shape}"
+            f"weight: expected shape ({outputs}, {channels // groups}, ...) for x {x} and groups={groups}, "
+            f"got {weight}"
         )
-    size, kernel = x.shape[2:], weight.shape[2:]
+    size, kernel = x[2:], weight[2:]
     if min(size) < 1 or min(kernel) < 1:
-        raise ValueError(
-            f"x: expected images and kernels that are not empty, got {x.shape} and {weight.shape}"
-        )
-    stride = _check.integers("stride", stride, count, minimum=1)
-    dilation = _check.integers("dilation", dilation, count, minimum=1)
-    pads = _padding(padding, kernel, dilation, stride)
+        raise ValueError(f"x: expected images and kernels that are not empty, got {x} and {weight}")
+    if isinstance(padding, str):
+        padding = _same_padding(kernel, dilation, stride)
     out = []
-    for i in range(count):
-        window, padded = dilation[i] * (kernel[i] - 1) + 1, size[i] + pads[2 * i] + pads[2 * i + 1]
+    for i in range(len(size)):
+        window, padded = dilation[i] * (kernel[i] - 1) + 1, size[i] + padding[2 * i] + padding[2 * i + 1]
         if window > padded:
             raise ValueError(
                 f"weight: the kernel {kernel} with dilation {dilation} is larger than the image {size} with "
                 f"padding {padding}"
             )
         out.append((padded - window) // stride[i] + 1)
-    return (stride, pads, dilation, groups), (x.shape[0], outputs, *out)
+    return (stride, padding, dilation, groups), (x[0], outputs, *out)
+
+
+def _same_padding(
+    kernel: tuple[int, ...], dilation: tuple[int, ...], stride: tuple[int, ...]
+) -> tuple[int, ...]:
+    """What keeps the size of the image."""
+    if set(stride) != {1}:
+        raise ValueError(f"padding: 'same' needs stride 1, got stride {stride}")
+    around = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+    return tuple(part for total in around for part in (total // 2, total - total // 2))
 
 
 def _channels_last(x: Any) -> Any:

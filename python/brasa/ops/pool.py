@@ -9,6 +9,7 @@ leading padding.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from brasa import _backend
@@ -86,16 +87,28 @@ def _regular(
     strides = kernels if stride is None else _check.integers("stride", stride, 2, minimum=1)
     paddings = _check.integers("padding", padding, 2, minimum=0)
     dilations = _check.integers("dilation", dilation, 2, minimum=1)
+    return _windows(x.shape, kernels, strides, paddings, dilations, bool(ceil_mode))
+
+
+@lru_cache(maxsize=1024)  # a network asks for the same few again and again
+def _windows(
+    shape: tuple[int, ...],
+    kernels: tuple[int, ...],
+    strides: tuple[int, ...],
+    paddings: tuple[int, ...],
+    dilations: tuple[int, ...],
+    ceil_mode: bool,
+) -> tuple[_Windows, tuple[int, int]]:
+    """`_regular` of an image's shape and of parameters that are ints."""
     for kernel, pad, step in zip(kernels, paddings, dilations):
         if 2 * pad > step * (kernel - 1) + 1:
             raise ValueError(
                 f"padding: expected at most half the window's {step * (kernel - 1) + 1}, got {pad}"
             )
     h, w = zip(kernels, strides, paddings, dilations)
-    ceil_mode = bool(ceil_mode)
     extents = (
-        _output_extent("height", x.shape[2], h, ceil_mode),
-        _output_extent("width", x.shape[3], w, ceil_mode),
+        _output_extent("height", shape[2], h, ceil_mode),
+        _output_extent("width", shape[3], w, ceil_mode),
     )
     return _Windows(h, w, False), extents
 
