@@ -243,8 +243,8 @@ def training_step(model: str, batch: int, against: Peers) -> Case:
     return Case("train", f"{model} step, Adam, batch {batch}", step, 0, 28.0 * weights, peers)
 
 
-def _torch_step(model: str, x: np.ndarray, labels: np.ndarray, inner: bool) -> Call:
-    import torch
+def torch_network(model: str) -> Any:
+    """The LeNet or MLP of `brasa.models` in PyTorch."""
     from torch import nn
 
     lenet = (
@@ -253,13 +253,19 @@ def _torch_step(model: str, x: np.ndarray, labels: np.ndarray, inner: bool) -> C
         *(nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10)),
     )
     mlp = (nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10))
-    network: Any = nn.Sequential(*(lenet if model == "lenet" else mlp))
+    return nn.Sequential(*(lenet if model == "lenet" else mlp))
+
+
+def _torch_step(model: str, x: np.ndarray, labels: np.ndarray, inner: bool) -> Call:
+    import torch
+
+    network = torch_network(model)
     tx, target = torch.from_numpy(x), torch.from_numpy(labels)
     if inner:
         network = network.to(memory_format=torch.channels_last)
         tx = tx.contiguous(memory_format=torch.channels_last)
     adam = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True)
-    loss_function = nn.CrossEntropyLoss()
+    loss_function = torch.nn.CrossEntropyLoss()
 
     def step() -> None:
         loss_function(network(tx), target).backward()
