@@ -7,6 +7,7 @@ instruction set and thread count of the CPU. The modules of the emulator are bui
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
@@ -33,6 +34,33 @@ settings.register_profile(
 settings.register_profile("full", settings.get_profile("quick"), max_examples=150, derandomize=False)
 settings.register_profile("soak", settings.get_profile("full"), max_examples=10_000)
 settings.load_profile(os.environ.get("BRASA_TEST_TIER", "quick"))
+
+
+_property_cases = [0]
+
+
+def pytest_collection_modifyitems(items):
+    """Count the cases that hypothesis draws; see `pytest_terminal_summary`."""
+    counted = set()
+    for item in items:
+        handle = getattr(getattr(item, "obj", None), "hypothesis", None)
+        if handle is not None and id(handle) not in counted:
+            counted.add(id(handle))
+            handle.inner_test = _counting(handle.inner_test)
+
+
+def _counting(test):
+    @functools.wraps(test)
+    def run(*args, **kwargs):
+        test(*args, **kwargs)
+        _property_cases[0] += 1  # not reached by a case that `assume` turns away
+
+    return run
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say how many drawn cases the properties held for."""
+    terminalreporter.write_line(f"{_property_cases[0]} property cases")
 
 
 def modules_folder() -> Path:

@@ -9,7 +9,7 @@ import weakref
 import numpy as np
 import pytest
 
-from brasa import _tape
+from brasa import _tape, ops
 from brasa._profiler import detect_anomaly, profile
 from brasa._tape import differentiable
 from brasa.autograd import enable_grad, grad, is_grad_enabled, no_grad
@@ -598,10 +598,27 @@ def test_profile_counts_calls_in_both_directions():
     assert all(row.seconds > 0 for row in measured.rows)
     assert measured.seconds == pytest.approx(sum(row.seconds for row in measured.rows))
     lines = str(measured).splitlines()
-    assert lines[0].split() == ["operator", "calls", "time", "per", "call", "share"]
+    assert lines[0].split() == ["operator", "calls", "time", "per", "call", "share", "limit"]
     assert lines[-1].split()[:2] == ["total", str(sum(row.calls for row in measured.rows))]
     times = [row.seconds for row in measured.rows]
     assert times == sorted(times, reverse=True)
+
+
+def test_profile_counts_the_work():
+    x = Tensor(np.ones((2, 3, 8, 8), np.float32))
+    kernel = Tensor(np.ones((4, 3, 3, 3), np.float32), requires_grad=True)
+    matrix = Tensor(np.ones((5, 4 * 36), np.float32), requires_grad=True)
+    with profile() as measured:
+        y = ops.conv2d(x, kernel).reshape(2, 4 * 36)
+        ops.matmul(y, matrix, transpose_b=True).sum().backward()
+    flops = {row.operator: row.flops for row in measured.rows}
+    convolution, product = 2 * (2 * 4 * 36) * 27, 2 * 2 * 5 * (4 * 36)
+    assert flops["conv2d"] == flops["conv2d backward"] == convolution  # x is data: one gradient
+    assert (flops["matmul"], flops["matmul backward"]) == (product, 2 * product)
+    assert flops["reshape"] == 0
+    row = next(row for row in measured.rows if row.operator == "conv2d")
+    assert row.nbytes == 4 * (x.size + kernel.size + 2 * 4 * 36)
+    assert row.share_of_limit(peak=convolution / row.seconds, bandwidth=1e30) == pytest.approx(1.0)
 
 
 def test_profile_charges_own_time_only():

@@ -6,34 +6,57 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
+from math import prod
 from typing import Any, NamedTuple
 
 from brasa import _tape
-from brasa._backend import is_array, namespace
+from brasa._backend import device_of, is_array, namespace
 from brasa._tape import Operator
 
 __all__ = ["Profile", "detect_anomaly", "profile"]
 
 
 class Row(NamedTuple):
-    """One line of a profile."""
+    """One line of a profile.
+
+    `flops` counts the operations of matrix products and convolutions, a multiply-add as two; `nbytes` what
+    the arguments and results of all calls hold, each array read or written once.
+    """
 
     operator: str
     calls: int
     seconds: float
+    flops: int
+    nbytes: int
+
+    def share_of_limit(self, peak: float, bandwidth: float) -> float:
+        """The least time this machine needs, over the time it took.
+
+        Parameters
+        ----------
+        peak : float
+            Operations per second.
+        bandwidth : float
+            Bytes per second. Arrays that stay in the caches may pass its limit.
+        """
+        return max(self.flops / peak, self.nbytes / bandwidth) / self.seconds if self.seconds else 0.0
 
 
 class Profile:
     """The calls seen so far; `print` it for a table.
 
     An operator that calls others is charged for its own time only, so the times add up to `seconds`. On a
-    GPU every call is waited for, which makes the program slower and the times true.
+    GPU every call is waited for, which makes the program slower and the times true. Where all arrays were on
+    the CPU the table has a column "limit": the least time by this machine's FMA peak and copy bandwidth,
+    measured when the table is made, as a share of the time taken.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._local = threading.local()
-        self._times: dict[str, tuple[int, int]] = {}
+        self._rows: dict[str, Row] = {}
+        self._on_cpu = True
 
     def around(self, op: Operator, phase: str, function: Callable[..., Any], *args: Any) -> Any:
         """Call the function and take its time."""
@@ -47,22 +70,24 @@ class Profile:
                 break
         finally:
             spent = time.perf_counter_ns() - begin
-            own = spent - inner.pop()
+            of_others = inner.pop()
             if inner:
                 inner[-1] += spent
-            self._add(op.name if phase == "forward" else f"{op.name} backward", own)
-        return result
-
-    def _add(self, name: str, nanoseconds: int) -> None:
+        arrays = list({id(array): array for array in _arrays((args, result))}.values())
+        name = op.name if phase == "forward" else f"{op.name} backward"
+        work = (0, 0) if of_others else (_flops(op, phase, args, result), sum(a.nbytes for a in arrays))
         with self._lock:
-            calls, total = self._times.get(name, (0, 0))
-            self._times[name] = (calls + 1, total + nanoseconds)
+            old = self._rows.get(name, Row(name, 0, 0.0, 0, 0))
+            seconds = old.seconds + (spent - of_others) * 1e-9
+            self._rows[name] = Row(name, old.calls + 1, seconds, old.flops + work[0], old.nbytes + work[1])
+            self._on_cpu = self._on_cpu and all(device_of(array) == "cpu" for array in arrays)
+        return result
 
     @property
     def rows(self) -> list[Row]:
         """One row per operator and direction, the most time first."""
         with self._lock:
-            rows = [Row(name, calls, total * 1e-9) for name, (calls, total) in self._times.items()]
+            rows = list(self._rows.values())
         return sorted(rows, key=lambda row: (-row.seconds, row.operator))
 
     @property
@@ -74,16 +99,45 @@ class Profile:
         rows = self.rows
         total = sum(row.seconds for row in rows)
         width = max([len("operator"), *(len(row.operator) for row in rows)])
-        lines = [f"{'operator':<{width}}  {'calls':>7}  {'time':>10}  {'per call':>10}  {'share':>6}"]
+        limits = _limits() if rows and self._on_cpu else None
+        head = f"{'operator':<{width}}  {'calls':>7}  {'time':>10}  {'per call':>10}  {'share':>6}"
+        lines = [head + ("  limit" if limits else "")]
         for row in rows:
             each, share = row.seconds / row.calls, row.seconds / total if total else 0.0
+            limit = f"  {row.share_of_limit(*limits):>5.0%}" if limits else ""
             lines.append(
                 f"{row.operator:<{width}}  {row.calls:>7}  {_time(row.seconds):>10}  "
-                f"{_time(each):>10}  {share:>6.1%}"
+                f"{_time(each):>10}  {share:>6.1%}{limit}"
             )
         calls = sum(row.calls for row in rows)
         lines.append(f"{'total':<{width}}  {calls:>7}  {_time(total):>10}")
         return "\n".join(lines)
+
+
+@lru_cache(maxsize=1)
+def _limits() -> tuple[float, float]:
+    """This machine's operations and copied bytes per second."""
+    from brasa._bench.command import limits
+
+    machine = limits()
+    return machine.peak, machine.bandwidth
+
+
+def _flops(op: Operator, phase: str, args: Sequence[Any], result: Any) -> int:
+    """The operations of a product or a convolution; those of other operators do not count beside memory."""
+    if op.name not in ("matmul", "conv2d"):
+        return 0
+    if phase == "forward":
+        values, products = dict(zip(op.names, args, strict=False)), 1
+        size = next(_arrays(result)).size
+    else:
+        dys, _, _, mask, kept = args
+        values = {op.names[i]: value for i, value in zip(op.keep, kept, strict=True)}
+        products, size = mask[0] + mask[1], dys[0].size
+    if op.name == "matmul":
+        a = values["a"]
+        return 2 * products * size * a.shape[-2 if values["transpose_a"] and a.ndim > 1 else -1]
+    return 2 * products * size * prod(values["weight"].shape[1:])
 
 
 def _time(seconds: float) -> str:

@@ -35,6 +35,7 @@ def draw_history(history: Mapping[str, Sequence[float]]) -> Figure:
 
 def _draw_panel(axes: Any, history: Mapping[str, Sequence[float]], name: str) -> None:
     curves = ((name, "training", _TRAINING, "-"), ("val_" + name, "validation", _VALIDATION, "--"))
+    ends = [history[key][-1] for key, *_ in curves if key in history]
     for key, label, colour, line in curves:
         if key not in history:
             continue
@@ -51,7 +52,7 @@ def _draw_panel(axes: Any, history: Mapping[str, Sequence[float]], name: str) ->
                 textcoords="offset points",
                 color=colour,
                 fontsize=8,
-                va="center",
+                va="bottom" if values[-1] == max(ends) else "top",  # apart, where the curves meet
             )
     axes.set_title(name, fontsize=11, color=_GREY)
     axes.set_xlabel("epoch", color=_GREY)
