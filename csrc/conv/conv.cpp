@@ -76,6 +76,7 @@ static void list_classes(Gather<T>& g, const ConvParams& p, bool backward, bool 
     part.tap = tap;
     part.packed = packed;
     list_taps(part, g.source, merged);
+    list_packed_taps(part, p.kernel, g.group_in, g.packed_tap);
     part.line = line_length(g, part);
     part.blocks = count_blocks(part);
     tap += part.taps;
@@ -104,6 +105,7 @@ static Gather<T> plan_gather(Arena& arena, const ConvParams& p, const Direction&
   g.zeros = arena.take<T>(direction.in_channels);
   g.start = arena.take<T>(columns);
   g.classes = arena.take<GatherClass<T>>(g.class_count);
+  g.packed_tap = arena.take<PackedTap<T>>(p.taps());
   Tap* tap = arena.take<Tap>(p.taps());
   T* packed = arena.take<T>(p.taps() * g.group_in * columns);
   g.out = out;
@@ -111,16 +113,17 @@ static Gather<T> plan_gather(Arena& arena, const ConvParams& p, const Direction&
   g.out_step[1] = direction.out[2] * g.out_step[2];
   g.out_step[0] = direction.out[1] * g.out_step[1];
   g.out_image = direction.out[0] * g.out_step[0];
-  if (g.classes)
-    list_classes(g, p, direction.backward, g.source.covers && neighbours && p.groups == 1, tap,
-                 packed);
+  if (!g.classes) return g;
+  for (int64_t k = 0; k < p.taps(); ++k) g.packed_tap[k] = {};
+  list_classes(g, p, direction.backward, g.source.covers && neighbours && p.groups == 1, tap,
+               packed);
   return g;
 }
 
 /// Work items: block of pixels x share of the panels. Panels are shared out only where there are
 /// too few blocks for the threads.
 template <class T> static void number_items(Context ctx, Gather<T>& g) {
-  constexpr int64_t kItemsPerThread = 4;
+  constexpr int64_t kItemsPerThread = 24;  // the last one of them is waited for
   int64_t blocks = 0;
   for (int64_t k = 0; k < g.class_count; ++k) blocks += g.classes[k].blocks;
   const int64_t wanted = kItemsPerThread * ctx.threads,
@@ -132,6 +135,18 @@ template <class T> static void number_items(Context ctx, Gather<T>& g) {
     g.classes[k].first_item = g.items;
     g.items += g.classes[k].blocks * g.splits;
   }
+}
+
+/// Items per chunk: enough for a few microseconds of work.
+template <class T> static int64_t item_grain(Context ctx, const Gather<T>& g) {
+  constexpr int64_t kLeastWork = 256 * 1024;  // multiply-adds
+  int64_t work = 0;
+  for (int64_t k = 0; k < g.class_count; ++k) {
+    const GatherClass<T>& part = g.classes[k];
+    work += part.pixels * part.taps * part.run;
+  }
+  work = larger(1, work * g.groups * g.group_out / larger(1, g.items));
+  return larger(1, smaller(kLeastWork / work, g.items / (8 * ctx.threads)));
 }
 
 /// The epilogue of `count` pixels from `first` on, just written, for these panels; the bias is in
@@ -164,7 +179,8 @@ static void run_item(const Gather<T>& g, const GatherClass<T>& part, int64_t blo
     count = lines.pixels;
   } else {
     PixelBlock<T> pixels;
-    place_pixels(g, part, block, pixels);
+    const int64_t begin = block * kConvBlock;
+    place_pixels(g, part, begin, smaller(kConvBlock, part.pixels - begin), pixels);
     run_table(g, part, pixels, range);
     first = pixels.out[0];
     count = pixels.count;
@@ -176,8 +192,7 @@ template <class T>
 static void run_gather(Context ctx, Gather<T>& g, const RowEpilogue<T>& epilogue) {
   number_items(ctx, g);
   const int64_t panels = g.groups * Panels<T>(g.group_out).count;
-  const int64_t grain = larger(1, g.items / (8 * ctx.threads));
-  parallel_for(ctx, g.items, grain, [&](int64_t begin, int64_t end) {
+  parallel_for(ctx, g.items, item_grain(ctx, g), [&](int64_t begin, int64_t end) {
     int64_t k = 0;
     for (int64_t item = begin; item < end; ++item) {
       while (k + 1 < g.class_count && item >= g.classes[k + 1].first_item) ++k;
@@ -197,14 +212,6 @@ template <class T> static void spread_bias(const Gather<T>& g, const T* bias) {
       g.start[group * columns + o] = bias && o < g.group_out ? bias[group * g.group_out + o] : T(0);
 }
 
-static WeightStrides weight_strides(const ConvParams& p, bool backward) {
-  const int64_t taps = p.taps(), out = p.group_in() * taps;
-  return {p.group_out() * out,
-          backward ? taps : out,
-          backward ? out : taps,
-          {p.kernel[1] * p.kernel[2], p.kernel[2], 1}};
-}
-
 template <class T>
 static void convolve(Context ctx, const T* in, const T* w, T* out, const ConvParams& p,
                      bool backward, Arena& arena, const Epilogue<T>& epilogue) {
@@ -212,7 +219,7 @@ static void convolve(Context ctx, const T* in, const T* w, T* out, const ConvPar
   Gather<T> g = plan_gather(arena, p, direction, in, out);
   zero_fill(g.zeros, direction.in_channels);
   spread_bias(g, epilogue.bias);
-  pack_weights(ctx, g, w, weight_strides(p, backward));
+  pack_weights(ctx, g, w, p.taps(), backward);
   if (g.staged)
     fill_staged(ctx, g.source, g.staged, in, direction.in_channels_last, p.batch,
                 direction.in_channels);

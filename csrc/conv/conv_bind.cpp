@@ -68,6 +68,14 @@ int64_t work_of(const ConvParams& p) {
                  double(p.group_in()) * double(p.taps()) / 16);
 }
 
+/// The context of a call. Below some 20 us of work a second thread costs more than it brings.
+Context context_for(const ArrayView& a, const ConvParams& p) {
+  constexpr int64_t kSerialWork = 64 * 1024;  // work_of: a million multiply-adds
+  Context ctx = make_context(a);
+  if (work_of(p) < kSerialWork) ctx.threads = 1;
+  return ctx;
+}
+
 void require_like_result(const OptionalIn& a, const ArrayView& y) {
   if (!a) return;
   require_same_dtype(a, y);
@@ -88,7 +96,7 @@ void forward(In x, In weight, OptionalIn bias, OptionalIn residual, OptionalOut 
     require_same_dtype(pre_activation, y);
     require_same_dense_layout(pre_activation, y);
   }
-  Context ctx = make_context(x);
+  Context ctx = context_for(x, params);
   visit<float, double>(x.dtype, [&]<class T>() {
     const Workspace workspace(ctx, device::conv_forward_workspace<T>(params));
     const Epilogue<T> epilogue{bias.as<const T>(), residual.as<const T>(), pre_activation.as<T>(),
@@ -103,7 +111,7 @@ void backward_input(In dy, In weight, Out dx, const std::vector<int64_t>& stride
                     const std::vector<int64_t>& padding, const std::vector<int64_t>& dilation,
                     int64_t groups) {
   const ConvParams params = make_params(dx, weight, dy, {stride, padding, dilation, groups});
-  Context ctx = make_context(dy);
+  Context ctx = context_for(dy, params);
   visit<float, double>(dy.dtype, [&]<class T>() {
     const Workspace workspace(ctx, device::conv_backward_input_workspace<T>(params, ctx.threads));
     const ReleaseGil gil(work_of(params));
@@ -126,7 +134,7 @@ void backward_weight(In dy, In x, In weight, OptionalOut dweight, OptionalOut db
     require_shape(dbias, params.out_channels);
     require_c_order(dbias);
   }
-  Context ctx = make_context(dy);
+  Context ctx = context_for(dy, params);
   visit<float, double>(dy.dtype, [&]<class T>() {
     const Workspace workspace(ctx, device::conv_backward_weight_workspace<T>(params));
     const ReleaseGil gil(work_of(params));

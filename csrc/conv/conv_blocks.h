@@ -141,28 +141,73 @@ static void run_lines(const Gather<T>& g, const GatherClass<T>& part, const Line
 
 // ---- by table
 
-/// A block of pixels: where each is written, and its first tap.
+/// A block of pixels: where each is written, its first tap, and the taps that lie in the image
+/// where not all do.
 template <class T> struct PixelBlock {
-  static constexpr int kSlots = kConvBlock + 12;  // a tile may read pointers beyond the last pixel
+  static constexpr int kSlots = kConvBlock + 16;  // a tile may read pointers beyond the last pixel
   int64_t count;
+  bool inside;  ///< all taps of all pixels are
   T* out[kSlots];
   const T* in[kSlots];
   int64_t at[kSlots][3];
 };
 
+/// Pixels [first, first + count) of the class.
 template <class T>
-static void place_pixels(const Gather<T>& g, const GatherClass<T>& part, int64_t number,
-                         PixelBlock<T>& block) {
-  const int64_t first = number * kConvBlock;
-  PixelCursor pixel(part.axis, first);
-  block.count = smaller(kConvBlock, part.pixels - first);
-  for (int64_t i = 0; i < PixelBlock<T>::kSlots; ++i) {
-    const Place<T> place(g, part.axis, pixel);
-    block.out[i] = place.out;
-    block.in[i] = place.in;
-    for (int d = 0; d < 3; ++d) block.at[i][d] = place.at[d];
-    if (i + 1 < block.count) pixel.advance(part.axis);
+static void place_pixels(const Gather<T>& g, const GatherClass<T>& part, int64_t first,
+                         int64_t count, PixelBlock<T>& block) {
+  const Axis* a = part.axis;
+  const int64_t in_step = a[2].in_step * g.source.step[2], out_step = a[2].out_step * g.out_step[2];
+  PixelCursor pixel(a, first);
+  block.count = count;
+  block.inside = true;
+  for (int64_t i = 0; i < count;) {
+    const Place<T> place(g, a, pixel);
+    const int64_t run = smaller(a[2].count - pixel.q[2], count - i);
+    bool inside = true;
+    for (int d = 0; d < 3; ++d)
+      inside &= place.at[d] >= 0 && place.at[d] + (d == 2 ? (run - 1) * a[2].in_step : 0) +
+                                            (a[d].taps - 1) * a[d].tap_step <
+                                        g.source.size[d];
+    block.inside &= inside;
+    for (int64_t j = 0; j < run; ++j) {
+      block.in[i + j] = place.in + j * in_step;
+      block.out[i + j] = place.out + j * out_step;
+    }
+    for (int64_t j = 0; j < run; ++j) {
+      block.at[i + j][0] = place.at[0];
+      block.at[i + j][1] = place.at[1];
+      block.at[i + j][2] = place.at[2] + j * a[2].in_step;
+    }
+    i += run;
+    pixel.q[2] += run - 1;
+    pixel.advance(a);
   }
+  for (int64_t i = count; i < PixelBlock<T>::kSlots; ++i) {
+    block.in[i] = block.in[0];
+    block.out[i] = block.out[0];
+    for (int d = 0; d < 3; ++d) block.at[i][d] = block.at[0][d];
+  }
+}
+
+/// Bit t: whether the pixel at `at` reads tap first + t from within the image.
+template <class T>
+static uint64_t existing_taps(const Gather<T>& g, const GatherClass<T>& part, const int64_t* at,
+                              int64_t first, int64_t count) {
+  const int64_t* size = g.source.size;
+  bool inside = true;
+  for (int d = 0; d < 3; ++d)
+    inside &= at[d] >= 0 && at[d] + (part.axis[d].taps - 1) * part.axis[d].tap_step < size[d];
+  if (inside) return ~uint64_t{0};
+  uint64_t exists = 0;
+  for (int64_t t = 0; t < count; ++t) {
+    const Tap& tap = part.tap[first + t];
+    exists |= uint64_t(uint64_t(at[0] + tap.at[0]) < uint64_t(size[0]) &&
+                       uint64_t(at[1] + tap.at[1]) < uint64_t(size[1]) &&
+                       uint64_t(at[2] + tap.at[2]) < uint64_t(size[2]))
+              << t;
+  }
+  return exists;
 }
 
 /// table[t][i]: where tap first + t of pixel i is read; zeros where that is outside of the image.
@@ -170,20 +215,20 @@ template <class T>
 static void point_taps(const Gather<T>& g, const GatherClass<T>& part, const PixelBlock<T>& block,
                        int64_t first, int64_t count, const T** table) {
   constexpr int kSlots = PixelBlock<T>::kSlots;
-  const int64_t* size = g.source.size;
-  for (int i = 0; i < kSlots; ++i) {
-    const int64_t* at = block.at[i];
-    bool inside = true;
-    for (int d = 0; d < 3; ++d)
-      inside &= at[d] >= 0 && at[d] + (part.axis[d].taps - 1) * part.axis[d].tap_step < size[d];
-    inside |= g.source.covers;
-    for (int64_t t = 0; t < count; ++t) {
-      const Tap& tap = part.tap[first + t];
-      const bool exists = inside || (uint64_t(at[0] + tap.at[0]) < uint64_t(size[0]) &&
-                                     uint64_t(at[1] + tap.at[1]) < uint64_t(size[1]) &&
-                                     uint64_t(at[2] + tap.at[2]) < uint64_t(size[2]));
-      table[t * kSlots + i] = exists ? block.in[i] + tap.offset : g.zeros;
-    }
+  static_assert(kConvTableTaps <= 64);
+  if (block.inside || g.source.covers) {
+    for (int64_t t = 0; t < count; ++t)
+      for (int i = 0; i < kSlots; ++i)
+        table[t * kSlots + i] = block.in[i] + part.tap[first + t].offset;
+    return;
+  }
+  uint64_t exists[kSlots];
+  for (int i = 0; i < kSlots; ++i) exists[i] = existing_taps(g, part, block.at[i], first, count);
+  const T* zeros = g.zeros;
+  for (int64_t t = 0; t < count; ++t) {
+    const int64_t offset = part.tap[first + t].offset;
+    for (int i = 0; i < kSlots; ++i)
+      table[t * kSlots + i] = exists[i] >> t & 1 ? block.in[i] + offset : zeros;
   }
 }
 

@@ -3,6 +3,7 @@
 
 #include "conv/conv_stage.h"
 #include "conv/conv_tile.h"
+#include "conv/conv_transpose.h"
 
 namespace brasa::cpu::BRASA_ISA {
 
@@ -18,6 +19,13 @@ template <class T> struct GatherClass {
   T* packed;  ///< [group][panel][tap][run][panel's columns]
 };
 
+/// Where the weights of one element of the kernel are packed: in the panels of its class, which
+/// have `depth` rows of which its channels begin at `first`. Null where no pixel asks for it.
+template <class T> struct PackedTap {
+  T* packed;
+  int64_t depth, first;
+};
+
 template <class T> struct Gather {
   int64_t batch, groups, group_in, group_out;
   Source<T> source;
@@ -27,44 +35,70 @@ template <class T> struct Gather {
   T* out;
   int64_t out_image, out_step[3];
   GatherClass<T>* classes;
+  PackedTap<T>* packed_tap;  ///< of the kernel's elements in C order
   int64_t class_count, items, splits;
 };
 
-/// Where a weight stands: taps in C order, `in` and `out` the channels as the gather sees them.
-struct WeightStrides {
-  int64_t group, out, in, tap[3];
+/// Packs one vector of columns: `live` output channels from `w` on (their weights `out_step` apart)
+/// go to `column` of every class's panels, which are `pitch` wide. Runs of `channels` x taps.
+template <class T> struct PackedVector {
+  const T* w;
+  int64_t live, channels, panel, pitch, lane;
+
+  __attribute__((always_inline)) void put(const PackedTap<T>& tap, int64_t channel,
+                                          Vec<T> weights) const {
+    if (tap.packed)
+      store(tap.packed + panel * tap.depth + (tap.first + channel) * pitch + lane, weights);
+  }
 };
 
-/// packed[tap][channel][column] for the columns of one panel, zeros beyond the last channel.
+/// w[o][c][k]: a column's weights follow one another.
 template <class T>
-static void pack_panel(const Axis* axis, const T* w, const WeightStrides& stride, int64_t channels,
-                       int64_t live, int64_t columns, T* packed) {
-  for (int64_t d = 0; d < axis[0].taps; ++d)
-    for (int64_t h = 0; h < axis[1].taps; ++h)
-      for (int64_t k = 0; k < axis[2].taps; ++k) {
-        const T* from = w + (axis[0].kernel_first + d * axis[0].kernel_step) * stride.tap[0] +
-                        (axis[1].kernel_first + h * axis[1].kernel_step) * stride.tap[1] +
-                        (axis[2].kernel_first + k * axis[2].kernel_step) * stride.tap[2];
-        for (int64_t c = 0; c < channels; ++c, packed += columns) {
-          for (int64_t o = 0; o < live; ++o) packed[o] = from[o * stride.out + c * stride.in];
-          for (int64_t o = live; o < columns; ++o) packed[o] = T(0);
-        }
-      }
+static void pack_outputs(const PackedVector<T>& to, const PackedTap<T>* tap, int64_t taps) {
+  int64_t c = 0, k = 0;
+  transpose_rows(to.w, to.channels * taps, to.live, to.channels * taps,
+                 [&](int64_t, Vec<T> weights) {
+                   to.put(tap[k], c, weights);
+                   if (++k == taps) k = 0, ++c;
+                 });
 }
 
+/// The same for backward data: w[c][column][k], `step` elements from one c to the next.
 template <class T>
-static void pack_weights(Context ctx, const Gather<T>& g, const T* w, const WeightStrides& stride) {
+static void pack_inputs(const PackedVector<T>& to, const PackedTap<T>* tap, int64_t taps,
+                        int64_t step) {
+  for (int64_t c = 0; c < to.channels; ++c) {
+    const T* from = to.w + c * step;
+    if (taps == 1)
+      to.put(*tap, c, load_live(from, to.live));
+    else
+      transpose_rows(from, taps, to.live, taps,
+                     [&](int64_t k, Vec<T> weights) { to.put(tap[k], c, weights); });
+  }
+}
+
+/// Packs w (out_channels, in_channels / groups, taps) for all classes, a vector of columns at a
+/// time.
+template <class T>
+static void pack_weights(Context ctx, const Gather<T>& g, const T* w, int64_t taps, bool backward) {
   const Panels<T> panels(g.group_out);
-  parallel_for(ctx, g.groups * panels.count, 1, [&](int64_t begin, int64_t end) {
+  parallel_for(ctx, g.groups * panels.count * kConvVectors, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t group = i / panels.count, panel = i % panels.count;
-      for (int64_t k = 0; k < g.class_count; ++k) {
-        const GatherClass<T>& part = g.classes[k];
-        const int64_t depth = part.taps * part.run;
-        pack_panel(part.axis, w + group * stride.group + panels.column(panel) * stride.out, stride,
-                   g.group_in, panels.live(panel), panels.width(panel) * kLanes<T>,
-                   part.packed + (group * panels.padded() + panels.column(panel)) * depth);
-      }
+      const int64_t group = i / kConvVectors / panels.count,
+                    panel = i / kConvVectors % panels.count, vector = i % kConvVectors;
+      if (vector >= panels.width(panel)) continue;
+      const int64_t column = panels.column(panel) + vector * kLanes<T>;
+      const int64_t column_step = backward ? taps : g.group_in * taps;
+      const PackedVector<T> to{w + group * g.group_in * g.group_out * taps + column * column_step,
+                               smaller(kLanes<T>, g.group_out - column),
+                               g.group_in,
+                               group * panels.padded() + panels.column(panel),
+                               panels.width(panel) * kLanes<T>,
+                               vector * kLanes<T>};
+      if (backward)
+        pack_inputs(to, g.packed_tap, taps, g.group_out * taps);
+      else
+        pack_outputs(to, g.packed_tap, taps);
     }
   });
 }
@@ -80,6 +114,23 @@ static void list_taps(GatherClass<T>& part, const Source<T>& source, bool merged
         *tap = {{d * a[0].tap_step, h * a[1].tap_step, w * a[2].tap_step}, 0};
         tap->offset = source.offset(tap->at[0], tap->at[1], tap->at[2]);
         ++tap;
+      }
+}
+
+/// Enters where the weights of one class are packed into `entry`.
+template <class T>
+static void list_packed_taps(const GatherClass<T>& part, const int64_t* kernel, int64_t channels,
+                             PackedTap<T>* entry) {
+  const Axis* a = part.axis;
+  int64_t first = 0;
+  for (int64_t d = 0; d < a[0].taps; ++d)
+    for (int64_t h = 0; h < a[1].taps; ++h)
+      for (int64_t w = 0; w < a[2].taps; ++w, first += channels) {
+        const int64_t at[3] = {a[0].kernel_first + d * a[0].kernel_step,
+                               a[1].kernel_first + h * a[1].kernel_step,
+                               a[2].kernel_first + w * a[2].kernel_step};
+        entry[(at[0] * kernel[1] + at[1]) * kernel[2] + at[2]] = {part.packed, part.taps * part.run,
+                                                                  first};
       }
 }
 

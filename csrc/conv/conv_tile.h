@@ -49,8 +49,8 @@ template <class T> struct LineInput {
 };
 
 template <class T, int kRows, int kVectors>
-static void line_tile(const LineInput<T>& in, const T* x, const T* w, const T* start, T* out,
-                      int64_t live) {
+static __attribute__((noinline)) void line_tile(const LineInput<T>& in, const T* x, const T* w,
+                                                const T* start, T* out, int64_t live) {
   constexpr int kWidth = kLanes<T>, kBases = (kRows + 2) / 3;
   Vec<T> sum[kRows][kVectors];
 #pragma GCC unroll 16
@@ -104,8 +104,9 @@ template <class T> struct TableInput {
 /// out[i][column, column + live) for pixels i < rows. The sums begin at `start` or, with `resume`,
 /// go on from what out holds.
 template <class T, int kRows, int kVectors>
-static void table_tile(const TableInput<T>& in, const T* w, const T* start, T* const* out,
-                       int64_t column, int64_t live, int rows, bool resume) {
+static __attribute__((noinline)) void table_tile(const TableInput<T>& in, const T* w,
+                                                 const T* start, T* const* out, int64_t column,
+                                                 int64_t live, int rows, bool resume) {
   constexpr int kWidth = kLanes<T>;
   Vec<T> sum[kRows][kVectors];
 #pragma GCC unroll 16
