@@ -37,50 +37,114 @@ static inline void count_classes(const ConvParams& p, bool backward, int64_t* co
   for (int d = 0; d < 3; ++d) count[d] = backward ? residues(p, d) : 1;
 }
 
-/// What the gather asks for over all classes, and whether taps along a row are neighbours in
-/// memory.
-static Reach reach_of(const ConvParams& p, const Direction& direction, bool& neighbours) {
+/// What the gather asks for over all classes.
+static Reach reach_of(const ConvParams& p, const Direction& direction) {
   Reach reach{};
   int64_t count[3];
   count_classes(p, direction.backward, count);
-  neighbours = true;
   for (int d = 0; d < 3; ++d)
     for (int64_t r = 0; r < count[d]; ++r) {
       const Axis axis = axis_of(p, direction.backward, d, r);
       if (!axis.taps) continue;
       reach.low[d] = smaller(reach.low[d], axis.lowest());
       reach.high[d] = larger(reach.high[d], axis.highest());
-      if (d == 2 && axis.taps > 1 && axis.tap_step != 1) neighbours = false;
     }
   return reach;
 }
 
-/// Fills the classes; their taps and packed weights follow one another in `tap` and `packed`.
+/// The parts of all three axes, those of one residue after those of another.
+struct AxisParts {
+  int64_t count[3] = {}, taps[3] = {};  ///< over all parts
+  AxisPart* part[3] = {};
+
+  int64_t classes() const { return count[0] * count[1] * count[2]; }
+  int64_t all_taps() const { return taps[0] * taps[1] * taps[2]; }
+};
+
+/// Kernels of more taps are not cut at borders, nor is what has its padding in memory.
+constexpr int64_t kMostCutTaps = 128;
+
+static AxisParts cut_axes(Arena& arena, const ConvParams& p, const Direction& direction, bool cut) {
+  AxisParts parts;
+  for (int d = 0; d < 3; ++d) {
+    const int64_t count = direction.backward ? residues(p, d) : 1;
+    AxisPart* part = arena.take<AxisPart>(count * kMostAxisParts);
+    parts.part[d] = part;
+    AxisPart local[kMostAxisParts];
+    for (int64_t r = 0; r < count; ++r) {
+      const Axis axis = axis_of(p, direction.backward, d, r);
+      local[0] = {axis, r, 0, axis.taps == 0};
+      const int64_t found = cut ? cut_axis(axis, direction.in[d], r, local) : 1;
+      for (int64_t i = 0; i < found; ++i) {
+        parts.taps[d] += local[i].axis.taps;
+        if (part) part[parts.count[d]] = local[i];
+        ++parts.count[d];
+      }
+    }
+  }
+  return parts;
+}
+
+/// Lists where weights are packed, the panels of one combination of residues after those of
+/// another, and returns where each begins in `begin`.
 template <class T>
-static void list_classes(Gather<T>& g, const ConvParams& p, bool backward, bool merged, Tap* tap,
-                         T* packed) {
+static void list_packed(Gather<T>& g, const ConvParams& p, bool backward, T* packed, T** begin) {
   int64_t count[3];
   count_classes(p, backward, count);
   const int64_t columns = Panels<T>(g.group_out).padded() * g.groups;
-  for (int64_t k = 0; k < g.class_count; ++k) {
-    GatherClass<T>& part = g.classes[k];
-    const int64_t residue[3] = {k / (count[1] * count[2]), k / count[2] % count[1], k % count[2]};
-    part.pixels = g.batch;
-    for (int d = 0; d < 3; ++d) {
-      part.axis[d] = axis_of(p, backward, d, residue[d]);
-      part.pixels *= part.axis[d].count;
-    }
-    const Axis* a = part.axis;
-    part.run = g.group_in * (merged ? a[2].taps : 1);
-    part.taps = a[0].taps * a[1].taps * (merged ? smaller(a[2].taps, 1) : a[2].taps);
-    part.tap = tap;
-    part.packed = packed;
-    list_taps(part, g.source, merged);
-    list_packed_taps(part, p.kernel, g.group_in, g.packed_tap);
-    part.line = line_length(g, part);
-    part.blocks = count_blocks(part);
+  for (int64_t k = 0; k < p.taps(); ++k) g.packed_tap[k] = {};
+  for (int64_t i = 0; i < count[0]; ++i)
+    for (int64_t j = 0; j < count[1]; ++j)
+      for (int64_t k = 0; k < count[2]; ++k) {
+        const Axis axis[3] = {axis_of(p, backward, 0, i), axis_of(p, backward, 1, j),
+                              axis_of(p, backward, 2, k)};
+        *begin++ = packed;
+        list_packed_taps(axis, packed, p.kernel, g.group_in, g.packed_tap);
+        packed += axis[0].taps * axis[1].taps * axis[2].taps * g.group_in * columns;
+      }
+}
+
+/// Fills in one class, its taps from `tap` on.
+template <class T>
+static void fill_class(GatherClass<T>& part, const Gather<T>& g, const ConvParams& p, bool backward,
+                       const AxisPart* const* at, bool covers, Tap* tap) {
+  int64_t first[3], whole[3];
+  part.pixels = g.batch;
+  part.inside = covers;
+  part.depth = g.group_in;
+  bool inside = true;
+  for (int d = 0; d < 3; ++d) {
+    part.axis[d] = at[d]->axis;
+    part.pixels *= part.axis[d].count;
+    inside &= at[d]->inside;
+    first[d] = at[d]->tap_first;
+    whole[d] = axis_of(p, backward, d, at[d]->residue).taps;
+    part.depth *= whole[d];
+  }
+  part.inside |= inside;
+  const Axis* a = part.axis;
+  const bool merged = part.inside && g.groups == 1 && (a[2].taps == 1 || a[2].tap_step == 1);
+  part.run = g.group_in * (merged ? a[2].taps : 1);
+  part.taps = a[0].taps * a[1].taps * (merged ? smaller(a[2].taps, 1) : a[2].taps);
+  part.tap = tap;
+  list_taps(part, g.source, first, whole, g.group_in, merged);
+  part.line = line_length(g, part);
+  part.blocks = count_blocks(part);
+}
+
+template <class T>
+static void list_classes(Gather<T>& g, const ConvParams& p, bool backward, const AxisParts& parts,
+                         T* const* packed, Tap* tap) {
+  int64_t count[3];
+  count_classes(p, backward, count);
+  for (int64_t i = 0; i < parts.classes(); ++i) {
+    const AxisPart* at[3] = {parts.part[0] + i / (parts.count[1] * parts.count[2]),
+                             parts.part[1] + i / parts.count[2] % parts.count[1],
+                             parts.part[2] + i % parts.count[2]};
+    GatherClass<T>& part = g.classes[i];
+    fill_class(part, g, p, backward, at, g.source.covers, tap);
+    part.packed = packed[(at[0]->residue * count[1] + at[1]->residue) * count[2] + at[2]->residue];
     tap += part.taps;
-    packed += part.taps * part.run * columns;
   }
 }
 
@@ -94,19 +158,20 @@ static Gather<T> plan_gather(Arena& arena, const ConvParams& p, const Direction&
   g.groups = p.groups;
   g.group_in = direction.in_channels / p.groups;
   g.group_out = direction.out_channels / p.groups;
-  bool neighbours;
-  const Reach reach = reach_of(p, direction, neighbours);
   g.source = plan_source(arena, in, direction.in_channels_last, p.batch, direction.in_channels,
-                         g.group_in, direction.in, reach, g.staged);
+                         g.group_in, direction.in, reach_of(p, direction), g.staged, false);
+  const AxisParts parts =
+      cut_axes(arena, p, direction, !g.source.covers && p.taps() <= kMostCutTaps);
+  g.class_count = parts.classes();
   int64_t count[3];
   count_classes(p, direction.backward, count);
-  g.class_count = count[0] * count[1] * count[2];
   const int64_t columns = Panels<T>(g.group_out).padded() * p.groups;
   g.zeros = arena.take<T>(direction.in_channels);
   g.start = arena.take<T>(columns);
   g.classes = arena.take<GatherClass<T>>(g.class_count);
   g.packed_tap = arena.take<PackedTap<T>>(p.taps());
-  Tap* tap = arena.take<Tap>(p.taps());
+  Tap* tap = arena.take<Tap>(parts.all_taps());
+  T** begin = arena.take<T*>(count[0] * count[1] * count[2]);
   T* packed = arena.take<T>(p.taps() * g.group_in * columns);
   g.out = out;
   g.out_step[2] = direction.out_channels;
@@ -114,9 +179,8 @@ static Gather<T> plan_gather(Arena& arena, const ConvParams& p, const Direction&
   g.out_step[0] = direction.out[1] * g.out_step[1];
   g.out_image = direction.out[0] * g.out_step[0];
   if (!g.classes) return g;
-  for (int64_t k = 0; k < p.taps(); ++k) g.packed_tap[k] = {};
-  list_classes(g, p, direction.backward, g.source.covers && neighbours && p.groups == 1, tap,
-               packed);
+  list_packed(g, p, direction.backward, packed, begin);
+  list_classes(g, p, direction.backward, parts, begin, tap);
   return g;
 }
 
@@ -149,11 +213,11 @@ template <class T> static int64_t item_grain(Context ctx, const Gather<T>& g) {
   return larger(1, smaller(kLeastWork / work, g.items / (8 * ctx.threads)));
 }
 
-/// The epilogue of `count` pixels from `first` on, just written, for these panels; the bias is in
-/// them already. Only a forward gather has one: its pixels follow one another.
+/// The epilogue of `count` pixels from `first` on, one after another and just written, for these
+/// panels; the bias is in them already.
 template <class T>
-static void finish_block(const Gather<T>& g, const RowEpilogue<T>& epilogue, T* first,
-                         int64_t count, PanelRange range) {
+static void finish_pixels(const Gather<T>& g, const RowEpilogue<T>& epilogue, T* first,
+                          int64_t count, PanelRange range) {
   const Panels<T> panels(g.group_out);
   const int64_t channels = g.groups * g.group_out;
   if (range.end - range.begin == g.groups * panels.count)
@@ -170,22 +234,23 @@ static void finish_block(const Gather<T>& g, const RowEpilogue<T>& epilogue, T* 
 template <class T>
 static void run_item(const Gather<T>& g, const GatherClass<T>& part, int64_t block,
                      PanelRange range, const RowEpilogue<T>& epilogue) {
-  T* first;
-  int64_t count;
+  const bool finish = !epilogue.epilogue.is_trivial();
   if (part.line) {
     const LineBlock<T> lines = place_lines(g, part, block);
     run_lines(g, part, lines, range);
-    first = lines.out[0];
-    count = lines.pixels;
-  } else {
-    PixelBlock<T> pixels;
-    const int64_t begin = block * kConvBlock;
-    place_pixels(g, part, begin, smaller(kConvBlock, part.pixels - begin), pixels);
-    run_table(g, part, pixels, range);
-    first = pixels.out[0];
-    count = pixels.count;
+    for (int64_t i = 0; finish && i < lines.count; ++i)
+      finish_pixels(g, epilogue, lines.out[i], lines.length[i], range);
+    return;
   }
-  if (!epilogue.epilogue.is_trivial()) finish_block(g, epilogue, first, count, range);
+  PixelBlock<T> pixels;
+  const int64_t begin = block * kConvBlock;
+  place_pixels(g, part, begin, smaller(kConvBlock, part.pixels - begin), pixels);
+  run_table(g, part, pixels, range);
+  for (int64_t i = 0, next; finish && i < pixels.count; i = next) {
+    for (next = i + 1; next < pixels.count; ++next)
+      if (pixels.out[next] != pixels.out[next - 1] + g.out_step[2]) break;
+    finish_pixels(g, epilogue, pixels.out[i], next - i, range);
+  }
 }
 
 template <class T>

@@ -63,6 +63,74 @@ static inline Axis backward_axis(const ConvParams& p, int d, int64_t residue) {
   return axis;
 }
 
+/// A stretch of an axis. Its taps are those from `tap_first` on that lie in the image.
+struct AxisPart {
+  Axis axis;
+  int64_t residue, tap_first;
+  bool inside;  ///< all taps of all pixels lie in the image
+};
+
+/// The taps [first, last) of pixel q that lie in an image of `size`.
+struct TapRange {
+  int64_t first, last;
+  TapRange(const Axis& a, int64_t size, int64_t q) {
+    const int64_t at = q * a.in_step + a.in_first;
+    first = at >= 0 ? 0 : smaller(a.taps, ceil_div(-at, a.tap_step));
+    last = at >= size ? 0 : smaller(a.taps, ceil_div(size - at, a.tap_step));
+    last = larger(first, last);
+  }
+};
+
+/// An axis is cut into at most so many parts: 7 taps with a border of 3 need 7.
+constexpr int64_t kMostAxisParts = 8;
+
+static inline AxisPart axis_part(const Axis& axis, int64_t residue, int64_t begin, int64_t end,
+                                 TapRange taps) {
+  AxisPart part{axis, residue, taps.first, true};
+  part.axis.out_first += begin * axis.out_step;
+  part.axis.count = end - begin;
+  part.axis.in_first += begin * axis.in_step + taps.first * axis.tap_step;
+  part.axis.taps = taps.last - taps.first;
+  part.axis.kernel_first += taps.first * axis.kernel_step;
+  return part;
+}
+
+/// Cuts an axis over an image of `size` where the taps that lie in the image change, the part
+/// without a border first, into `parts` unless that is null. Returns how many; an axis of too many
+/// stays whole.
+static inline int64_t cut_axis(const Axis& axis, int64_t size, int64_t residue, AxisPart* parts) {
+  int64_t count = 0;
+  for (int64_t q = 0, next; q < axis.count; q = next) {
+    const TapRange taps(axis, size, q);
+    next = q + 1;
+    const bool whole = taps.last - taps.first == axis.taps;
+    if (axis.taps == 0)
+      next = axis.count;
+    else if (whole)
+      next =
+          smaller(axis.count,
+                  (size - 1 - axis.in_first - (axis.taps - 1) * axis.tap_step) / axis.in_step + 1);
+    for (; next < axis.count && !whole; ++next) {
+      const TapRange other(axis, size, next);
+      if (other.first != taps.first || other.last != taps.last) break;
+    }
+    if (count == kMostAxisParts) {
+      if (parts) parts[0] = {axis, residue, 0, false};
+      return 1;
+    }
+    if (parts) {
+      parts[count] = axis_part(axis, residue, q, next, taps);
+      if (whole && count) {
+        const AxisPart first = parts[0];
+        parts[0] = parts[count];
+        parts[count] = first;
+      }
+    }
+    ++count;
+  }
+  return count;
+}
+
 /// Residues along d that own at least one pixel.
 static inline int64_t residues(const ConvParams& p, int d) {
   return smaller(p.stride[d], p.in[d]);

@@ -15,7 +15,7 @@ constexpr int64_t kLeastLine = 4;
 /// How long lines are: a row of pixels, longer where rows follow one another at the same step.
 template <class T> static int64_t line_length(const Gather<T>& g, const GatherClass<T>& part) {
   const Axis* a = part.axis;
-  if (!g.source.covers) return 0;
+  if (!part.inside) return 0;
   const int64_t step = a[2].in_step * g.source.step[2], out_step = a[2].out_step * g.out_step[2];
   int64_t line = a[2].count;
   for (int d = 1; d >= -1; --d) {
@@ -75,7 +75,7 @@ template <class T> struct PanelPlace {
     const int64_t group = i / panels.count, panel = i % panels.count;
     const int64_t column = group * panels.padded() + panels.column(panel);
     width = panels.width(panel);
-    w = part.packed + column * part.taps * part.run;
+    w = part.packed + column * part.depth;
     start = g.start + column;
     in_channel = group * g.group_in;
     out_channel = group * g.group_out + panels.column(panel);
@@ -141,12 +141,10 @@ static void run_lines(const Gather<T>& g, const GatherClass<T>& part, const Line
 
 // ---- by table
 
-/// A block of pixels: where each is written, its first tap, and the taps that lie in the image
-/// where not all do.
+/// A block of pixels: where each is written, and its first tap.
 template <class T> struct PixelBlock {
   static constexpr int kSlots = kConvBlock + 16;  // a tile may read pointers beyond the last pixel
   int64_t count;
-  bool inside;  ///< all taps of all pixels are
   T* out[kSlots];
   const T* in[kSlots];
   int64_t at[kSlots][3];
@@ -160,16 +158,9 @@ static void place_pixels(const Gather<T>& g, const GatherClass<T>& part, int64_t
   const int64_t in_step = a[2].in_step * g.source.step[2], out_step = a[2].out_step * g.out_step[2];
   PixelCursor pixel(a, first);
   block.count = count;
-  block.inside = true;
   for (int64_t i = 0; i < count;) {
     const Place<T> place(g, a, pixel);
     const int64_t run = smaller(a[2].count - pixel.q[2], count - i);
-    bool inside = true;
-    for (int d = 0; d < 3; ++d)
-      inside &= place.at[d] >= 0 && place.at[d] + (d == 2 ? (run - 1) * a[2].in_step : 0) +
-                                            (a[d].taps - 1) * a[d].tap_step <
-                                        g.source.size[d];
-    block.inside &= inside;
     for (int64_t j = 0; j < run; ++j) {
       block.in[i + j] = place.in + j * in_step;
       block.out[i + j] = place.out + j * out_step;
@@ -216,7 +207,7 @@ static void point_taps(const Gather<T>& g, const GatherClass<T>& part, const Pix
                        int64_t first, int64_t count, const T** table) {
   constexpr int kSlots = PixelBlock<T>::kSlots;
   static_assert(kConvTableTaps <= 64);
-  if (block.inside || g.source.covers) {
+  if (part.inside) {
     for (int64_t t = 0; t < count; ++t)
       for (int i = 0; i < kSlots; ++i)
         table[t * kSlots + i] = block.in[i] + part.tap[first + t].offset;
@@ -233,11 +224,11 @@ static void point_taps(const Gather<T>& g, const GatherClass<T>& part, const Pix
 }
 
 template <class T, int kVectors>
-static void run_table_panel(TableInput<T> input, const PanelPlace<T>& panel, const T* w,
+static void run_table_panel(TableInput<T> input, const PanelPlace<T>& panel,
                             const PixelBlock<T>& block, bool resume) {
   constexpr int kRows = kConvRows<kVectors>;
   for (int64_t i = 0; i < block.count; i += kRows, input.pointers += kRows)
-    table_tile<T, kRows, kVectors>(input, w, panel.start, block.out + i, panel.out_channel,
+    table_tile<T, kRows, kVectors>(input, panel.w, panel.start, block.out + i, panel.out_channel,
                                    panel.live, int(smaller(kRows, block.count - i)), resume);
 }
 
@@ -253,10 +244,9 @@ static void run_table(const Gather<T>& g, const GatherClass<T>& part, const Pixe
     point_taps(g, part, block, first, taps, table);
     for (int64_t i = range.begin; i < range.end; ++i) {
       const PanelPlace<T> panel(g, part, panels, i);
-      const T* w = panel.w + first * part.run * panel.width * kLanes<T>;
-      const TableInput<T> input{table, kSlots, taps, part.run, panel.in_channel};
+      const TableInput<T> input{table, part.tap + first, kSlots, taps, part.run, panel.in_channel};
       visit_width(panel.width, [&]<int kVectors>() {
-        run_table_panel<T, kVectors>(input, panel, w, block, first > 0);
+        run_table_panel<T, kVectors>(input, panel, block, first > 0);
       });
     }
     first += taps;

@@ -7,19 +7,21 @@
 
 namespace brasa::cpu::BRASA_ISA {
 
-/// The output pixels that share one set of taps.
+/// The output pixels that share one set of taps: one residue and part of each axis.
 template <class T> struct GatherClass {
   Axis axis[3];
+  bool inside;         ///< all taps of all pixels lie in the image, or in padding that is in memory
   int64_t pixels;      ///< batch included
   int64_t line;        ///< pixels in a row that lie at even steps, or 0: then read by a table
   int64_t blocks;      ///< of pixels: what a panel of weights is read once for
   int64_t first_item;  ///< of the work handed to threads
   Tap* tap;
   int64_t taps, run;
-  T* packed;  ///< [group][panel][tap][run][panel's columns]
+  T* packed;      ///< [group][panel][row][panel's columns], of all taps of these residues
+  int64_t depth;  ///< rows of a panel
 };
 
-/// Where the weights of one element of the kernel are packed: in the panels of its class, which
+/// Where the weights of one element of the kernel are packed: in the panels of its residues, which
 /// have `depth` rows of which its channels begin at `first`. Null where no pixel asks for it.
 template <class T> struct PackedTap {
   T* packed;
@@ -103,25 +105,29 @@ static void pack_weights(Context ctx, const Gather<T>& g, const T* w, int64_t ta
   });
 }
 
-/// Lists the taps of one class; with `merged` one entry per row of taps.
+/// Lists the taps of one class, which are those from first[d] on of whole[d] along each axis; with
+/// `merged` one entry per row of taps.
 template <class T>
-static void list_taps(GatherClass<T>& part, const Source<T>& source, bool merged) {
+static void list_taps(GatherClass<T>& part, const Source<T>& source, const int64_t* first,
+                      const int64_t* whole, int64_t channels, bool merged) {
   const Axis* a = part.axis;
   Tap* tap = part.tap;
   for (int64_t d = 0; d < a[0].taps; ++d)
     for (int64_t h = 0; h < a[1].taps; ++h)
       for (int64_t w = 0; w < (merged ? smaller(a[2].taps, 1) : a[2].taps); ++w) {
-        *tap = {{d * a[0].tap_step, h * a[1].tap_step, w * a[2].tap_step}, 0};
+        *tap = {{d * a[0].tap_step, h * a[1].tap_step, w * a[2].tap_step}, 0, 0};
         tap->offset = source.offset(tap->at[0], tap->at[1], tap->at[2]);
+        tap->row =
+            (((first[0] + d) * whole[1] + first[1] + h) * whole[2] + first[2] + w) * channels;
         ++tap;
       }
 }
 
-/// Enters where the weights of one class are packed into `entry`.
+/// Enters where the weights of the taps along these axes are packed into `entry`.
 template <class T>
-static void list_packed_taps(const GatherClass<T>& part, const int64_t* kernel, int64_t channels,
+static void list_packed_taps(const Axis* a, T* packed, const int64_t* kernel, int64_t channels,
                              PackedTap<T>* entry) {
-  const Axis* a = part.axis;
+  const int64_t depth = a[0].taps * a[1].taps * a[2].taps * channels;
   int64_t first = 0;
   for (int64_t d = 0; d < a[0].taps; ++d)
     for (int64_t h = 0; h < a[1].taps; ++h)
@@ -129,8 +135,7 @@ static void list_packed_taps(const GatherClass<T>& part, const int64_t* kernel, 
         const int64_t at[3] = {a[0].kernel_first + d * a[0].kernel_step,
                                a[1].kernel_first + h * a[1].kernel_step,
                                a[2].kernel_first + w * a[2].kernel_step};
-        entry[(at[0] * kernel[1] + at[1]) * kernel[2] + at[2]] = {part.packed, part.taps * part.run,
-                                                                  first};
+        entry[(at[0] * kernel[1] + at[1]) * kernel[2] + at[2]] = {packed, depth, first};
       }
 }
 

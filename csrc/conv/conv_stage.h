@@ -16,11 +16,12 @@ struct Reach {
 /// A padded copy is made only while it is at most so many times the array.
 constexpr int64_t kMaxStagedGrowth = 3;
 
-/// Decides how `in` is read, and takes the memory of a staged copy.
+/// Decides how `in` is read, and takes the memory of a staged copy. Few channels are padded in it;
+/// many only with `pad_many`, and then only if they must be copied anyway.
 template <class T>
 static Source<T> plan_source(Arena& arena, const T* in, bool channels_last, int64_t batch,
                              int64_t channels, int64_t group_channels, const int64_t* size,
-                             const Reach& reach, T*& staged) {
+                             const Reach& reach, T*& staged, bool pad_many = true) {
   Source<T> source{in, 0, {}, {size[0], size[1], size[2]}, true};
   int64_t extent[3] = {size[0], size[1], size[2]}, before[3] = {};
   double growth = 1;
@@ -31,7 +32,7 @@ static Source<T> plan_source(Arena& arena, const T* in, bool channels_last, int6
     growth *= double(extent[d]) / double(larger(size[d], 1));
   }
   const bool pad = !source.covers && growth <= double(kMaxStagedGrowth) &&
-                   (!channels_last || group_channels < kConvFewChannels);
+                   (group_channels < kConvFewChannels || (pad_many && !channels_last));
   for (int d = 0; d < 3; ++d)
     if (!pad) extent[d] = size[d], before[d] = 0;
   source.step[2] = channels;

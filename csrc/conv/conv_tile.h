@@ -36,9 +36,10 @@ template <class F> BRASA_INLINE void visit_width(int vectors, const F& f) {
   return vectors == 1 ? f.template operator()<1>() : f.template operator()<2>();
 }
 
-/// A tap, or a row of taps that is one run of memory: where it is read from, relative to the pixel.
+/// A tap, or a row of taps that is one run of memory: where it is read from, relative to the pixel,
+/// and at which row of a panel its weights begin.
 struct Tap {
-  int64_t at[3], offset;
+  int64_t at[3], offset, row;
 };
 
 /// Pixels that lie at even steps, in x and in out: sums over all taps and `run` values of each.
@@ -58,7 +59,9 @@ static __attribute__((noinline)) void line_tile(const LineInput<T>& in, const T*
 #pragma GCC unroll 4
     for (int j = 0; j < kVectors; ++j) sum[i][j] = load(start + j * kWidth);
   const int64_t step = in.step;
+  const T* const panel = w;
   for (int64_t t = 0; t < in.taps; ++t) {
+    w = panel + in.tap[t].row * (kVectors * kWidth);
     // A pointer for every third pixel: the others are at steps from it that the addressing gives.
     const T* base[kBases];
 #pragma GCC unroll 4
@@ -98,6 +101,7 @@ static LineTile<T> pick_line_tile(int rows) {
 /// Pixels that lie anywhere: pixel i's tap t is at pointers[t * pitch + i], from `channel` on.
 template <class T> struct TableInput {
   const T* const* pointers;
+  const Tap* tap;
   int64_t pitch, taps, run, channel;
 };
 
@@ -116,10 +120,12 @@ static __attribute__((noinline)) void table_tile(const TableInput<T>& in, const 
       const int64_t left = live - j * kWidth;
       sum[i][j] = resume ? load_live(out[i] + column + j * kWidth, left) : load(start + j * kWidth);
     }
+  const T* const panel = w;
   for (int64_t t = 0; t < in.taps; ++t) {
     const T* x[kRows];
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i) x[i] = in.pointers[t * in.pitch + i] + in.channel;
+    w = panel + in.tap[t].row * (kVectors * kWidth);
     for (int64_t c = 0; c < in.run; ++c, w += kVectors * kWidth) {
       Vec<T> weight[kVectors];
 #pragma GCC unroll 4
