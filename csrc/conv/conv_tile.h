@@ -58,6 +58,10 @@ static __attribute__((noinline)) void line_tile(const LineInput<T>& in, const T*
   for (int i = 0; i < kRows; ++i)
 #pragma GCC unroll 4
     for (int j = 0; j < kVectors; ++j) sum[i][j] = load(start + j * kWidth);
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 4
+    for (int j = 0; j < kVectors; ++j) __builtin_prefetch(out + i * in.out_step + j * kWidth, 1);
   const int64_t step = in.step;
   const T* const panel = w;
   for (int64_t t = 0; t < in.taps; ++t) {
@@ -121,6 +125,10 @@ static __attribute__((noinline)) void table_tile(const TableInput<T>& in, const 
       sum[i][j] = resume ? load_live(out[i] + column + j * kWidth, left) : load(start + j * kWidth);
     }
   const T* const panel = w;
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 4
+    for (int j = 0; j < kVectors; ++j) __builtin_prefetch(out[i] + column + j * kWidth, 1);
   for (int64_t t = 0; t < in.taps; ++t) {
     const T* x[kRows];
 #pragma GCC unroll 16
