@@ -71,6 +71,10 @@ static __attribute__((noinline)) void line_tile(const LineInput<T>& in, const T*
 #pragma GCC unroll 4
     for (int b = 0; b < kBases; ++b) base[b] = x + in.tap[t].offset + 3 * b * step;
     for (int64_t c = in.run; c > 0; --c, w += kVectors * kWidth) {
+      if (c % (64 / int64_t(sizeof(T))) == 0) {
+#pragma GCC unroll 16
+        for (int i = 0; i < kRows; ++i) __builtin_prefetch(base[i / 3] + (i % 3 + kRows) * step);
+      }
       Vec<T> weight[kVectors];
 #pragma GCC unroll 4
       for (int j = 0; j < kVectors; ++j) weight[j] = load(w + j * kWidth);
