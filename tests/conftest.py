@@ -27,7 +27,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell has it that 
 sys.path.insert(0, str(Path(__file__).parent))  # reference, strategies, tolerances, descriptors, emulated
 
 settings.register_profile(
-    "quick", max_examples=30, derandomize=True, deadline=None, print_blob=True, database=None,
+    "quick", max_examples=50, derandomize=True, deadline=None, print_blob=True, database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture,
                            HealthCheck.differing_executors],
 )  # fmt: skip
