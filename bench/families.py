@@ -13,12 +13,19 @@ from brasa._bench.cases import Peers
 from brasa._bench.harness import Case
 
 SHAPES = Path(__file__).parent / "shapes"
-NETWORKS = ("lenet", "alexnet", "vgg16", "resnet50")
+NETWORKS = (
+    "lenet_conv",
+    "alexnet_conv",
+    "vgg16_conv",
+    "resnet50_conv",
+    "resnet20_cifar_conv",
+    "mobilenet_depthwise",
+)
 
 
 def layers(network: str) -> list[dict[str, Any]]:
-    """The distinct convolutions of a network, from ``shapes/<network>_conv.toml``."""
-    with (SHAPES / f"{network}_conv.toml").open("rb") as file:
+    """The distinct convolutions of a network, from ``shapes/<network>.toml``."""
+    with (SHAPES / f"{network}.toml").open("rb") as file:
         return tomllib.load(file)["layer"]
 
 
@@ -36,7 +43,8 @@ def conv(peers: Peers) -> Iterator[Case]:
         for i, layer in enumerate(layers(network)):
             for backward in (False, True):
                 kernel = layer["kernel"]
-                label = f"{network} {i + 1} {layer['C']}->{layer['O']} {kernel}x{kernel} {layer['H']}"
+                name = network.removesuffix("_conv")
+                label = f"{name} {i + 1} {layer['C']}->{layer['O']} {kernel}x{kernel} {layer['H']}"
                 yield cases.conv2d(layer, peers, backward=backward, label=label)
 
 

@@ -2,7 +2,7 @@
 // gather reads it without asking where the border is.
 #pragma once
 
-#include "conv/conv_plan.h"
+#include "conv/conv_transpose.h"
 #include "core/parallel.h"
 #include "core/tiles.h"
 
@@ -16,12 +16,12 @@ struct Reach {
 /// A padded copy is made only while it is at most so many times the array.
 constexpr int64_t kMaxStagedGrowth = 3;
 
-/// Decides how `in` is read, and takes the memory of a staged copy. Few channels are padded in it;
-/// many only with `pad_many`, and then only if they must be copied anyway.
+/// Decides how `in` is read, and takes the memory of a staged copy. With `may_pad` the copy has its
+/// padding in memory, and few channels are copied for its sake alone.
 template <class T>
 static Source<T> plan_source(Arena& arena, const T* in, bool channels_last, int64_t batch,
                              int64_t channels, int64_t group_channels, const int64_t* size,
-                             const Reach& reach, T*& staged, bool pad_many = true) {
+                             const Reach& reach, T*& staged, bool may_pad = true) {
   Source<T> source{in, 0, {}, {size[0], size[1], size[2]}, true};
   int64_t extent[3] = {size[0], size[1], size[2]}, before[3] = {};
   double growth = 1;
@@ -31,8 +31,8 @@ static Source<T> plan_source(Arena& arena, const T* in, bool channels_last, int6
     if (extent[d] != size[d]) source.covers = false;
     growth *= double(extent[d]) / double(larger(size[d], 1));
   }
-  const bool pad = !source.covers && growth <= double(kMaxStagedGrowth) &&
-                   (group_channels < kConvFewChannels || (pad_many && !channels_last));
+  const bool pad = may_pad && !source.covers && growth <= double(kMaxStagedGrowth) &&
+                   (!channels_last || group_channels < kConvFewChannels);
   for (int d = 0; d < 3; ++d)
     if (!pad) extent[d] = size[d], before[d] = 0;
   source.step[2] = channels;
@@ -51,23 +51,23 @@ static Source<T> plan_source(Arena& arena, const T* in, bool channels_last, int6
 /// to[w * channels + c] = from[c * plane + w] for w < width.
 template <class T>
 static void interleave_row(const T* from, int64_t plane, int64_t channels, int64_t width, T* to) {
-  constexpr int64_t kColumns = 16;  // a cache line of float32 from every channel
-  for (int64_t w0 = 0; w0 < width; w0 += kColumns) {
-    const int64_t end = smaller(w0 + kColumns, width);
-    for (int64_t c = 0; c < channels; ++c)
-      for (int64_t w = w0; w < end; ++w) to[w * channels + c] = from[c * plane + w];
-  }
+  for (int64_t w = 0; w < width; w += kLanes<T>)
+    for (int64_t c = 0; c < channels; c += kLanes<T>)
+      transpose_rows(from + c * plane + w, plane, smaller(kLanes<T>, channels - c),
+                     smaller(kLanes<T>, width - w), [&](int64_t j, Vec<T> pixel) {
+                       store_live(to + (w + j) * channels + c, pixel, channels - c);
+                     });
 }
 
 /// to[c * plane + w] = from[w * channels + c] for w < width.
 template <class T>
 static void separate_row(const T* from, int64_t plane, int64_t channels, int64_t width, T* to) {
-  constexpr int64_t kColumns = 16;
-  for (int64_t w0 = 0; w0 < width; w0 += kColumns) {
-    const int64_t end = smaller(w0 + kColumns, width);
-    for (int64_t c = 0; c < channels; ++c)
-      for (int64_t w = w0; w < end; ++w) to[c * plane + w] = from[w * channels + c];
-  }
+  for (int64_t w = 0; w < width; w += kLanes<T>)
+    for (int64_t c = 0; c < channels; c += kLanes<T>)
+      transpose_rows(from + w * channels + c, channels, smaller(kLanes<T>, width - w),
+                     smaller(kLanes<T>, channels - c), [&](int64_t j, Vec<T> columns) {
+                       store_live(to + (c + j) * plane + w, columns, width - w);
+                     });
 }
 
 template <class T> static void zero_fill(T* p, int64_t n) {
@@ -79,11 +79,37 @@ static inline int64_t row_grain(int64_t row_elements) {
   return larger(1, 16 * 1024 / larger(1, row_elements));
 }
 
+/// Pixels of an image that are converted together: a few cache lines of every channel.
+constexpr int64_t kConvertedPixels = 64;
+
+/// Channels-last `out` from the C-ordered `from`, with `interleave`, or C-ordered from
+/// channels-last.
+template <class T>
+static void convert_images(Context ctx, const T* from, T* out, int64_t batch, int64_t channels,
+                           int64_t pixels, bool interleave) {
+  const int64_t pieces = ceil_div(pixels, kConvertedPixels);
+  parallel_for(ctx, batch * pieces, row_grain(kConvertedPixels * channels),
+               [&](int64_t begin, int64_t end) {
+                 for (int64_t i = begin; i < end; ++i) {
+                   const int64_t image = i / pieces * pixels * channels,
+                                 first = i % pieces * kConvertedPixels,
+                                 width = smaller(kConvertedPixels, pixels - first);
+                   const int64_t plain = image + first, inner = image + first * channels;
+                   if (interleave)
+                     interleave_row(from + plain, pixels, channels, width, out + inner);
+                   else
+                     separate_row(from + inner, pixels, channels, width, out + plain);
+                 }
+               });
+}
+
 /// Fills the staged copy that `source` describes from `in`.
 template <class T>
 static void fill_staged(Context ctx, const Source<T>& source, T* staged, const T* in,
                         bool channels_last, int64_t batch, int64_t channels) {
   const int64_t* size = source.size;
+  if (source.data == staged && source.image == size[0] * size[1] * size[2] * channels)
+    return convert_images(ctx, in, staged, batch, channels, size[0] * size[1] * size[2], true);
   const int64_t extent[3] = {source.image / source.step[0], source.step[0] / source.step[1],
                              source.step[1] / source.step[2]};
   const int64_t start = source.data - staged;  // of pixel 0: its padding follows from the steps
@@ -119,16 +145,7 @@ static void fill_staged(Context ctx, const Source<T>& source, T* staged, const T
 template <class T>
 static void separate_channels(Context ctx, const T* from, T* out, int64_t batch, int64_t channels,
                               const int64_t* size) {
-  const int64_t pixels = size[0] * size[1] * size[2];
-  parallel_for(ctx, batch * size[0] * size[1], row_grain(size[2] * channels),
-               [&](int64_t begin, int64_t end) {
-                 for (int64_t row = begin; row < end; ++row) {
-                   const int64_t n = row / (size[0] * size[1]),
-                                 first = row % (size[0] * size[1]) * size[2];
-                   separate_row(from + (n * pixels + first) * channels, pixels, channels, size[2],
-                                out + n * pixels * channels + first);
-                 }
-               });
+  convert_images(ctx, from, out, batch, channels, size[0] * size[1] * size[2], false);
 }
 
 }  // namespace brasa::cpu::BRASA_ISA
