@@ -20,6 +20,7 @@ from hostile import HOSTILE_ARRAYS, HOSTILE_NUMBERS, misaligned
 
 OPERATORS = all_operators()
 every_operator = pytest.mark.parametrize("op", OPERATORS, ids=str)
+differentiable_operator = pytest.mark.parametrize("op", [op for op in OPERATORS if op.gradients], ids=str)
 seeds = st.integers(0, 2**32 - 1)
 dtypes = st.sampled_from([np.float32, np.float64])
 
@@ -31,6 +32,20 @@ def call(op: Operator, arguments, xp=None):
     results = getattr(ops, op.name)(**arguments)
     results = results if isinstance(results, tuple) else (results,)
     return [xp.asnumpy(r) if xp is not None else np.asarray(r) for r in results]
+
+
+def gradients(op: Operator, arguments, xp=None):
+    """The gradients of the sum of the results times fixed numbers, as a list of NumPy arrays."""
+    move = (lambda a: a) if xp is None else xp.asarray
+    given = {k: move(v) if isinstance(v, np.ndarray) else v for k, v in arguments.items()}
+    given |= {name: Tensor(given[name], requires_grad=True) for name in op.gradients}
+    result = getattr(ops, op.name)(**given)
+    result = result[0] if isinstance(result, tuple) else result
+    # Four numbers with short significands, so that every product with them is exact.
+    dy = np.resize(np.array([1, -0.5, 2, 0.25], result.dtype), result.shape)
+    result.backward(move(dy))
+    back = np.asarray if xp is None else xp.asnumpy
+    return [back(given[name].grad.data) for name in op.gradients]
 
 
 def sample(op: Operator, seed: int, dtype=np.float32):
@@ -77,30 +92,37 @@ def test_result_is_within_its_bound(op, xp, seed, dtype):
     assert before == after, "an input was changed"
 
 
-@every_operator
+forward_and_backward = pytest.mark.parametrize(
+    ("op", "compute"),
+    [(op, call) for op in OPERATORS] + [(op, gradients) for op in OPERATORS if op.gradients],
+    ids=lambda value: value.__name__ if callable(value) else str(value),
+)
+
+
+@forward_and_backward
 @given(seed=seeds)
-def test_same_bits_for_any_number_of_threads(op, seed):
+def test_same_bits_for_any_number_of_threads(op, compute, seed):
     arguments, before = sample(op, seed), _cpu.num_threads()
     try:
         results = []
         for n in (1, 2, 3):
             br.set_num_threads(n)
-            results.append(call(op, arguments))
+            results.append(compute(op, arguments))
     finally:
         br.set_num_threads(before)
     assert same_bits(results[0], results[1])
     assert same_bits(results[0], results[2])
 
 
-@every_operator
+@forward_and_backward
 @given(seed=seeds, dtype=dtypes)
-def test_same_bits_on_every_instruction_set_with_fma(op, seed, dtype):
+def test_same_bits_on_every_instruction_set_with_fma(op, compute, seed, dtype):
     arguments, before = sample(op, seed, dtype), _cpu.isa()
     results = {}
     try:
         for name in _cpu.supported_isas():
             _cpu._set_isa(name)
-            results[name] = call(op, arguments)
+            results[name] = compute(op, arguments)
     finally:
         _cpu._set_isa(before)
     for name in results.keys() & {"avx2", "avx512"}:
@@ -129,53 +151,6 @@ def test_a_sample_alone_is_the_sample_in_a_batch(op, seed):
     for i in range(min(3, len(arguments[op.batched[0]]))):
         alone = arguments | {name: arguments[name][i : i + 1] for name in op.batched}
         assert same_bits([r[i : i + 1] for r in whole], call(op, alone))
-
-
-def gradients(op: Operator, arguments, xp=None):
-    """The gradients of the sum of the results times fixed numbers, as a list of NumPy arrays."""
-    move = (lambda a: a) if xp is None else xp.asarray
-    given = {k: move(v) if isinstance(v, np.ndarray) else v for k, v in arguments.items()}
-    given |= {name: Tensor(given[name], requires_grad=True) for name in op.gradients}
-    result = getattr(ops, op.name)(**given)
-    result = result[0] if isinstance(result, tuple) else result
-    # Four numbers with short significands, so that every product with them is exact.
-    dy = np.resize(np.array([1, -0.5, 2, 0.25], result.dtype), result.shape)
-    result.backward(move(dy))
-    back = np.asarray if xp is None else xp.asnumpy
-    return [back(given[name].grad.data) for name in op.gradients]
-
-
-differentiable_operator = pytest.mark.parametrize("op", [op for op in OPERATORS if op.gradients], ids=str)
-
-
-@differentiable_operator
-@given(seed=seeds)
-def test_gradients_have_the_same_bits_for_any_number_of_threads(op, seed):
-    arguments, before = sample(op, seed), _cpu.num_threads()
-    try:
-        results = []
-        for n in (1, 2, 3):
-            br.set_num_threads(n)
-            results.append(gradients(op, arguments))
-    finally:
-        br.set_num_threads(before)
-    assert same_bits(results[0], results[1])
-    assert same_bits(results[0], results[2])
-
-
-@differentiable_operator
-@given(seed=seeds, dtype=dtypes)
-def test_gradients_have_the_same_bits_on_every_instruction_set_with_fma(op, seed, dtype):
-    arguments, before = sample(op, seed, dtype), _cpu.isa()
-    results = {}
-    try:
-        for name in _cpu.supported_isas():
-            _cpu._set_isa(name)
-            results[name] = gradients(op, arguments)
-    finally:
-        _cpu._set_isa(before)
-    for name in results.keys() & {"avx2", "avx512"}:
-        assert same_bits(results["scalar"], results[name]), name
 
 
 @differentiable_operator
