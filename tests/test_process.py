@@ -28,7 +28,7 @@ def square(n: int, seed: int = 0) -> np.ndarray:
 
 
 def test_forked_children_compute(set_threads):
-    """OpenMP's runtime hangs in a forked child; brasa is serial there."""
+    """Threads do not survive a fork; brasa is serial in the child."""
     set_threads(2)
     x = square(300)
     expected = many_operators(x)

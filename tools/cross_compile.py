@@ -41,7 +41,7 @@ def jobs(target: str) -> list[list[str]]:
         for source in kernel_sources()
     ]
     if target.endswith("linux-gnu"):
-        commands += [["-DBRASA_STD_THREADS", "-fexceptions", f"{ROOT}/csrc/core/{name}.cpp"] for name in CORE]
+        commands += [["-fexceptions", f"{ROOT}/csrc/core/{name}.cpp"] for name in CORE]
     return commands
 
 

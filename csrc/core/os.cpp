@@ -9,6 +9,8 @@
 #include <pthread.h>
 #include <sched.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 namespace brasa::os {
@@ -18,7 +20,7 @@ std::atomic<bool> forked{false};
 
 #if defined(__linux__)
 
-/// Registered when the library is loaded: an OpenMP runtime hangs in a forked child.
+/// Registered when the library is loaded: threads do not survive a fork.
 const bool kForkHandler = [] {
   pthread_atfork(nullptr, nullptr, [] { forked.store(true); });
   return true;
@@ -81,5 +83,33 @@ void advise_huge_pages(void* p, size_t bytes) {
   (void)p, (void)bytes;
 #endif
 }
+
+#if defined(__linux__)
+
+int current_cpu() {
+  return sched_getcpu();
+}
+int thread_number() {
+  return int(syscall(SYS_gettid));
+}
+void keep_off(int thread, int cpu) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof(set), &set) != 0 || CPU_COUNT(&set) < 2) return;
+  CPU_CLR(cpu, &set);
+  sched_setaffinity(thread, sizeof(set), &set);
+}
+
+#else
+
+int current_cpu() {
+  return -1;
+}
+int thread_number() {
+  return -1;
+}
+void keep_off(int, int) {}
+
+#endif
 
 }  // namespace brasa::os

@@ -15,4 +15,14 @@ bool in_forked_child();
 /// Asks for huge pages for [p, p + bytes).
 void advise_huge_pages(void* p, size_t bytes);
 
+/// The CPU that the calling thread runs on, -1 where there is no telling.
+int current_cpu();
+
+/// The calling thread's number for keep_off(), -1 where there is none.
+int thread_number();
+
+/// From now on a thread runs on the CPUs that the caller may run on, but `cpu`; if there are
+/// others.
+void keep_off(int thread, int cpu);
+
 }  // namespace brasa::os

@@ -20,15 +20,20 @@ constexpr int kTileRows = 6, kWideTileRows = 3;
 #endif
 constexpr int kTileVectors = 2, kWideTileVectors = 4;
 
+/// With 32 registers 6 x 4 is the tile of all products of more than two vectors of columns: 6 rows
+/// of A can be read as they lie at full speed (98-99 % of the peak in cache; 12 rows: 94 %).
+constexpr bool kWideMainTile = kTileRows == 12;
+
 /// Rows of A packed at a time: 144 x 512 float32 are 288 KiB, which stay in an L2 of 1 MiB beside
 /// the panels of B that stream past.
 constexpr int64_t kGemmRows = 144;
 
-/// Most bytes of B that a team packs at once: they stay in an L3 of 32 MiB beside A and the result.
-constexpr int64_t kGemmPackedBytes = 12 << 20;
+/// Columns of a strip; the second where A is packed once per strip.
+constexpr int64_t kStripColumns = 64, kPackedStripColumns = 512;
 
-/// Columns of a block of B: a row of the result is then re-read from L2, not from L3.
-constexpr int64_t kGemmColumns = 4096;
+/// Most bytes of packed B that a thread keeps for the next chunk of a strip, and the rows for which
+/// packing it anew is cheap (2 %).
+constexpr int64_t kKeptBytes = 4 << 20, kRepackRows = 512;
 
 /// A B of contiguous rows is read as it lies, from L2 or L3 again for every tile of rows, up to so
 /// many tiles: packing it costs more. The larger number is for rows at most kNearBytes apart (a
@@ -37,19 +42,16 @@ constexpr int64_t kGemmColumns = 4096;
 constexpr int64_t kInPlaceTiles = 2, kInPlaceNearTiles = 12;
 constexpr int64_t kNearBytes = 2048, kInPlaceBytes = 64 * 1024;
 
-/// Up to so many tiles of rows (a packed block of A) each thread packs the panels it needs and uses
-/// them while they are in L1 and L2; above, the team packs for all.
-constexpr int64_t kThreadPackedTiles = 12;
-
-/// Up to so many bytes A is read as it lies, if it lies in rows or in columns.
+/// Up to so many bytes A is read as it lies also where its columns are contiguous.
 constexpr int64_t kUnpackedBytes = 256 * 1024;
 
 /// Below this many multiply-adds a second thread costs more than it brings (0.5 us a region,
 /// measured: 64^3 gains 5 % from two threads, 96^3 50 %).
 constexpr int64_t kGemmSerialWork = 600'000;
 
-/// Chunks per thread: enough that a thread whose core is taken away is not waited for.
-constexpr int64_t kChunksPerThread = 4;
+/// Chunks per thread, and multiply-adds of one (50 us): small enough that a thread whose core is
+/// taken away is not waited for.
+constexpr int64_t kChunksPerThread = 8, kChunkWork = 3'000'000;
 
 /// Convolution: a tile is kConvRows<v> pixels x v vectors of output channels, or kConvWeightRows<v>
 /// input channels x v vectors for weight gradients. 12 rows of one vector keep two FMA pipes busy

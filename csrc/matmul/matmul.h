@@ -8,13 +8,14 @@
 //
 // Floor: 2 m n k operations at the FMA peak; below some 8 rows the bytes of B.
 //
-// CPU (gemm_tile.h has the steps): B is packed in panels of one tile's width, by the whole team,
-// and read by all; chunks of rows are handed out from a counter, each packs its rows of A. Two
-// barriers per 12 MiB of packed B, none per block of K. What is not packed, because packing would
-// not pay: A while it is small or lies as the tile reads it, B where few rows read it and its rows
-// are contiguous. One row with a contiguous B walks B row by row. Lost: static partition with a
-// barrier per block of K (a second process on a core halves it); 14x32 and 8x48 tiles (equal in L1,
-// worse remainders); packing both operands always (-5 % up to 384).
+// CPU (gemm_plan.h cuts, gemm_tile.h has the steps): a chunk is a strip of columns in a part of the
+// rows, over all of K. Its thread packs the strip's B for itself and keeps it for the strip's next
+// chunk; A is read as it lies, with the next tile's rows prefetched. So nothing is shared but the
+// operands: no barrier, and no line that another core has written. A is packed only where its
+// columns are contiguous and it is large, B not where few rows read it and its rows are contiguous.
+// One row with a contiguous B walks B row by row. Lost, on two cores: B packed by the team between
+// barriers (77 % of the peak at 256, now 89; 81 at 512, now 94); 12 x 2 tiles, which need a packed
+// A (2 % of a 1024 cube); 14x32 and 8x48 tiles (equal in L1, worse remainders).
 //
 // CUDA: 64 x 64 tiles of shared memory, 4 x 4 results per thread; one chain over all of K.
 #pragma once
