@@ -86,6 +86,43 @@ template <class V> BRASA_INLINE V odd_lanes(V a, V b) {
     return __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
 }
 
+/// Lane i of the result is lane index[i] of a and b, side by side.
+template <class V, class Index> BRASA_INLINE V permute(V a, V b, Index index) {
+#if defined(__clang__)
+  constexpr int kCount = sizeof(V) / sizeof(a[0]);
+  V y{};
+  for (int i = 0; i < kCount; ++i) y[i] = index[i] < kCount ? a[index[i]] : b[index[i] - kCount];
+  return y;
+#else
+  return __builtin_shuffle(a, b, index);
+#endif
+}
+
+/// The same from one vector: half the cost.
+template <class V, class Index> BRASA_INLINE V permute_one(V x, Index index) {
+#if defined(__clang__)
+  return permute(x, x, index);
+#else
+  return __builtin_shuffle(x, index);
+#endif
+}
+
+/// The last lane of `before`, then all of x but its last.
+template <class V> BRASA_INLINE V shift_in(V before, V x) {
+  constexpr int kCount = sizeof(V) / sizeof(x[0]);
+  if constexpr (kCount == 1)
+    return before;
+  else if constexpr (kCount == 2)
+    return __builtin_shufflevector(before, x, 1, 2);
+  else if constexpr (kCount == 4)
+    return __builtin_shufflevector(before, x, 3, 4, 5, 6);
+  else if constexpr (kCount == 8)
+    return __builtin_shufflevector(before, x, 7, 8, 9, 10, 11, 12, 13, 14);
+  else
+    return __builtin_shufflevector(before, x, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27,
+                                   28, 29, 30);
+}
+
 /// The way back: a0 b0 a1 b1 ..., the first and the second half.
 template <class V> BRASA_INLINE V zip_low(V a, V b) {
   constexpr int kCount = sizeof(V) / sizeof(a[0]);

@@ -1,7 +1,7 @@
 // Offsets of maxima in their windows: integer lanes in registers, bytes or int32 in memory.
 #pragma once
 
-#include "core/simd.h"
+#include "core/elementwise.h"
 #include "pool/pool.h"
 
 namespace brasa::cpu::BRASA_ISA {
@@ -27,16 +27,17 @@ BRASA_INLINE void store_offsets(Offset* p, IntVec<T> where, int64_t live) {
   }
 }
 
-/// The lanes from `live` on are 0.
+/// The lanes from `live` on are 0. `live` may exceed the lanes.
 template <class T, class Offset>
 BRASA_INLINE IntVec<T> load_offsets(const Offset* p, int64_t live) {
-  typename OffsetLanes<T, Offset>::Vec narrow{};
-  if (live == kLanes<T>) {
+  if (live >= kLanes<T>) {
+    typename OffsetLanes<T, Offset>::Vec narrow;
     __builtin_memcpy(&narrow, p, sizeof(narrow));
-  } else {
-    for (int64_t i = 0; i < live; ++i) narrow[i] = p[i];
+    return __builtin_convertvector(narrow, IntVec<T>);
   }
-  return __builtin_convertvector(narrow, IntVec<T>);
+  IntVec<T> lanes{};
+  for (int64_t i = 0; i < live; ++i) lanes[i] = p[i];
+  return lanes;
 }
 
 template <class T> BRASA_INLINE Vec<T> read(const T* p, int64_t live) {
@@ -47,6 +48,38 @@ template <class T> BRASA_INLINE void write(T* p, Vec<T> x, int64_t live) {
     store(p, x);
   else
     store_partial(p, x, live);
+}
+
+/// 0, 1, 2, ...
+template <class T> BRASA_INLINE IntVec<T> lane_numbers() {
+  IntVec<T> lanes{};
+  for (int i = 0; i < kLanes<T>; ++i) lanes[i] = i;
+  return lanes;
+}
+
+/// `live` may exceed the lanes.
+template <class T> BRASA_INLINE Vec<T> read_at_most(const T* p, int64_t live) {
+  return live >= kLanes<T> ? load(p) : load_partial(p, live);
+}
+
+/// Whether rows of `row` elements at p, `bytes` in all, are written past the caches: y where x and y
+/// together are more than caches hold.
+template <class T> static bool streams(const T* p, int64_t row, int64_t bytes) {
+  return bytes >= 2 * kStreamBytes && row % kLanes<T> == 0 &&
+         reinterpret_cast<uintptr_t>(p) % kVectorBytes<T> == 0;
+}
+template <class T> BRASA_INLINE void write(bool streaming, T* p, Vec<T> x, int64_t live) {
+  if (streaming)
+    stream(p, x);
+  else
+    write(p, x, live);
+}
+
+/// The lanes of a vector to write at `at`, `live` of which count: all of them if they end before
+/// `end`. Whoever writes places in order thus writes too much and then writes it again, which is
+/// cheaper than partial stores.
+template <class T> BRASA_INLINE int64_t lanes_to_write(int64_t at, int64_t live, int64_t end) {
+  return end - at >= kLanes<T> ? kLanes<T> : live;
 }
 
 /// x where the mask holds, +0 elsewhere; a NaN that is not chosen leaves no trace.

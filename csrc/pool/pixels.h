@@ -5,6 +5,8 @@
 #include "pool/offsets.h"
 #include "pool/window.h"
 
+#define BRASA_INLINE_MEMBER inline __attribute__((always_inline))
+
 namespace brasa::cpu::BRASA_ISA {
 
 /// Vectors of channels that go through a window together: 256 bytes of each pixel at a time keep
@@ -21,32 +23,50 @@ BRASA_INLINE void each_channel_group(int64_t begin, int64_t end, const F& f) {
   for (; c < end; c += kWidth) f.template operator()<1>(c, end - c < kWidth ? end - c : kWidth);
 }
 
-/// What of the image one window covers: `x` is its first pixel there.
+/// What of the image one window covers: `x` is its first pixel there, `end` the end of the image.
 template <class T> struct PixelWindow {
-  const T* x;
+  const T *x, *end;
   Window h, w;
   int64_t row_step, pixel_step;  ///< between taps
   int64_t kernel_w;
+
+  /// `live` lanes at p; in the others what follows them in memory, if anything does. Whole loads
+  /// are that much cheaper where channels are fewer than lanes.
+  BRASA_INLINE_MEMBER Vec<T> lanes_at(const T* p, int64_t live) const {
+    return end - p >= kLanes<T> ? load(p) : load_partial(p, live);
+  }
 };
 
-template <int kVectors, class T, class Offset>
-BRASA_INLINE void max_of_pixels(const PixelWindow<T>& window, int64_t live, T* y, Offset* offsets) {
+/// Where vectors of channels go, and the end of what this thread writes from there on, in order.
+struct PixelResult {
+  int64_t at, end;
+  bool streaming;
+};
+
+/// kKernel > 0: the window is whole and kKernel square.
+template <int kKernel, int kVectors, class T, class Offset>
+BRASA_INLINE void max_of_pixels(const PixelWindow<T>& window, int64_t live, PixelResult result,
+                                T* y, Offset* offsets) {
   constexpr int kWidth = kLanes<T>;
+  const int64_t rows = kKernel ? kKernel : window.h.count;
+  const int64_t columns = kKernel ? kKernel : window.w.count;
+  const int64_t first_tap = kKernel ? 0 : window.h.tap * window.kernel_w + window.w.tap;
   Vec<T> best[kVectors];
   IntVec<T> where[kVectors];
-  const int64_t first_tap = window.h.tap * window.kernel_w + window.w.tap;
 #pragma GCC unroll 4
   for (int v = 0; v < kVectors; ++v) {
     best[v] = broadcast(T(-__builtin_inf()));
     where[v] = int_lanes<T>(first_tap);
   }
-  for (int64_t i = 0; i < window.h.count; ++i) {
+#pragma GCC unroll 3
+  for (int64_t i = 0; i < rows; ++i) {
     const T* row = window.x + i * window.row_step;
-    for (int64_t j = 0; j < window.w.count; ++j) {
-      const IntVec<T> tap = int_lanes<T>(first_tap + i * window.kernel_w + j);
+#pragma GCC unroll 3
+    for (int64_t j = 0; j < columns; ++j) {
+      const IntVec<T> tap = int_lanes<T>(first_tap + i * (kKernel ? kKernel : window.kernel_w) + j);
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) {
-        const Vec<T> value = read(row + j * window.pixel_step + v * kWidth, live);
+        const Vec<T> value = window.lanes_at(row + j * window.pixel_step + v * kWidth, live);
         const IntVec<T> better = (value > best[v]) | (value != value);
         best[v] = better ? value : best[v];
         if constexpr (kKeeps<Offset>) where[v] = better ? tap : where[v];
@@ -55,13 +75,15 @@ BRASA_INLINE void max_of_pixels(const PixelWindow<T>& window, int64_t live, T* y
   }
 #pragma GCC unroll 4
   for (int v = 0; v < kVectors; ++v) {
-    write(y + v * kWidth, best[v], live);
-    if constexpr (kKeeps<Offset>) store_offsets<T>(offsets + v * kWidth, where[v], live);
+    const int64_t at = result.at + v * kWidth, lanes = lanes_to_write<T>(at, live, result.end);
+    write(result.streaming, y + at, best[v], lanes);
+    if constexpr (kKeeps<Offset>) store_offsets<T>(offsets + at, where[v], lanes);
   }
 }
 
 template <int kVectors, class T>
-BRASA_INLINE void mean_of_pixels(const PixelWindow<T>& window, int64_t live, T divisor, T* y) {
+BRASA_INLINE void mean_of_pixels(const PixelWindow<T>& window, int64_t live, T divisor,
+                                 PixelResult result, T* y) {
   constexpr int kWidth = kLanes<T>;
   Vec<T> total[kVectors] = {};
   for (int64_t j = 0; j < window.w.count; ++j) {
@@ -69,55 +91,67 @@ BRASA_INLINE void mean_of_pixels(const PixelWindow<T>& window, int64_t live, T d
     for (int64_t i = 0; i < window.h.count; ++i) {
       const T* pixel = window.x + i * window.row_step + j * window.pixel_step;
 #pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) column[v] += read(pixel + v * kWidth, live);
+      for (int v = 0; v < kVectors; ++v) column[v] += window.lanes_at(pixel + v * kWidth, live);
     }
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) total[v] += column[v];
   }
 #pragma GCC unroll 4
-  for (int v = 0; v < kVectors; ++v) write(y + v * kWidth, total[v] / broadcast(divisor), live);
-}
-
-/// Calls f(window, position in y) for every pixel of row `oh` of image `n`.
-template <class T, class F>
-BRASA_INLINE void each_window(const PoolParams& p, const T* x, int64_t n, int64_t oh, const F& f) {
-  const Window h = window_of(p.h, oh);
-  const int64_t dilation_h = p.h.adaptive ? 1 : p.h.dilation;
-  const int64_t dilation_w = p.w.adaptive ? 1 : p.w.dilation;
-  const T* row = x + (n * p.h.in + h.first) * p.w.in * p.c;
-  for (int64_t ow = 0; ow < p.w.out; ++ow) {
-    const Window w = window_of(p.w, ow);
-    f(PixelWindow<T>{row + w.first * p.c, h, w, dilation_h * p.w.in * p.c, dilation_w * p.c,
-                     p.w.kernel},
-      ((n * p.h.out + oh) * p.w.out + ow) * p.c, ow);
+  for (int v = 0; v < kVectors; ++v) {
+    const int64_t at = result.at + v * kWidth;
+    write(result.streaming, y + at, total[v] / broadcast(divisor),
+          lanes_to_write<T>(at, live, result.end));
   }
 }
 
-template <class T, class Offset>
+/// Calls f.operator()<vectors>(window, live lanes, where to, column) for every pixel of row `row` of
+/// the result, counted over all images, and every group of channels.
+template <class T, class F>
+BRASA_INLINE void each_window(const PoolParams& p, const T* x, const T* y, int64_t row,
+                              int64_t c_begin, int64_t c_end, const F& f) {
+  const int64_t n = row / p.h.out, oh = row % p.h.out;
+  const Window h = window_of(p.h, oh);
+  const int64_t dilation_h = p.h.adaptive ? 1 : p.h.dilation;
+  const int64_t dilation_w = p.w.adaptive ? 1 : p.w.dilation;
+  const T* first = x + (n * p.h.in + h.first) * p.w.in * p.c;
+  const T* end = x + p.n * p.h.in * p.w.in * p.c;
+  const bool whole = c_begin == 0 && c_end == p.c;
+  const int64_t elements = p.n * p.c * (p.h.in * p.w.in + p.h.out * p.w.out);
+  const bool streaming = streams(y, p.c, elements * int64_t(sizeof(T)));
+  for (int64_t ow = 0; ow < p.w.out; ++ow) {
+    const Window w = window_of(p.w, ow);
+    const int64_t at = (row * p.w.out + ow) * p.c, row_end = (row + 1) * p.w.out * p.c;
+    each_channel_group<T>(c_begin, c_end, [&]<int kVectors>(int64_t c, int64_t live) {
+      f.template operator()<kVectors>(
+          PixelWindow<T>{first + w.first * p.c + c, end, h, w, dilation_h * p.w.in * p.c,
+                         dilation_w * p.c, p.w.kernel},
+          live, PixelResult{at + c, whole ? row_end : at + c_end, streaming}, ow);
+    });
+  }
+  if (streaming) finish_streaming();
+}
+
+template <int kKernel, class T, class Offset>
 void max_pool_pixels(const PoolParams& p, const T* x, T* y, Offset* offsets, int64_t row,
                      int64_t c_begin, int64_t c_end) {
-  each_window(p, x, row / p.h.out, row % p.h.out, [&](PixelWindow<T> window, int64_t at, int64_t) {
-    const T* first = window.x;
-    each_channel_group<T>(c_begin, c_end, [&]<int kVectors>(int64_t c, int64_t live) {
-      window.x = first + c;
-      max_of_pixels<kVectors>(window, live, y + at + c,
-                              kKeeps<Offset> ? offsets + at + c : offsets);
-    });
-  });
+  each_window(p, x, y, row, c_begin, c_end,
+              [&]<int kVectors>(const PixelWindow<T>& window, int64_t live, PixelResult to, int64_t) {
+                if (kKernel && window.h.count == kKernel && window.w.count == kKernel)
+                  max_of_pixels<kKernel, kVectors>(window, live, to, y, offsets);
+                else
+                  max_of_pixels<0, kVectors>(window, live, to, y, offsets);
+              });
 }
 
 template <class T>
 void mean_pool_pixels(const PoolParams& p, const T* x, T* y, int64_t row, int64_t c_begin,
                       int64_t c_end) {
   const int64_t divisor_h = row_divisor(p, row % p.h.out);
-  each_window(p, x, row / p.h.out, row % p.h.out,
-              [&](PixelWindow<T> window, int64_t at, int64_t ow) {
-                const T* first = window.x;
-                const T divisor = T(divisor_h) * T(column_divisor(p, ow));
-                each_channel_group<T>(c_begin, c_end, [&]<int kVectors>(int64_t c, int64_t live) {
-                  window.x = first + c;
-                  mean_of_pixels<kVectors>(window, live, divisor, y + at + c);
-                });
+  each_window(p, x, y, row, c_begin, c_end,
+              [&]<int kVectors>(const PixelWindow<T>& window, int64_t live, PixelResult to,
+                                int64_t ow) {
+                mean_of_pixels<kVectors>(window, live, T(divisor_h) * T(column_divisor(p, ow)), to,
+                                         y);
               });
 }
 

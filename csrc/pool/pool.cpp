@@ -1,6 +1,8 @@
 #include "pool/pool.h"
 
 #include "core/parallel.h"
+#include "pool/halving.h"
+#include "pool/halving_backward.h"
 #include "pool/pixels.h"
 #include "pool/planes.h"
 #include "pool/planes_backward.h"
@@ -21,8 +23,10 @@ static int64_t rows_per_chunk(int64_t rows, int64_t elements_per_row, int thread
 
 template <class T> size_t pool_workspace(const PoolParams& p, int threads) {
   if (p.channels_last) return 0;
+  const auto larger = [](int64_t a, int64_t b) { return a > b ? a : b; };
   const int64_t forward = PlaneBuffers<T>::elements(p), backward = GradientBuffers<T>::elements(p);
-  return sizeof(T) * size_t(forward > backward ? forward : backward) *
+  const int64_t most = larger(larger(forward, backward), HalvingBuffers<T>::elements(p.w));
+  return sizeof(T) * size_t(most) *
          size_t(threads == 1 ? 1 : kPoolChunksPerThread * threads);
 }
 
@@ -60,9 +64,22 @@ template <class T>
 void max_pool_forward(Context ctx, const T* x, T* y, PoolOffsets offsets, const PoolParams& p) {
   visit_offsets(offsets, [&]<class Offset>() {
     Offset* kept = static_cast<Offset*>(offsets.data);
-    if (p.channels_last) {
+    if (NarrowWindows<T>::fits(p)) {
+      const NarrowWindows<T> windows(p.c);
+      each_pixel_row<T>(ctx, p, p.h.out, [&](int64_t row, int64_t, int64_t) {
+        halve_narrow(p, windows, x, y, kept, row);
+      });
+    } else if (p.channels_last) {
       each_pixel_row<T>(ctx, p, p.h.out, [&](int64_t row, int64_t c_begin, int64_t c_end) {
-        max_pool_pixels(p, x, y, kept, row, c_begin, c_end);
+        (p.h.kernel == 2 && p.w.kernel == 2   ? max_pool_pixels<2, T, Offset>
+         : p.h.kernel == 3 && p.w.kernel == 3 ? max_pool_pixels<3, T, Offset>
+                                              : max_pool_pixels<0, T, Offset>)(p, x, y, kept, row,
+                                                                             c_begin, c_end);
+      });
+    } else if (const int kernel = halving_kernel(p)) {
+      each_plane_chunk<T>(ctx, p, p.h.out, 0, [&](int64_t begin, int64_t end, T*) {
+        (kernel == 2 ? halve_planes<2, T, Offset> : halve_planes<3, T, Offset>)(p, x, y, kept, begin,
+                                                                              end);
       });
     } else {
       each_plane_chunk<T>(ctx, p, p.h.out, PlaneBuffers<T>::elements(p),
@@ -89,7 +106,25 @@ template <class T> void mean_pool_forward(Context ctx, const T* x, T* y, const P
 template <class T, class Offset>
 static void max_backward(Context ctx, const T* dy, const Offset* offsets, T* dx,
                          const PoolParams& p) {
-  if (p.channels_last) {
+  const int halving = halving_kernel(p);
+  if (NarrowPlan<T>::fits(p, halving)) {
+    const NarrowPlan<T> plan(p.c);
+    each_pixel_row<T>(ctx, p, pairs(p.h), [&](int64_t pair, int64_t, int64_t) {
+      halve_narrow_backward(p, plan, dy, offsets, dx, pair);
+    });
+  } else if (halving && p.channels_last) {
+    each_pixel_row<T>(ctx, p, pairs(p.h), [&](int64_t pair, int64_t c_begin, int64_t c_end) {
+      (halving == 2 ? halve_pixels_backward<2, T, Offset> : halve_pixels_backward<3, T, Offset>)(
+          p, dy, offsets, dx, pair, c_begin, c_end);
+    });
+  } else if (halving) {
+    each_plane_chunk<T>(ctx, p, pairs(p.h), HalvingBuffers<T>::elements(p.w),
+                        [&](int64_t begin, int64_t end, T* scratch) {
+                          (halving == 2 ? halve_planes_backward<2, T, Offset>
+                                        : halve_planes_backward<3, T, Offset>)(
+                              p, dy, offsets, dx, begin, end, scratch);
+                        });
+  } else if (p.channels_last) {
     each_pixel_row<T>(ctx, p, p.h.in, [&](int64_t row, int64_t c_begin, int64_t c_end) {
       max_pool_pixels_backward(p, dy, offsets, dx, row, c_begin, c_end);
     });
