@@ -58,7 +58,7 @@ BRASA_INLINE Winners<T> column_winners(const T* p, int64_t rows, int64_t step, i
 /// of the windows in the image, `h` their extent there.
 template <int kKernel, class T, class Offset>
 BRASA_INLINE void halve_maxima(const PoolAxis& w, const T* x, Window h, int64_t room, T* y,
-                                Offset* offsets) {
+                               Offset* offsets) {
   constexpr bool kKeep = kKeeps<Offset>;
   constexpr int64_t kWidth = kLanes<T>;
   const auto column = [&](int64_t at) {
@@ -111,7 +111,7 @@ template <class T> struct NarrowWindows {
   IntVec<T> even, odd;
 
   static bool fits(const PoolParams& p) {
-    return halving_kernel(p) == 2 && p.channels_last && p.c < kLanes<T>;
+    return halving_kernel(p) == 2 && p.channels_last && p.c > 0 && p.c < kLanes<T>;
   }
   explicit NarrowWindows(int64_t c) : count(kLanes<T> / c) {
     for (int64_t i = 0; i < kLanes<T>; ++i) {

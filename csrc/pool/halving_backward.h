@@ -158,6 +158,8 @@ void halve_pixels_backward(const PoolParams& p, const T* dy, const Offset* offse
   const int64_t n = pair / pairs(p.h), row = pair % pairs(p.h);
   const T* dy_end = dy + p.n * p.h.out * p.w.out * p.c;
   const bool whole = c_begin == 0 && c_end == p.c;
+  // Is what follows a pixel's channels written later? Of column 0 that is column 1.
+  const bool later[2] = {whole && p.c <= kLanes<T>, whole};
   const bool streaming = streams(dx, p.c, p.n * p.c * p.h.in * p.w.in * int64_t(sizeof(T)));
   for (int64_t column = 0; column < pairs(p.w); ++column) {
     const auto window = [&](int64_t oh, int64_t ow) -> const T* {
@@ -173,7 +175,7 @@ void halve_pixels_backward(const PoolParams& p, const T* dy, const Offset* offse
     for (int i = 0; i < 2; ++i) {
       const int64_t ih = 2 * row + i - p.h.pad;
       T* first = dx + (n * p.h.in + ih) * p.w.in * p.c;
-      row_end[i] = whole ? first - dx + p.w.in * p.c : 0;
+      row_end[i] = first - dx + p.w.in * p.c;
       for (int j = 0; j < 2; ++j) {
         const int64_t iw = 2 * column + j - p.w.pad;
         const bool there = ih >= 0 && ih < p.h.in && iw >= 0 && iw < p.w.in;
@@ -193,7 +195,8 @@ void halve_pixels_backward(const PoolParams& p, const T* dy, const Offset* offse
       for (int i = 0; i < 2; ++i)
         for (int j = 0; j < 2; ++j)
           if (T* to = pixel[i][j])
-            write(streaming, to + c, quad.pixel[i][j], lanes_to_write<T>(to + c - dx, live, row_end[i]));
+            write(streaming, to + c, quad.pixel[i][j],
+                  lanes_to_write<T>(to + c - dx, live, later[j] ? row_end[i] : 0));
     }
   }
   if (streaming) finish_streaming();
@@ -201,8 +204,8 @@ void halve_pixels_backward(const PoolParams& p, const T* dy, const Offset* offse
 
 // ---- channels-last, fewer channels than lanes ------------------------------------------------
 
-/// dx over 2x2 windows, as a row of numbers: number q comes from window number o(q) = q / 2c * c + q
-/// % c and is in its column q / c % 2. A vector of q needs a vector of windows and a permutation;
+/// dx over 2x2 windows, as a row of numbers: number q comes from window number o(q) = q / 2c * c +
+/// q % c and is in its column q / c % 2. A vector of q needs a vector of windows and a permutation;
 /// after `period` vectors they are the same again.
 template <class T> struct NarrowPlan {
   static constexpr int64_t kWidth = kLanes<T>;
@@ -215,7 +218,7 @@ template <class T> struct NarrowPlan {
 
   /// Windows of c < kWidth channels: then a vector's windows span at most a vector.
   static bool fits(const PoolParams& p, int kernel) {
-    return kernel == 2 && p.channels_last && p.c < kWidth;
+    return kernel == 2 && p.channels_last && p.c > 0 && p.c < kWidth;
   }
   explicit NarrowPlan(int64_t c) : period(2 * c) {
     while (period % 2 == 0 && period * kWidth / 2 % (2 * c) == 0) period /= 2;
@@ -255,7 +258,8 @@ void halve_narrow_backward(const PoolParams& p, const NarrowPlan<T>& plan, const
       found.dy = permute_one(read_at_most(dy + at, windows - at), step.lane);
       found.where = permute_one(load_offsets<T>(offsets + at, windows - at), step.lane);
       if (covered - q < kWidth)
-        found.where = lane_numbers<T>() < int_lanes<T>(covered - q) ? found.where : int_lanes<T>(-1);
+        found.where =
+            lane_numbers<T>() < int_lanes<T>(covered - q) ? found.where : int_lanes<T>(-1);
     }
     if (++k == plan.period) {
       k = 0;

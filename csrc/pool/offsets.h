@@ -62,8 +62,8 @@ template <class T> BRASA_INLINE Vec<T> read_at_most(const T* p, int64_t live) {
   return live >= kLanes<T> ? load(p) : load_partial(p, live);
 }
 
-/// Whether rows of `row` elements at p, `bytes` in all, are written past the caches: y where x and y
-/// together are more than caches hold.
+/// Whether rows of `row` elements at p, `bytes` in all, are written past the caches: y where x and
+/// y together are more than caches hold.
 template <class T> static bool streams(const T* p, int64_t row, int64_t bytes) {
   return bytes >= 2 * kStreamBytes && row % kLanes<T> == 0 &&
          reinterpret_cast<uintptr_t>(p) % kVectorBytes<T> == 0;

@@ -104,8 +104,8 @@ BRASA_INLINE void mean_of_pixels(const PixelWindow<T>& window, int64_t live, T d
   }
 }
 
-/// Calls f.operator()<vectors>(window, live lanes, where to, column) for every pixel of row `row` of
-/// the result, counted over all images, and every group of channels.
+/// Calls f.operator()<vectors>(window, live lanes, where to, column) for every pixel of row `row`
+/// of the result, counted over all images, and every group of channels.
 template <class T, class F>
 BRASA_INLINE void each_window(const PoolParams& p, const T* x, const T* y, int64_t row,
                               int64_t c_begin, int64_t c_end, const F& f) {
@@ -134,25 +134,25 @@ BRASA_INLINE void each_window(const PoolParams& p, const T* x, const T* y, int64
 template <int kKernel, class T, class Offset>
 void max_pool_pixels(const PoolParams& p, const T* x, T* y, Offset* offsets, int64_t row,
                      int64_t c_begin, int64_t c_end) {
-  each_window(p, x, y, row, c_begin, c_end,
-              [&]<int kVectors>(const PixelWindow<T>& window, int64_t live, PixelResult to, int64_t) {
-                if (kKernel && window.h.count == kKernel && window.w.count == kKernel)
-                  max_of_pixels<kKernel, kVectors>(window, live, to, y, offsets);
-                else
-                  max_of_pixels<0, kVectors>(window, live, to, y, offsets);
-              });
+  each_window(
+      p, x, y, row, c_begin, c_end,
+      [&]<int kVectors>(const PixelWindow<T>& window, int64_t live, PixelResult to, int64_t) {
+        if (kKernel && window.h.count == kKernel && window.w.count == kKernel)
+          max_of_pixels<kKernel, kVectors>(window, live, to, y, offsets);
+        else
+          max_of_pixels<0, kVectors>(window, live, to, y, offsets);
+      });
 }
 
 template <class T>
 void mean_pool_pixels(const PoolParams& p, const T* x, T* y, int64_t row, int64_t c_begin,
                       int64_t c_end) {
   const int64_t divisor_h = row_divisor(p, row % p.h.out);
-  each_window(p, x, y, row, c_begin, c_end,
-              [&]<int kVectors>(const PixelWindow<T>& window, int64_t live, PixelResult to,
-                                int64_t ow) {
-                mean_of_pixels<kVectors>(window, live, T(divisor_h) * T(column_divisor(p, ow)), to,
-                                         y);
-              });
+  each_window(
+      p, x, y, row, c_begin, c_end,
+      [&]<int kVectors>(const PixelWindow<T>& window, int64_t live, PixelResult to, int64_t ow) {
+        mean_of_pixels<kVectors>(window, live, T(divisor_h) * T(column_divisor(p, ow)), to, y);
+      });
 }
 
 // ------------------------------------------------------------------------------------------

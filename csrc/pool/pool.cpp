@@ -26,8 +26,7 @@ template <class T> size_t pool_workspace(const PoolParams& p, int threads) {
   const auto larger = [](int64_t a, int64_t b) { return a > b ? a : b; };
   const int64_t forward = PlaneBuffers<T>::elements(p), backward = GradientBuffers<T>::elements(p);
   const int64_t most = larger(larger(forward, backward), HalvingBuffers<T>::elements(p.w));
-  return sizeof(T) * size_t(most) *
-         size_t(threads == 1 ? 1 : kPoolChunksPerThread * threads);
+  return sizeof(T) * size_t(most) * size_t(threads == 1 ? 1 : kPoolChunksPerThread * threads);
 }
 
 /// f(begin, end, scratch) over the rows of all planes; rows are of the result or, backward, of dx.
@@ -71,15 +70,15 @@ void max_pool_forward(Context ctx, const T* x, T* y, PoolOffsets offsets, const 
       });
     } else if (p.channels_last) {
       each_pixel_row<T>(ctx, p, p.h.out, [&](int64_t row, int64_t c_begin, int64_t c_end) {
-        (p.h.kernel == 2 && p.w.kernel == 2   ? max_pool_pixels<2, T, Offset>
-         : p.h.kernel == 3 && p.w.kernel == 3 ? max_pool_pixels<3, T, Offset>
-                                              : max_pool_pixels<0, T, Offset>)(p, x, y, kept, row,
-                                                                             c_begin, c_end);
+        (p.h.kernel == 2 && p.w.kernel == 2 ? max_pool_pixels<2, T, Offset>
+         : p.h.kernel == 3 && p.w.kernel == 3
+             ? max_pool_pixels<3, T, Offset>
+             : max_pool_pixels<0, T, Offset>)(p, x, y, kept, row, c_begin, c_end);
       });
     } else if (const int kernel = halving_kernel(p)) {
       each_plane_chunk<T>(ctx, p, p.h.out, 0, [&](int64_t begin, int64_t end, T*) {
-        (kernel == 2 ? halve_planes<2, T, Offset> : halve_planes<3, T, Offset>)(p, x, y, kept, begin,
-                                                                              end);
+        (kernel == 2 ? halve_planes<2, T, Offset> : halve_planes<3, T, Offset>)(p, x, y, kept,
+                                                                                begin, end);
       });
     } else {
       each_plane_chunk<T>(ctx, p, p.h.out, PlaneBuffers<T>::elements(p),
@@ -114,15 +113,16 @@ static void max_backward(Context ctx, const T* dy, const Offset* offsets, T* dx,
     });
   } else if (halving && p.channels_last) {
     each_pixel_row<T>(ctx, p, pairs(p.h), [&](int64_t pair, int64_t c_begin, int64_t c_end) {
-      (halving == 2 ? halve_pixels_backward<2, T, Offset> : halve_pixels_backward<3, T, Offset>)(
-          p, dy, offsets, dx, pair, c_begin, c_end);
+      (halving == 2
+           ? halve_pixels_backward<2, T, Offset>
+           : halve_pixels_backward<3, T, Offset>)(p, dy, offsets, dx, pair, c_begin, c_end);
     });
   } else if (halving) {
     each_plane_chunk<T>(ctx, p, pairs(p.h), HalvingBuffers<T>::elements(p.w),
                         [&](int64_t begin, int64_t end, T* scratch) {
                           (halving == 2 ? halve_planes_backward<2, T, Offset>
-                                        : halve_planes_backward<3, T, Offset>)(
-                              p, dy, offsets, dx, begin, end, scratch);
+                                        : halve_planes_backward<3, T, Offset>)(p, dy, offsets, dx,
+                                                                               begin, end, scratch);
                         });
   } else if (p.channels_last) {
     each_pixel_row<T>(ctx, p, p.h.in, [&](int64_t row, int64_t c_begin, int64_t c_end) {

@@ -50,12 +50,13 @@ def maxima(x, rows, columns):
     height, width = x.shape[2:]
     y = np.full((*x.shape[:2], len(rows), len(columns)), -np.inf)
     indices = np.full(y.shape, -1, np.int64)
-    for n, c, i, j in np.ndindex(*y.shape):
+    for i, j in np.ndindex(*y.shape[2:]):
+        best, where = y[:, :, i, j], indices[:, :, i, j]
         for h in inside(rows[i], height):
             for w in inside(columns[j], width):
-                value = x[n, c, h, w]
-                if indices[n, c, i, j] < 0 or value > y[n, c, i, j] or np.isnan(value):
-                    y[n, c, i, j], indices[n, c, i, j] = value, h * width + w
+                value = x[:, :, h, w]
+                wins = (where < 0) | (value > best) | np.isnan(value)
+                best[wins], where[wins] = value[wins], h * width + w
     return y, indices
 
 
@@ -82,9 +83,8 @@ def means(x, rows, columns, divisor):
     return y
 
 
-def avg_pool2d(
-    x, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None
-):
+def window_divisor(x, padding, count_include_pad, divisor_override):
+    """The function of (row numbers, column numbers) that `avg_pool2d` divides by."""
     height, width = x.shape[2:]
     pad_h, pad_w = pair(padding)
 
@@ -95,6 +95,13 @@ def avg_pool2d(
             return len(inside(row, height)) * len(inside(column, width))
         return sum(i < height + pad_h for i in row) * sum(i < width + pad_w for i in column)
 
+    return divisor
+
+
+def avg_pool2d(
+    x, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None
+):
+    divisor = window_divisor(x, padding, count_include_pad, divisor_override)
     return means(x, *both_windows(x, kernel_size, stride, padding, 1, ceil_mode), divisor)
 
 
@@ -104,3 +111,25 @@ def adaptive_avg_pool2d(x, output_size):
 
 def global_avg_pool2d(x):
     return x.mean(axis=(2, 3), keepdims=True)
+
+
+def max_pool2d_backward(dy, indices, shape):
+    """Every winner gets the gradient of its window; -1 stands for no winner."""
+    dx = np.zeros(shape)
+    for n, c, i, j in np.argwhere(indices >= 0):
+        dx[(n, c, *divmod(indices[n, c, i, j], shape[3]))] += dy[n, c, i, j]
+    return dx
+
+
+def avg_pool2d_backward(
+    dy, x, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None
+):
+    divisor = window_divisor(x, padding, count_include_pad, divisor_override)
+    rows, columns = both_windows(x, kernel_size, stride, padding, 1, ceil_mode)
+    dx = np.zeros(x.shape)
+    for i, row in enumerate(rows):
+        for j, column in enumerate(columns):
+            for h in inside(row, x.shape[2]):
+                for w in inside(column, x.shape[3]):
+                    dx[:, :, h, w] += dy[:, :, i, j] / divisor(row, column)
+    return dx
