@@ -54,10 +54,23 @@ BRASA_INLINE Winners<T> column_winners(const T* p, int64_t rows, int64_t step, i
   return {inside ? best.value : padding, inside ? best.where : int_lanes<T>(kNoRow)};
 }
 
-/// One row of the result, and up to `room` elements more that are written later. x is the first row
-/// of the windows in the image, `h` their extent there.
+/// Where a row of the result goes: `room` elements may be written, those behind the row are written
+/// again later.
+template <class T> struct ResultRow {
+  T* y;
+  int64_t room;
+  bool streaming;
+};
+
+/// Whether x or y is too much for the caches.
+template <class T> static bool streams_planes(const PoolParams& p, const T* y) {
+  const int64_t elements = p.n * p.c * (p.h.in * p.w.in + p.h.out * p.w.out);
+  return streams(y, p.w.out, elements * int64_t(sizeof(T)));
+}
+
+/// One row of the result. x is the first row of the windows in the image, `h` their extent there.
 template <int kKernel, class T, class Offset>
-BRASA_INLINE void halve_maxima(const PoolAxis& w, const T* x, Window h, int64_t room, T* y,
+BRASA_INLINE void halve_maxima(const PoolAxis& w, const T* x, Window h, ResultRow<T> to,
                                Offset* offsets) {
   constexpr bool kKeep = kKeeps<Offset>;
   constexpr int64_t kWidth = kLanes<T>;
@@ -86,8 +99,8 @@ BRASA_INLINE void halve_maxima(const PoolAxis& w, const T* x, Window h, int64_t 
       best = better<kKeep>(even, behind(odd, 1));
     }
     const int64_t live = w.out - o < kWidth ? w.out - o : kWidth;
-    const int64_t lanes = lanes_to_write<T>(o, live, room);
-    write(y + o, best.value, lanes);
+    const int64_t lanes = lanes_to_write<T>(o, live, to.room);
+    put(to.streaming, to.y + o, best.value, live, lanes);
     if constexpr (kKeep) store_offsets<T>(offsets + o, best.where, lanes);
   }
 }
@@ -96,12 +109,63 @@ BRASA_INLINE void halve_maxima(const PoolAxis& w, const T* x, Window h, int64_t 
 template <int kKernel, class T, class Offset>
 void halve_planes(const PoolParams& p, const T* x, T* y, Offset* offsets, int64_t begin,
                   int64_t end) {
+  const bool streaming = streams_planes(p, y);
   for (int64_t row = begin; row < end; ++row) {
     const Window h = window_of(p.h, row % p.h.out);
     const T* first = x + (row / p.h.out * p.h.in + h.first) * p.w.in;
-    halve_maxima<kKernel>(p.w, first, h, (end - row) * p.w.out, y + row * p.w.out,
-                          kKeeps<Offset> ? offsets + row * p.w.out : offsets);
+    const int64_t at = row * p.w.out;
+    halve_maxima<kKernel>(p.w, first, h, {y + at, (end - row) * p.w.out, streaming},
+                          kKeeps<Offset> ? offsets + at : offsets);
   }
+  if (streaming) finish_streaming();
+}
+
+/// The sums of `rows` rows from p on, `live` lanes; 0 in the others.
+template <class T>
+BRASA_INLINE Vec<T> column_sums(const T* p, int64_t rows, int64_t step, int64_t live) {
+  Vec<T> sum{};
+  if (live <= 0) return sum;
+  for (int64_t r = 0; r < rows; ++r) sum += read_at_most(p + r * step, live);
+  return sum;
+}
+
+/// One row of means, as halve_maxima(). The divisors are those of the columns.
+template <int kKernel, class T>
+BRASA_INLINE void halve_means(const PoolAxis& w, const T* x, Window h, T row_divisor,
+                              const T* divisors, ResultRow<T> to) {
+  constexpr int64_t kWidth = kLanes<T>;
+  const auto column = [&](int64_t at) { return column_sums(x + at, h.count, w.in, w.in - at); };
+  const int64_t lead = kKernel == 3 ? 1 - w.pad : 0;
+  Vec<T> before{};
+  if constexpr (kKernel == 3) before = broadcast(T(column_sums(x, h.count, w.in, lead)[0]));
+  for (int64_t o = 0; o < w.out; o += kWidth) {
+    const Vec<T> a = column(lead + 2 * o), b = column(lead + 2 * o + kWidth);
+    const Vec<T> even = even_lanes(a, b), odd = odd_lanes(a, b);
+    Vec<T> total;
+    if constexpr (kKernel == 3)
+      total = shift_in(before, odd) + even + odd;
+    else
+      total = even + odd;
+    before = odd;
+    const Vec<T> divisor = broadcast(row_divisor) * load(divisors + o);
+    const int64_t live = w.out - o < kWidth ? w.out - o : kWidth;
+    put(to.streaming, to.y + o, total / divisor, live, lanes_to_write<T>(o, live, to.room));
+  }
+}
+
+template <int kKernel, class T>
+void halve_planes_to_means(const PoolParams& p, const T* x, T* y, int64_t begin, int64_t end,
+                           T* divisors) {
+  const bool streaming = streams_planes(p, y);
+  fill_column_divisors(p, divisors, p.w.out + 16);
+  for (int64_t row = begin; row < end; ++row) {
+    const int64_t oh = row % p.h.out;
+    const Window h = window_of(p.h, oh);
+    const T* first = x + (row / p.h.out * p.h.in + h.first) * p.w.in;
+    halve_means<kKernel>(p.w, first, h, T(row_divisor(p, oh)), divisors,
+                         {y + row * p.w.out, (end - row) * p.w.out, streaming});
+  }
+  if (streaming) finish_streaming();
 }
 
 /// Channels-last images of fewer channels than lanes: a vector holds several windows' channels, and

@@ -113,7 +113,7 @@ template <class T>
 static void write_row(const T* from, int64_t n, bool streaming, T* dx, int64_t at, int64_t end) {
   for (int64_t i = 0; i < n; i += kLanes<T>) {
     const int64_t live = n - i < kLanes<T> ? n - i : kLanes<T>;
-    write(streaming, dx + at + i, load(from + i), lanes_to_write<T>(at + i, live, end));
+    put(streaming, dx + at + i, load(from + i), live, lanes_to_write<T>(at + i, live, end));
   }
 }
 
@@ -151,6 +151,31 @@ void halve_planes_backward(const PoolParams& p, const T* dy, const Offset* offse
 
 // ---- channels-last ---------------------------------------------------------------------------
 
+/// A pair of rows and of columns: its four pixels and the windows that gather_quad() wants, null
+/// where there is none.
+template <class T> struct PixelPair {
+  const T* window[4];
+  T* pixel[2][2];
+  int64_t row_end[2];  ///< of the rows in dx
+
+  PixelPair(const PoolParams& p, const T* dy, T* dx, int64_t n, int64_t row, int64_t column) {
+    for (int k = 0; k < 4; ++k) {
+      const int64_t oh = row - (k < 2), ow = column - (k % 2 == 0);
+      const bool there = oh >= 0 && oh < p.h.out && ow >= 0 && ow < p.w.out;
+      window[k] = there ? dy + ((n * p.h.out + oh) * p.w.out + ow) * p.c : nullptr;
+    }
+    for (int i = 0; i < 2; ++i) {
+      const int64_t ih = 2 * row + i - p.h.pad, first = (n * p.h.in + ih) * p.w.in * p.c;
+      row_end[i] = first + p.w.in * p.c;
+      for (int j = 0; j < 2; ++j) {
+        const int64_t iw = 2 * column + j - p.w.pad;
+        const bool there = ih >= 0 && ih < p.h.in && iw >= 0 && iw < p.w.in;
+        pixel[i][j] = there ? dx + first + iw * p.c : nullptr;
+      }
+    }
+  }
+};
+
 /// The pair of rows `pair`, counted over all images, of channels [c_begin, c_end).
 template <int kKernel, class T, class Offset>
 void halve_pixels_backward(const PoolParams& p, const T* dy, const Offset* offsets, T* dx,
@@ -162,41 +187,21 @@ void halve_pixels_backward(const PoolParams& p, const T* dy, const Offset* offse
   const bool later[2] = {whole && p.c <= kLanes<T>, whole};
   const bool streaming = streams(dx, p.c, p.n * p.c * p.h.in * p.w.in * int64_t(sizeof(T)));
   for (int64_t column = 0; column < pairs(p.w); ++column) {
-    const auto window = [&](int64_t oh, int64_t ow) -> const T* {
-      const bool there = oh >= 0 && oh < p.h.out && ow >= 0 && ow < p.w.out;
-      return there ? dy + ((n * p.h.out + oh) * p.w.out + ow) * p.c : nullptr;
-    };
-    const T* own = window(row, column);
-    const T* left = kKernel == 3 ? window(row, column - 1) : nullptr;
-    const T* above = kKernel == 3 ? window(row - 1, column) : nullptr;
-    const T* above_left = kKernel == 3 ? window(row - 1, column - 1) : nullptr;
-    T* pixel[2][2];
-    int64_t row_end[2];
-    for (int i = 0; i < 2; ++i) {
-      const int64_t ih = 2 * row + i - p.h.pad;
-      T* first = dx + (n * p.h.in + ih) * p.w.in * p.c;
-      row_end[i] = first - dx + p.w.in * p.c;
-      for (int j = 0; j < 2; ++j) {
-        const int64_t iw = 2 * column + j - p.w.pad;
-        const bool there = ih >= 0 && ih < p.h.in && iw >= 0 && iw < p.w.in;
-        pixel[i][j] = there ? first + iw * p.c : nullptr;
-      }
-    }
+    const PixelPair<T> at(p, dy, dx, n, row, column);
     for (int64_t c = c_begin; c < c_end; c += kLanes<T>) {
       const int64_t live = c_end - c < kLanes<T> ? c_end - c : kLanes<T>;
-      const auto gradients = [&](const T* from) -> Gradients<T> {
-        if (!from) return {Vec<T>{}, int_lanes<T>(-1)};
-        const T* at = from + c;
-        const int64_t room = dy_end - at < kLanes<T> ? live : kLanes<T>;
-        return {read(at, room), load_offsets<T>(offsets + (at - dy), room)};
+      const auto window = [&](int k) -> Gradients<T> {
+        if ((kKernel == 2 && k < 3) || !at.window[k]) return {Vec<T>{}, int_lanes<T>(-1)};
+        const T* from = at.window[k] + c;
+        const int64_t room = dy_end - from < kLanes<T> ? live : kLanes<T>;
+        return {read(from, room), load_offsets<T>(offsets + (from - dy), room)};
       };
-      const Quad<T> quad = gather_quad<kKernel, T>(gradients(above_left), gradients(above),
-                                                   gradients(left), gradients(own));
+      const Quad<T> quad = gather_quad<kKernel>(window(0), window(1), window(2), window(3));
       for (int i = 0; i < 2; ++i)
         for (int j = 0; j < 2; ++j)
-          if (T* to = pixel[i][j])
-            write(streaming, to + c, quad.pixel[i][j],
-                  lanes_to_write<T>(to + c - dx, live, later[j] ? row_end[i] : 0));
+          if (T* to = at.pixel[i][j]; to)
+            put(streaming, to + c, quad.pixel[i][j], live,
+                lanes_to_write<T>(to + c - dx, live, later[j] ? at.row_end[i] : 0));
     }
   }
   if (streaming) finish_streaming();

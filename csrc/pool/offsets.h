@@ -62,17 +62,28 @@ template <class T> BRASA_INLINE Vec<T> read_at_most(const T* p, int64_t live) {
   return live >= kLanes<T> ? load(p) : load_partial(p, live);
 }
 
-/// Whether rows of `row` elements at p, `bytes` in all, are written past the caches: y where x and
-/// y together are more than caches hold.
+/// Whether rows of `row` elements at p are written past the caches: where all that is read and
+/// written, `bytes`, is more than caches hold.
 template <class T> static bool streams(const T* p, int64_t row, int64_t bytes) {
-  return bytes >= 2 * kStreamBytes && row % kLanes<T> == 0 &&
-         reinterpret_cast<uintptr_t>(p) % kVectorBytes<T> == 0;
+  return bytes >= 2 * kStreamBytes && row * int64_t(sizeof(T)) % 16 == 0 &&
+         reinterpret_cast<uintptr_t>(p) % 16 == 0;
 }
-template <class T> BRASA_INLINE void write(bool streaming, T* p, Vec<T> x, int64_t live) {
-  if (streaming)
-    stream(p, x);
-  else
-    write(p, x, live);
+
+/// `live` lanes past the caches. Rows need not begin at a whole vector: pieces of 16 bytes are
+/// combined on their way.
+template <class T> BRASA_INLINE void stream_lanes(T* p, Vec<T> x, int64_t live) {
+  if (live == kLanes<T> && reinterpret_cast<uintptr_t>(p) % kVectorBytes<T> == 0)
+    return stream(p, x);
+#if defined(__x86_64__)
+  constexpr int64_t kPiece = 16 / sizeof(T);
+  alignas(64) T lanes[kLanes<T>];
+  store(lanes, x);
+  for (int64_t i = 0; i + kPiece <= live; i += kPiece)
+    _mm_stream_si128(reinterpret_cast<__m128i*>(p + i),
+                     *reinterpret_cast<const __m128i*>(lanes + i));
+#else
+  write(p, x, live);
+#endif
 }
 
 /// The lanes of a vector to write at `at`, `live` of which count: all of them if they end before
@@ -80,6 +91,15 @@ template <class T> BRASA_INLINE void write(bool streaming, T* p, Vec<T> x, int64
 /// cheaper than partial stores.
 template <class T> BRASA_INLINE int64_t lanes_to_write(int64_t at, int64_t live, int64_t end) {
   return end - at >= kLanes<T> ? kLanes<T> : live;
+}
+
+/// `live` lanes past the caches, or `lanes` >= live into them.
+template <class T>
+BRASA_INLINE void put(bool streaming, T* p, Vec<T> x, int64_t live, int64_t lanes) {
+  if (streaming)
+    stream_lanes(p, x, live);
+  else
+    write(p, x, lanes);
 }
 
 /// x where the mask holds, +0 elsewhere; a NaN that is not chosen leaves no trace.

@@ -76,7 +76,7 @@ BRASA_INLINE void max_of_pixels(const PixelWindow<T>& window, int64_t live, Pixe
 #pragma GCC unroll 4
   for (int v = 0; v < kVectors; ++v) {
     const int64_t at = result.at + v * kWidth, lanes = lanes_to_write<T>(at, live, result.end);
-    write(result.streaming, y + at, best[v], lanes);
+    put(result.streaming, y + at, best[v], live, lanes);
     if constexpr (kKeeps<Offset>) store_offsets<T>(offsets + at, where[v], lanes);
   }
 }
@@ -99,8 +99,8 @@ BRASA_INLINE void mean_of_pixels(const PixelWindow<T>& window, int64_t live, T d
 #pragma GCC unroll 4
   for (int v = 0; v < kVectors; ++v) {
     const int64_t at = result.at + v * kWidth;
-    write(result.streaming, y + at, total[v] / broadcast(divisor),
-          lanes_to_write<T>(at, live, result.end));
+    put(result.streaming, y + at, total[v] / broadcast(divisor), live,
+        lanes_to_write<T>(at, live, result.end));
   }
 }
 

@@ -95,10 +95,12 @@ template <class T> void mean_pool_forward(Context ctx, const T* x, T* y, const P
       mean_pool_pixels(p, x, y, row, c_begin, c_end);
     });
   } else {
-    each_plane_chunk<T>(ctx, p, p.h.out, PlaneBuffers<T>::elements(p),
-                        [&](int64_t begin, int64_t end, T* scratch) {
-                          mean_pool_planes(p, x, y, begin, end, scratch);
-                        });
+    const auto pool = halving_kernel(p) == 2   ? halve_planes_to_means<2, T>
+                      : halving_kernel(p) == 3 ? halve_planes_to_means<3, T>
+                                               : mean_pool_planes<T>;
+    each_plane_chunk<T>(
+        ctx, p, p.h.out, PlaneBuffers<T>::elements(p),
+        [&](int64_t begin, int64_t end, T* scratch) { pool(p, x, y, begin, end, scratch); });
   }
 }
 

@@ -240,7 +240,8 @@ def test_nan_and_infinity_spread_through_means(xp, layout):
     assert np.isnan(y[0, 0, 0, 0])
     assert np.isposinf(y[0, 1, 1, 1])
     assert np.isnan(y[0, 2, 0, 0])
-    assert (np.isfinite(y).sum() == y.size - 3) and (y[np.isfinite(y)] == 1).all()
+    assert np.isfinite(y).sum() == y.size - 3
+    assert (y[np.isfinite(y)] == 1).all()
 
 
 # Same bits --------------------------------------------------------------------------------------------
@@ -302,7 +303,8 @@ def test_nothing_is_written_beside_the_result(kernel, layout, isa):
     out = out if layout == "contiguous" else out.transpose(0, 3, 1, 2)
     assert ops.max_pool2d(laid_out(x, layout), kernel, 2, out=out) is out
     np.testing.assert_array_equal(out, expected)
-    assert (memory[:32] == 7).all() and (memory[-32:] == 7).all()
+    assert (memory[:32] == 7).all()
+    assert (memory[-32:] == 7).all()
 
 
 # Gradients, PyTorch, arguments ------------------------------------------------------------------------
