@@ -200,7 +200,8 @@ template <class T> size_t batch_norm_workspace(const BatchNormParams& p) {
 
 template <class T>
 void batch_norm_forward(Context ctx, const BatchNormForward<T>& a, const BatchNormParams& p) {
-  if (p.n * p.c * p.s == 0) return;
+  const int64_t elements = p.n * p.c * p.s;
+  if (p.c == 0 || (p.training && elements == 0)) return;
   if (p.training) {
     Pair* results = static_cast<Pair*>(ctx.workspace);
     simt::launch(over_parts(ctx, p), statistics_kernel<T>, a.x, p, columns_of(p), results);
@@ -208,8 +209,9 @@ void batch_norm_forward(Context ctx, const BatchNormForward<T>& a, const BatchNo
   } else {
     simt::launch(over(ctx, p.c), given_statistics_kernel<T>, a, p);
   }
+  if (elements == 0) return;  // the statistics are there all the same
   visit_activation(p.activation.kind, [&]<class A>() {
-    simt::launch(over(ctx, p.n * p.c * p.s), normalize_kernel<T, A>, a, p, p.activation.alpha,
+    simt::launch(over(ctx, elements), normalize_kernel<T, A>, a, p, p.activation.alpha,
                  p.activation.beta);
   });
 }

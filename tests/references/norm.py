@@ -39,3 +39,21 @@ def error_bound(x, mean, var, eps, count, gain, y, residual, unit):
     distance = np.abs(x - mean)
     error = (4 + count / 16) * unit * (distance + 4 * distance.max(initial=0) + 2 * np.abs(mean))
     return error / np.sqrt(var + eps) * np.abs(gain) + 4 * unit * (np.abs(y) + np.abs(residual))
+
+
+def backward(dy, x, axes, mean, rstd, gain, fixed=False):
+    """dx and xhat, where `gain` multiplies xhat; with fixed statistics they are constants."""
+    xhat = (x - mean) * rstd
+    g = dy * gain
+    if fixed:
+        return g * rstd, xhat
+    of_mean = g.mean(axis=axes, keepdims=True)
+    of_deviation = (g * xhat).mean(axis=axes, keepdims=True)
+    return rstd * (g - of_mean - xhat * of_deviation), xhat
+
+
+def backward_bound(dy, xhat, mean, rstd, gain, axes, count, unit):
+    """Sums of `count` terms in 16 lanes; an error of xhat, half a unit of the mean, enters dx up to twice."""
+    largest = np.abs(dy * gain).max(axis=axes, keepdims=True, initial=0)
+    reach = (2 + np.abs(xhat).max(axis=axes, keepdims=True, initial=0)) * (1 + np.abs(mean) * rstd)
+    return (16 + count / 16) * unit * rstd * largest * (2 + np.abs(xhat)) * reach
