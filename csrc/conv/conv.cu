@@ -533,7 +533,7 @@ void conv_backward_weight(Context ctx, const T* dy, const T* x, T* dw, T* db, co
   if (parts.weight > 1) add_parts(ctx, task.out, dw, task.weights(), parts.weight);
 }
 
-template <class T> size_t conv_backward_weight_workspace(const ConvParams& p) {
+template <class T> size_t conv_backward_weight_workspace(const ConvParams& p, int) {
   const Parts parts(p);
   const int64_t weights = p.out_channels * p.group_in() * p.taps();
   return sizeof(T) *

@@ -61,4 +61,4 @@ BRASA_FUNCTION(size_t, conv_backward_input_workspace, const ConvParams& params, 
 
 /// dw, laid out as w, and db; either may be null.
 BRASA_KERNEL(conv_backward_weight, const T* dy, const T* x, T* dw, T* db, const ConvParams& params)
-BRASA_FUNCTION(size_t, conv_backward_weight_workspace, const ConvParams& params)
+BRASA_FUNCTION(size_t, conv_backward_weight_workspace, const ConvParams& params, int threads)

@@ -136,7 +136,7 @@ void backward_weight(In dy, In x, In weight, OptionalOut dweight, OptionalOut db
   }
   Context ctx = context_for(dy, params);
   visit<float, double>(dy.dtype, [&]<class T>() {
-    const Workspace workspace(ctx, device::conv_backward_weight_workspace<T>(params));
+    const Workspace workspace(ctx, device::conv_backward_weight_workspace<T>(params, ctx.threads));
     const ReleaseGil gil(work_of(params));
     device::conv_backward_weight<T>(ctx, dy.as<const T>(), x.as<const T>(), dweight.as<T>(),
                                     dbias.as<T>(), params);

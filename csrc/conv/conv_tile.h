@@ -159,46 +159,6 @@ static __attribute__((noinline)) void table_tile(const TableInput<T>& in, const 
   }
 }
 
-/// Pixels of x and dy that lie at even steps.
-template <class T> struct Segment {
-  const T* x;
-  const T* dy;
-  int64_t count;
-};
-
-/// sums[i][j] (+)= sum over segments' pixels of x[i] * dy[j] for i < kRows; `live` columns of dy
-/// exist.
-template <class T, int kRows, int kVectors>
-static void weight_tile(const Segment<T>* segment, int64_t segments, int64_t x_at, int64_t dy_at,
-                        int64_t x_step, int64_t dy_step, T* sums, int64_t live, bool add) {
-  constexpr int kWidth = kLanes<T>;
-  Vec<T> sum[kRows][kVectors] = {};
-  const int64_t last_live = live - (kVectors - 1) * kWidth;
-  for (int64_t s = 0; s < segments; ++s) {
-    const T* x = segment[s].x + x_at;
-    const T* dy = segment[s].dy + dy_at;
-    for (int64_t n = segment[s].count; n > 0; --n, x += x_step, dy += dy_step) {
-      Vec<T> gradient[kVectors];
-#pragma GCC unroll 4
-      for (int j = 0; j < kVectors - 1; ++j) gradient[j] = load(dy + j * kWidth);
-      gradient[kVectors - 1] = load_live(dy + (kVectors - 1) * kWidth, last_live);
-#pragma GCC unroll 16
-      for (int i = 0; i < kRows; ++i) {
-        const Vec<T> value = broadcast(x[i]);
-#pragma GCC unroll 4
-        for (int j = 0; j < kVectors; ++j) sum[i][j] = fma(value, gradient[j], sum[i][j]);
-      }
-    }
-  }
-#pragma GCC unroll 16
-  for (int i = 0; i < kRows; ++i)
-#pragma GCC unroll 4
-    for (int j = 0; j < kVectors; ++j) {
-      T* to = sums + (i * kVectors + j) * kWidth;
-      store(to, add ? load(to) + sum[i][j] : sum[i][j]);
-    }
-}
-
 /// Something cut into tiles of at most `most`, evenly, so that no tile is much lower than another.
 struct EvenCut {
   int64_t size, count;

@@ -1,61 +1,70 @@
-// Gradients of weight and bias: sums over pixels, in the blocks and parts of core/order.h.
-//
-// Each tile of (tap, input channels) x output channels stays in registers while a block of pixels
-// goes by; a thread takes all its tiles through one block before the next, so that the block is
-// read from L2. Without the blocks, 1x1 layers fall to a third of the speed.
+#include "conv/conv_weight.h"
+
+#include "conv/conv_bias.h"
 #include "conv/conv_depthwise.h"
-#include "conv/conv_stage.h"
-#include "conv/conv_tile.h"
-#include "core/order.h"
+#include "conv/conv_narrow.h"
 
 namespace brasa::cpu::BRASA_ISA {
 
-/// The rows of dy, counted over images, in the blocks that sums are made of.
-struct RowBlocks {
-  int64_t rows, per_block, count;
-
-  explicit RowBlocks(const ConvParams& p) : rows(p.batch * p.out[0] * p.out[1]) {
-    const int64_t row_elements = p.out[2] * (p.in_channels + p.out_channels);
-    per_block = larger(1, smaller(order::kConvBlockRows, order::kConvBlockElements / row_elements));
-    count = ceil_div(rows, per_block);
-  }
-  int64_t first(int64_t block) const { return block * per_block; }
-  int64_t last(int64_t block) const { return smaller(rows, (block + 1) * per_block); }
-};
+/// Input channels (of all taps of a row, where these are one run) of a unit, and how many more
+/// still make one.
+constexpr int64_t kUnitRun = 24, kUnitMost = 30;
+/// Items per thread: few enough that each reads its block from L2, so many that no thread waits.
+constexpr int64_t kItemsPerThread = 16;
+/// Input channels that are unpacked at a time.
+constexpr int64_t kUnpackChannels = 16;
 
 template <class T> struct WeightPlan {
+  const ConvParams& p;
+  RowCut rows;
   Axis axis[3];
+  BlockStage stage;
   Source<T> source;
   T* staged;
-  RowBlocks rows;
-  int64_t parts;
   Tap* tap;
   int64_t taps, run, depth;  ///< depth = taps * run
-  int64_t columns;           ///< of all groups, padded to vectors
+  int64_t panels, columns;   ///< of all groups; columns padded to vectors
+  int64_t chunks;            ///< that the run is cut into, for units
+  bool packs;                ///< panels of a block of dy are copied: their rows lie far apart
   T* sums;                   ///< [part][group][panel][depth][panel's columns]
+  T* bias_sums;
+  T* scratch;  ///< per thread: the staged rows of x, a panel of dy
+  int64_t scratch_elements;
+
+  explicit WeightPlan(const ConvParams& params)
+      : p(params),
+        rows(params, order::kConvBlockElements),
+        axis{forward_axis(params, 0), forward_axis(params, 1), forward_axis(params, 2)},
+        stage(params, axis, rows.per_block) {}
+  int64_t packed_pitch() const { return Panels<T>(p.group_out()).width(0) * kLanes<T>; }
+  int64_t stage_elements() const { return ceil_div(stage.elements, 16) * 16; }
+  int64_t units() const { return taps * panels * chunks; }
 };
 
-template <class T> static WeightPlan<T> plan_weight(Arena& arena, const ConvParams& p, const T* x) {
-  WeightPlan<T> plan{.rows = RowBlocks(p)};
-  Reach reach{};
-  for (int d = 0; d < 3; ++d) {
-    plan.axis[d] = forward_axis(p, d);
-    reach.low[d] = plan.axis[d].lowest();
-    reach.high[d] = plan.axis[d].highest();
+/// How x is read, and the taps.
+template <class T> static void plan_taps(WeightPlan<T>& plan, Arena& arena, const T* x) {
+  const ConvParams& p = plan.p;
+  plan.staged = nullptr;
+  if (plan.stage.used) {
+    plan.source = Source<T>{};
+    plan.source.step[1] = plan.stage.pitch;
+    plan.source.step[2] = p.in_channels;
+    plan.source.covers = true;
+  } else {
+    Reach reach{};
+    for (int d = 0; d < 3; ++d) {
+      reach.low[d] = plan.axis[d].lowest();
+      reach.high[d] = plan.axis[d].highest();
+    }
+    plan.source = plan_source(arena, x, p.x_channels_last, p.batch, p.in_channels, p.group_in(),
+                              p.in, reach, plan.staged);
   }
-  plan.source = plan_source(arena, x, p.x_channels_last, p.batch, p.in_channels, p.group_in(), p.in,
-                            reach, plan.staged);
   const bool merged = plan.source.covers && p.groups == 1 && p.dilation[2] == 1;
   plan.taps = merged ? p.kernel[0] * p.kernel[1] : p.taps();
   plan.run = p.group_in() * (merged ? p.kernel[2] : 1);
   plan.depth = plan.taps * plan.run;
-  const int64_t weights = p.out_channels * p.group_in() * p.taps();
-  plan.parts = larger(
-      1, smaller(smaller(order::kConvParts, plan.rows.count), order::kConvPartElements / weights));
-  plan.columns = Panels<T>(p.group_out()).padded() * p.groups;
   plan.tap = arena.take<Tap>(plan.taps);
-  plan.sums = arena.take<T>(plan.parts * plan.columns * plan.depth);
-  if (!plan.tap) return plan;
+  if (!plan.tap) return;
   const int64_t wide = merged ? 1 : p.kernel[2];
   for (int64_t t = 0; t < plan.taps; ++t) {
     Tap& tap = plan.tap[t];
@@ -64,25 +73,60 @@ template <class T> static WeightPlan<T> plan_weight(Arena& arena, const ConvPara
     tap.at[2] = t % wide * p.dilation[2];
     tap.offset = plan.source.offset(tap.at[0], tap.at[1], tap.at[2]);
   }
+}
+
+template <class T>
+static WeightPlan<T> plan_weight(Arena& arena, const ConvParams& p, const T* x, int threads) {
+  WeightPlan<T> plan(p);
+  plan.bias_sums = arena.take<T>(bias_elements(p, plan.rows));
+  plan_taps(plan, arena, x);
+  const Panels<T> panels(p.group_out());
+  plan.panels = p.groups * panels.count;
+  plan.columns = p.groups * panels.padded();
+  plan.chunks = plan.run <= kUnitMost ? 1 : ceil_div(plan.run, kUnitRun);
+  plan.packs = plan.taps == 1 && plan.panels > 1;
+  plan.scratch_elements = plan.stage_elements() +
+                          (plan.packs ? plan.rows.per_block * p.out[2] * plan.packed_pitch() : 0);
+  plan.sums = arena.take<T>(plan.rows.parts * plan.columns * plan.depth);
+  plan.scratch = arena.take<T>(threads * plan.scratch_elements);
   return plan;
 }
 
-/// The pixels of rows [begin, end) for which this tap lies inside of x.
+/// A block of rows of dy as the tiles read it.
+template <class T> struct WeightBlock {
+  int64_t begin, end;
+  const T* dy;       ///< its first pixel, in dy or packed
+  int64_t dy_pitch;  ///< between pixels
+  int64_t segments;
+  Segment<T> segment[order::kConvBlockRows];
+};
+
+/// Segments of the staged rows: one per row, whose x is known.
+template <class T> static void list_staged(const WeightPlan<T>& plan, WeightBlock<T>& block) {
+  block.segments = block.end - block.begin;
+  for (int64_t r = 0; r < block.segments; ++r) {
+    block.segment[r].dy = block.dy + r * plan.p.out[2] * block.dy_pitch;
+    block.segment[r].count = plan.p.out[2];
+  }
+}
+
+/// The pixels of the block for which this tap lies inside of x; rows that follow one another in
+/// memory become one segment.
 template <class T>
-static int64_t list_segments(const WeightPlan<T>& plan, const ConvParams& p, const Tap& tap,
-                             const T* dy, int64_t begin, int64_t end, Segment<T>* segment) {
+static void list_segments(const WeightPlan<T>& plan, const Tap& tap, WeightBlock<T>& block) {
+  const ConvParams& p = plan.p;
   const Axis* a = plan.axis;
   const Source<T>& source = plan.source;
-  const int64_t x_step = a[2].in_step * source.step[2];
-  const int64_t left = a[2].in_first + tap.at[2];
-  int64_t first = 0, last = p.out[2], count = 0;
+  const int64_t x_step = a[2].in_step * source.step[2], left = a[2].in_first + tap.at[2];
+  int64_t first = 0, last = p.out[2];
   if (!source.covers) {
     first = left >= 0 ? 0 : ceil_div(-left, a[2].in_step);
     last =
         source.size[2] <= left ? 0 : smaller(last, ceil_div(source.size[2] - left, a[2].in_step));
   }
-  if (first >= last) return 0;
-  for (int64_t row = begin; row < end; ++row) {
+  block.segments = 0;
+  if (first >= last) return;
+  for (int64_t row = block.begin; row < block.end; ++row) {
     const int64_t n = row / (p.out[0] * p.out[1]);
     const int64_t d = row / p.out[1] % p.out[0] * a[0].in_step + a[0].in_first + tap.at[0];
     const int64_t h = row % p.out[1] * a[1].in_step + a[1].in_first + tap.at[1];
@@ -91,16 +135,15 @@ static int64_t list_segments(const WeightPlan<T>& plan, const ConvParams& p, con
       continue;
     const Segment<T> next{
         source.data + n * source.image + source.offset(d, h, left) + first * x_step,
-        dy + (row * p.out[2] + first) * p.out_channels, last - first};
-    Segment<T>* previous = count ? &segment[count - 1] : nullptr;
+        block.dy + ((row - block.begin) * p.out[2] + first) * block.dy_pitch, last - first};
+    Segment<T>* previous = block.segments ? &block.segment[block.segments - 1] : nullptr;
     if (previous && previous->x + previous->count * x_step == next.x &&
-        previous->dy + previous->count * p.out_channels == next.dy) {
+        previous->dy + previous->count * block.dy_pitch == next.dy) {
       previous->count += next.count;
     } else {
-      segment[count++] = next;
+      block.segment[block.segments++] = next;
     }
   }
-  return count;
 }
 
 template <class T>
@@ -115,151 +158,157 @@ static WeightTile<T> pick_tile(int rows) {
   return &weight_tile<T, kRows, kVectors>;
 }
 
-template <class T> static int most_rows(int vectors) {
-  return vectors == 1   ? kConvWeightRows<1>
-         : vectors == 2 ? kConvWeightRows<2>
-         : vectors == 3 ? kConvWeightRows<3>
-                        : kConvWeightRows<4>;
-}
-
-template <class T> static WeightTile<T> tile_function(int vectors, int rows) {
-  switch (vectors) {
-    case 1:
-      return pick_tile<T, 1>(rows);
-#if defined(__AVX512F__) || defined(__aarch64__)
-    case 3:
-      return pick_tile<T, 3>(rows);
-    case 4:
-      return pick_tile<T, 4>(rows);
-#endif
-    default:
-      return pick_tile<T, 2>(rows);
-  }
-}
-
-/// One (group, panel) of one tap over one block: all its tiles.
+/// All tiles of one unit over one block.
 template <class T>
-static void sum_panel(const WeightPlan<T>& plan, const ConvParams& p, int64_t unit, int64_t t,
-                      const Segment<T>* segment, int64_t segments, T* sums, bool add) {
+static void sum_unit(const WeightPlan<T>& plan, const WeightBlock<T>& block, int64_t t,
+                     int64_t panel_index, int64_t chunk, T* sums, bool add) {
+  const ConvParams& p = plan.p;
   const Panels<T> panels(p.group_out());
-  const int64_t group = unit / panels.count, panel = unit % panels.count;
-  const int width = panels.width(panel), columns = width * kLanes<T>;
-  const EvenCut cut(plan.run, most_rows<T>(width));
-  T* to =
-      sums + (group * panels.padded() + panels.column(panel)) * plan.depth + t * plan.run * columns;
-  for (int64_t tile = 0; tile < cut.count; ++tile) {
-    const int64_t first = cut.first(tile);
-    tile_function<T>(width, cut.rows(tile))(
-        segment, segments, group * p.group_in() + first,
-        group * p.group_out() + panels.column(panel), plan.axis[2].in_step * plan.source.step[2],
-        p.out_channels, to + first * columns, panels.live(panel), add);
+  const int64_t group = panel_index / panels.count, panel = panel_index % panels.count;
+  const int64_t columns = panels.width(panel) * kLanes<T>;
+  const int64_t begin = chunk * kUnitRun,
+                end = chunk + 1 == plan.chunks ? plan.run : begin + kUnitRun;
+  const int64_t x_at = group * p.group_in() + begin + (plan.source.covers ? plan.tap[t].offset : 0);
+  const int64_t dy_at = plan.packs ? 0 : group * p.group_out() + panels.column(panel);
+  const int64_t x_step = plan.axis[2].in_step * plan.source.step[2];
+  T* to = sums + (group * panels.padded() + panels.column(panel)) * plan.depth +
+          (t * plan.run + begin) * columns;
+  visit_width(panels.width(panel), [&]<int kVectors>() {
+    const EvenCut cut(end - begin, kConvWeightRows<kVectors>);
+    for (int64_t tile = 0; tile < cut.count; ++tile) {
+      const int64_t first = cut.first(tile);
+      pick_tile<T, kVectors>(cut.rows(tile))(block.segment, block.segments, x_at + first, dy_at,
+                                             x_step, block.dy_pitch, to + first * columns,
+                                             plan.packs ? columns : panels.live(panel), add);
+    }
+  });
+}
+
+/// packed[pixel] = the panel's columns of dy's pixels, zeros beyond the last channel.
+template <class T>
+static void pack_panel(const WeightPlan<T>& plan, const WeightBlock<T>& block, const T* dy,
+                       int64_t panel_index, T* packed) {
+  const ConvParams& p = plan.p;
+  const Panels<T> panels(p.group_out());
+  const int64_t panel = panel_index % panels.count, live = panels.live(panel);
+  const T* from = dy + block.begin * p.out[2] * p.out_channels +
+                  panel_index / panels.count * p.group_out() + panels.column(panel);
+  const int64_t pixels = (block.end - block.begin) * p.out[2];
+  visit_width(panels.width(panel), [&]<int kVectors>() {
+    for (int64_t i = 0; i < pixels; ++i, from += p.out_channels, packed += block.dy_pitch)
+#pragma GCC unroll 4
+      for (int j = 0; j < kVectors; ++j)
+        store(packed + j * kLanes<T>, load_live(from + j * kLanes<T>, live - j * kLanes<T>));
+  });
+}
+
+/// Units (tap x panel x chunk) [begin, end) over one block.
+template <class T>
+static void sum_block(const WeightPlan<T>& plan, const T* x, const T* dy, WeightBlock<T>& block,
+                      int64_t begin, int64_t end, T* sums, T* scratch, bool add) {
+  const ConvParams& p = plan.p;
+  T* packed = scratch + plan.stage_elements();
+  block.dy = plan.packs ? packed : dy + block.begin * p.out[2] * p.out_channels;
+  block.dy_pitch = plan.packs ? plan.packed_pitch() : p.out_channels;
+  if (plan.stage.used) {
+    stage_block(p, plan.stage, plan.axis, x, block.begin, block.end, scratch, block.segment);
+    list_staged(plan, block);
+  } else if (plan.source.covers) {
+    list_segments(plan, Tap{}, block);
+  }
+  int64_t listed = -1, packed_panel = -1;
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const int64_t t = unit / (plan.panels * plan.chunks), panel = unit / plan.chunks % plan.panels;
+    if (!plan.source.covers && t != listed) list_segments(plan, plan.tap[t], block);
+    if (plan.packs && panel != packed_panel) pack_panel(plan, block, dy, panel, packed);
+    listed = t;
+    packed_panel = panel;
+    sum_unit(plan, block, t, panel, unit % plan.chunks, sums, add);
   }
 }
 
-/// Units (tap x group x panel) [begin, end) of one part, block by block.
+/// A share of one part's units, block by block; the first share sums the bias too.
 template <class T>
-static void sum_part(const WeightPlan<T>& plan, const ConvParams& p, const T* dy, int64_t part,
-                     int64_t begin, int64_t end) {
-  const int64_t panels = p.groups * Panels<T>(p.group_out()).count;
-  const int64_t first = plan.rows.count * part / plan.parts,
-                last = plan.rows.count * (part + 1) / plan.parts;
+static void sum_share(const WeightPlan<T>& plan, const T* x, const T* dy, int64_t part,
+                      int64_t share, int64_t shares, bool bias, T* scratch) {
+  const ConvParams& p = plan.p;
+  const int64_t first = plan.rows.first(part), units = plan.units(), channels = p.out_channels;
+  const int64_t chains = bias_chains(p);
+  const EvenCut cut(plan.rows.first(part + 1) - first, int(plan.rows.per_block));
   T* sums = plan.sums + part * plan.columns * plan.depth;
-  Segment<T> segment[order::kConvBlockRows];
-  for (int64_t block = first; block < last; ++block) {
-    int64_t segments = 0;
-    for (int64_t unit = begin; unit < end; ++unit) {
-      const int64_t t = unit / panels;
-      if (unit == begin || unit % panels == 0)
-        segments = list_segments(plan, p, plan.tap[t], dy, plan.rows.first(block),
-                                 plan.rows.last(block), segment);
-      sum_panel(plan, p, unit % panels, t, segment, segments, sums, block > first);
-    }
+  T* bias_sums = plan.bias_sums + part * chains * channels;
+  bias = bias && share == 0;
+  WeightBlock<T> block;
+  for (int64_t b = 0; b < cut.count; ++b) {
+    block.begin = first + cut.first(b);
+    block.end = first + cut.first(b + 1);
+    if (bias)
+      sum_bias_block(dy + block.begin * p.out[2] * channels, cut.rows(b) * p.out[2], channels,
+                     chains, bias_sums, b > 0);
+    sum_block(plan, x, dy, block, units * share / shares, units * (share + 1) / shares, sums,
+              scratch, b > 0);
   }
+  if (bias) add_chains(channels, chains, bias_sums);
 }
 
+/// dw = sum of the parts, in order, from panels back to C order: one panel, kUnpackChannels input
+/// channels from `channel` on.
 template <class T>
-static void sum_weights(Context ctx, const WeightPlan<T>& plan, const ConvParams& p, const T* dy) {
-  const int64_t units = plan.taps * p.groups * Panels<T>(p.group_out()).count;
-  const int64_t shares =
-      ctx.threads == 1 ? 1 : smaller(units, ceil_div(2 * ctx.threads, plan.parts));
-  parallel_for(ctx, plan.parts * shares, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t share = i % shares;
-      sum_part(plan, p, dy, i / shares, units * share / shares, units * (share + 1) / shares);
-    }
-  });
-}
-
-/// dw = sum of the parts, in order, from panels back to C order.
-template <class T>
-static void unpack_weights(Context ctx, const WeightPlan<T>& plan, const ConvParams& p, T* dw) {
+static void unpack_panel(const WeightPlan<T>& plan, int64_t panel_index, int64_t channel, T* dw) {
+  const ConvParams& p = plan.p;
   const Panels<T> panels(p.group_out());
-  const int64_t channels = p.group_in(), taps = p.taps(), part = plan.columns * plan.depth;
-  parallel_for(ctx, p.out_channels, row_grain(channels * taps * plan.parts),
-               [&](int64_t begin, int64_t end) {
-                 for (int64_t out = begin; out < end; ++out) {
-                   const int64_t group = out / p.group_out(), o = out % p.group_out();
-                   int64_t panel = panels.count - 1;
-                   while (panels.column(panel) > o) --panel;
-                   const int64_t columns = panels.width(panel) * kLanes<T>;
-                   const T* from = plan.sums +
-                                   (group * panels.padded() + panels.column(panel)) * plan.depth +
-                                   o - panels.column(panel);
-                   T* to = dw + out * channels * taps;
-                   for (int64_t c = 0; c < channels; ++c)
-                     for (int64_t k = 0; k < taps; ++k) {
-                       const T* at = from + (k * channels + c) * columns;
-                       T sum = at[0];
-                       for (int64_t i = 1; i < plan.parts; ++i) sum += at[i * part];
-                       to[c * taps + k] = sum;
-                     }
-                 }
-               });
-}
-
-/// sums[0, n) (+)= sum over pixels of dy[0, n), n at most kVectors vectors.
-template <class T, int kVectors>
-static void sum_channels(const T* dy, int64_t pixels, int64_t step, int64_t live, T* sums,
-                         bool add) {
-  Vec<T> sum[kVectors] = {};
-  for (int64_t n = 0; n < pixels; ++n, dy += step)
-#pragma GCC unroll 4
-    for (int j = 0; j < kVectors; ++j)
-      sum[j] += load_live(dy + j * kLanes<T>, live - j * kLanes<T>);
-#pragma GCC unroll 4
-  for (int j = 0; j < kVectors; ++j) {
-    const int64_t left = live - j * kLanes<T>;
-    T* to = sums + j * kLanes<T>;
-    store_live(to, add ? load_live(to, left) + sum[j] : sum[j], left);
+  const int64_t group = panel_index / panels.count, panel = panel_index % panels.count;
+  const int64_t columns = panels.width(panel) * kLanes<T>, channels = p.group_in();
+  const int64_t taps = p.taps(), part = plan.columns * plan.depth;
+  const int64_t count = smaller(kUnpackChannels, channels - channel);
+  const T* from = plan.sums + (group * panels.padded() + panels.column(panel)) * plan.depth;
+  T* to = dw + ((group * p.group_out() + panels.column(panel)) * channels + channel) * taps;
+  alignas(64) T sum[kUnpackChannels][kLanes<T>];
+  for (int64_t j = 0; j < columns; j += kLanes<T>) {
+    const int64_t live = smaller(kLanes<T>, panels.live(panel) - j);
+    for (int64_t k = 0; k < taps; ++k) {
+      const T* at = from + (k * channels + channel) * columns + j;
+      for (int64_t c = 0; c < count; ++c, at += columns) {
+        Vec<T> total = load(at);
+        for (int64_t i = 1; i < plan.rows.parts; ++i) total += load(at + i * part);
+        store(sum[c], total);
+      }
+      for (int64_t o = 0; o < live; ++o)
+        for (int64_t c = 0; c < count; ++c) to[((j + o) * channels + c) * taps + k] = sum[c][o];
+    }
   }
-}
-
-static int64_t bias_parts(const RowBlocks& rows) {
-  return smaller(order::kConvBiasParts, rows.count);
 }
 
 template <class T>
-static void sum_bias(Context ctx, const ConvParams& p, const T* dy, T* sums, T* db) {
-  constexpr int64_t kStep = 4 * kLanes<T>;
-  const RowBlocks rows(p);
-  const int64_t channels = p.out_channels, parts = bias_parts(rows);
-  parallel_for(ctx, parts, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t part = begin; part < end; ++part) {
-      const int64_t first = rows.count * part / parts, last = rows.count * (part + 1) / parts;
-      for (int64_t block = first; block < last; ++block) {
-        const T* from = dy + rows.first(block) * p.out[2] * channels;
-        const int64_t pixels = (rows.last(block) - rows.first(block)) * p.out[2];
-        for (int64_t o = 0; o < channels; o += kStep)
-          sum_channels<T, 4>(from + o, pixels, channels, channels - o, sums + part * channels + o,
-                             block > first);
-      }
-    }
-  });
-  for (int64_t o = 0; o < channels; ++o) {
-    T sum = sums[o];
-    for (int64_t part = 1; part < parts; ++part) sum += sums[part * channels + o];
-    db[o] = sum;
-  }
+static void sum_weights(Context ctx, const WeightPlan<T>& plan, const T* dy, const T* x, T* dw,
+                        bool bias) {
+  const ConvParams& p = plan.p;
+  const double work = weight_work(p);
+  const int64_t wanted = larger(
+      1, int64_t(smaller(int64_t(work / kConvThreadWork), kItemsPerThread * int64_t(ctx.threads))));
+  const int64_t shares =
+      ctx.threads == 1 ? 1 : smaller(plan.units(), ceil_div(wanted, plan.rows.parts));
+  const int64_t blocks = ceil_div(p.group_in(), kUnpackChannels);
+  run_items(
+      ctx, work, plan.rows.parts * shares, plan.panels * blocks,
+      [&](int member, int64_t item) {
+        sum_share(plan, x, dy, item / shares, item % shares, shares, bias,
+                  plan.scratch + member * plan.scratch_elements);
+      },
+      [&](int64_t i) { unpack_panel(plan, i / blocks, i % blocks * kUnpackChannels, dw); });
+}
+
+/// The bias alone, or beside a weight gradient that does not take it along.
+template <class T>
+static void backward_bias(Context ctx, const ConvParams& p, const RowCut& rows, const T* dy,
+                          T* sums, T* db) {
+  constexpr double kWorkPerElement = 4;  // in multiply-adds: the additions wait for memory
+  const double work =
+      kWorkPerElement * double(rows.rows) * double(p.out[2]) * double(p.out_channels);
+  run_items(
+      ctx, work, rows.parts, 0, [&](int, int64_t part) { sum_bias_part(p, rows, dy, part, sums); },
+      [](int64_t) {});
+  add_bias_parts(p, rows, sums, db);
 }
 
 template <class T>
@@ -271,24 +320,32 @@ void conv_backward_weight(Context ctx, const T* dy, const T* x, T* dw, T* db,
     return;
   }
   Arena arena(ctx.workspace);
-  T* bias_sums = arena.take<T>(bias_parts(RowBlocks(params)) * params.out_channels);
-  if (db) sum_bias(ctx, params, dy, bias_sums, db);
-  if (!dw) return;
-  if (params.is_depthwise()) return depthwise_backward_weight(ctx, dy, x, dw, params, arena.rest());
-  WeightPlan<T> plan = plan_weight(arena, params, x);
+  if (!dw || params.is_depthwise() || is_narrow(params)) {
+    const RowCut rows(params, order::kConvBlockElements);
+    T* sums = arena.take<T>(bias_elements(params, rows));
+    if (db) backward_bias(ctx, params, rows, dy, sums, db);
+    if (!dw) return;
+    if (params.is_depthwise())
+      return depthwise_backward_weight(ctx, dy, x, dw, params, arena.rest());
+    return narrow_backward_weight(ctx, dy, x, dw, params, arena.rest());
+  }
+  WeightPlan<T> plan = plan_weight(arena, params, x, ctx.threads);
   if (plan.staged)
     fill_staged(ctx, plan.source, plan.staged, x, params.x_channels_last, params.batch,
                 params.in_channels);
-  sum_weights(ctx, plan, params, dy);
-  unpack_weights(ctx, plan, params, dw);
+  sum_weights(ctx, plan, dy, x, dw, db != nullptr);
+  if (db) add_bias_parts(params, plan.rows, plan.bias_sums, db);
 }
 
-template <class T> size_t conv_backward_weight_workspace(const ConvParams& params) {
+template <class T> size_t conv_backward_weight_workspace(const ConvParams& params, int threads) {
   if (params.batch == 0) return 0;
   Arena arena(nullptr);
-  arena.take<T>(bias_parts(RowBlocks(params)) * params.out_channels);
-  if (params.is_depthwise()) return arena.used() + depthwise_workspace<T>(params);
-  plan_weight<T>(arena, params, nullptr);
+  if (params.is_depthwise() || is_narrow(params)) {
+    arena.take<T>(bias_elements(params, RowCut(params, order::kConvBlockElements)));
+    return arena.used() + (params.is_depthwise() ? depthwise_workspace<T>(params)
+                                                 : narrow_workspace<T>(params, threads));
+  }
+  plan_weight<T>(arena, params, nullptr, threads);
   return arena.used();
 }
 

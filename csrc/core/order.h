@@ -31,19 +31,33 @@ constexpr int64_t kRowBlock = 128;
 /// planes where several fit, else parts of one. 16 KiB of float32, so that a second pass reads L1.
 constexpr int64_t kPlaneBlock = 4096;
 
-/// Weight gradients of convolutions sum over blocks of whole image rows; a block holds about this
-/// many elements of x and dy together (512 KiB of float32: half of a common L2), at least one row,
-/// and at most kConvBlockRows rows, which are listed on the stack.
+/// Weight and bias gradients of convolutions sum over parts of dy's rows, counted over images, and
+/// within a part over blocks of rows: parts and blocks are even, and each is added to the ones
+/// before it in order. A block holds about this many elements of x and dy together (512 KiB of
+/// float32: half of a common L2), at least kConvBlockPixels pixels (fewer leave the sums too little
+/// work per visit), and at most kConvBlockRows rows, which are listed on the stack.
 constexpr int64_t kConvBlockElements = 128 * 1024;
+constexpr int64_t kConvBlockPixels = 128;
 constexpr int64_t kConvBlockRows = 128;
 
-/// Blocks are dealt to at most this many parts, summed apart and added in order, so that layers of
-/// few weights keep every core busy; fewer parts where their weights exceed kConvPartElements.
+/// Parts are summed apart so that layers of few weights keep every core busy: at most this many,
+/// fewer where their weights together exceed kConvPartElements (1 MiB of float32) or a part would
+/// have fewer than kConvPartPixels pixels.
 constexpr int64_t kConvParts = 16;
-constexpr int64_t kConvPartElements = 32 * 1024;
+constexpr int64_t kConvPartElements = 256 * 1024;
+constexpr int64_t kConvPartPixels = 256;
 
-/// The same for bias gradients, which are cheap to keep apart.
-constexpr int64_t kConvBiasParts = 64;
+/// Bias gradients of fewer channels than this sum every 16th pixel of a block in a chain of its own:
+/// a narrow dy is then read in whole vectors, and additions need not wait for one another.
+constexpr int64_t kConvBiasChannels = 128;
+constexpr int64_t kConvBiasChains = 16;
+
+/// Images of one channel with up to so many output channels, in rows of at least so many pixels,
+/// have vectors over pixels in their weight gradient (conv/conv_narrow.h), of 16 virtual lanes, if
+/// the kernel has at most so many taps; their blocks hold about so many elements, to stay in L1.
+constexpr int64_t kConvNarrowOutputs = 8, kConvNarrowWidth = 8, kConvNarrowTaps = 64;
+constexpr int64_t kConvNarrowBlockElements = 8 * 1024;
+constexpr int64_t kConvNarrowLanes = 16;
 
 /// Up to so many input channels dx is projected on all taps first (conv/conv_project.h): half the
 /// lanes of a vector of 16 would otherwise be empty.

@@ -56,7 +56,7 @@ constexpr int64_t kChunksPerThread = 8, kChunkWork = 3'000'000;
 /// Convolution: a tile is kConvRows<v> pixels x v vectors of output channels, or kConvWeightRows<v>
 /// input channels x v vectors for weight gradients. 12 rows of one vector keep two FMA pipes busy
 /// (latency 4), and 12 is how many pixels' pointers stay in registers; weight gradients read all
-/// rows through one pointer.
+/// rows through one pointer, so that 30 rows fill the registers.
 constexpr int kConvVectors = kTileRows == 12 ? 4 : 2;
 template <int kVectors>
 constexpr int kConvRows = kVectors == 1                        ? 12
@@ -65,7 +65,7 @@ constexpr int kConvRows = kVectors == 1                        ? 12
                           : kVectors == 3                      ? 8
                                                                : 6;
 template <int kVectors>
-constexpr int kConvWeightRows = kVectors == 1 && kConvVectors == 4 ? 16 : kConvRows<kVectors>;
+constexpr int kConvWeightRows = kVectors == 1 && kConvVectors == 4 ? 30 : kConvRows<kVectors>;
 
 /// Pixels per block of a convolution: a multiple of every row count. A panel of weights is read
 /// once per block, and eight tiles of 6 hide its way from L3.
