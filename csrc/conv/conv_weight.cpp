@@ -10,7 +10,7 @@ namespace brasa::cpu::BRASA_ISA {
 /// still make one.
 constexpr int64_t kUnitRun = 24, kUnitMost = 30;
 /// Items per thread: few enough that each reads its block from L2, so many that no thread waits.
-constexpr int64_t kItemsPerThread = 16;
+constexpr int64_t kItemsPerThread = 8;
 /// Input channels that are unpacked at a time.
 constexpr int64_t kUnpackChannels = 16;
 
@@ -25,10 +25,13 @@ template <class T> struct WeightPlan {
   int64_t taps, run, depth;  ///< depth = taps * run
   int64_t panels, columns;   ///< of all groups; columns padded to vectors
   int64_t chunks;            ///< that the run is cut into, for units
-  bool packs;                ///< panels of a block of dy are copied: their rows lie far apart
-  T* sums;                   ///< [part][group][panel][depth][panel's columns]
+  /// 1x1: panels of a block of dy are copied, where their rows lie far apart (and at powers of two,
+  /// of which few fit into a cache). Packing units of x as well lost up to 30 %: the copy waits for
+  /// what the tile would read ahead.
+  bool packs;
+  T* sums;  ///< [part][group][panel][depth][panel's columns]
   T* bias_sums;
-  T* scratch;  ///< per thread: the staged rows of x, a panel of dy
+  T* scratch;  ///< per thread: staged rows of x, a panel of dy
   int64_t scratch_elements;
 
   explicit WeightPlan(const ConvParams& params)

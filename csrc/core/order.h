@@ -41,10 +41,10 @@ constexpr int64_t kConvBlockPixels = 128;
 constexpr int64_t kConvBlockRows = 128;
 
 /// Parts are summed apart so that layers of few weights keep every core busy: at most this many,
-/// fewer where their weights together exceed kConvPartElements (1 MiB of float32) or a part would
+/// fewer where their weights together exceed kConvPartElements (4 MiB of float32) or a part would
 /// have fewer than kConvPartPixels pixels.
 constexpr int64_t kConvParts = 16;
-constexpr int64_t kConvPartElements = 256 * 1024;
+constexpr int64_t kConvPartElements = 1024 * 1024;
 constexpr int64_t kConvPartPixels = 256;
 
 /// Bias gradients of fewer channels than this sum every 16th pixel of a block in a chain of its own:

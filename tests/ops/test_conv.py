@@ -80,6 +80,16 @@ CASES = {
     "depthwise with a multiplier": ((2, 4, 6, 6), (12, 1, 3, 3), {"groups": 4, "padding": 1}),
     "groups": ((2, 64, 6, 6), (66, 32, 3, 3), {"groups": 2, "padding": 1}),
     "one row": ((2, 3, 1, 40), (4, 3, 1, 7), {"padding": (0, 3)}),
+    "one row of one channel": ((3, 1, 1, 40), (5, 1, 1, 7), {"padding": (0, 3), "dilation": (1, 2)}),
+    "one channel, 8 outputs, two rows apart": ((9, 1, 35, 18), (8, 1, 4, 3), {"stride": (2, 1), "padding": 1}),
+    "one channel, more outputs than a vector": ((2, 1, 14, 13), (17, 1, 3, 3), {"padding": 1}),
+    "gather with stride": ((2, 12, 9, 10), (20, 12, 3, 3), {"stride": 2, "padding": 1}),
+    "gather with dilation": ((2, 12, 9, 10), (20, 12, 3, 3), {"dilation": 2, "padding": 2}),
+    "many channels, C order, with stride": ((2, 33, 9, 10), (10, 33, 3, 3), {"stride": 2, "padding": 1}),
+    "runs longer than a unit": ((2, 11, 8, 8), (5, 11, 3, 3), {"padding": 1}),
+    "units and panels with tails": ((6, 55, 7, 7), (147, 55, 1, 1), {}),
+    "1x1 with padding": ((2, 35, 5, 6), (70, 35, 1, 1), {"padding": 1, "stride": 2}),
+    "several parts and blocks": ((5, 4, 40, 40), (18, 4, 3, 3), {"padding": 1}),
 }
 
 
