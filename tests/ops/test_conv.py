@@ -81,7 +81,11 @@ CASES = {
     "groups": ((2, 64, 6, 6), (66, 32, 3, 3), {"groups": 2, "padding": 1}),
     "one row": ((2, 3, 1, 40), (4, 3, 1, 7), {"padding": (0, 3)}),
     "one row of one channel": ((3, 1, 1, 40), (5, 1, 1, 7), {"padding": (0, 3), "dilation": (1, 2)}),
-    "one channel, 8 outputs, two rows apart": ((9, 1, 35, 18), (8, 1, 4, 3), {"stride": (2, 1), "padding": 1}),
+    "one channel, 8 outputs, two rows apart": (
+        (9, 1, 35, 18),
+        (8, 1, 4, 3),
+        {"stride": (2, 1), "padding": 1},
+    ),
     "one channel, more outputs than a vector": ((2, 1, 14, 13), (17, 1, 3, 3), {"padding": 1}),
     "gather with stride": ((2, 12, 9, 10), (20, 12, 3, 3), {"stride": 2, "padding": 1}),
     "gather with dilation": ((2, 12, 9, 10), (20, 12, 3, 3), {"dilation": 2, "padding": 2}),
