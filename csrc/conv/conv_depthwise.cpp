@@ -1,7 +1,5 @@
 #include "conv/conv_depthwise.h"
 
-#include "core/order.h"
-
 namespace brasa::cpu::BRASA_ISA {
 
 /// Pixels that share a weight: 4 sums and 4 loads per weight keep the load ports, not latency, the
@@ -9,18 +7,6 @@ namespace brasa::cpu::BRASA_ISA {
 constexpr int kPixels = 4;
 /// Rows of taps whose pointers are kept at a time.
 constexpr int kRowsOfTaps = 16;
-/// Taps and vectors of a tile of the weight gradient: 8 sums hide the latency of fma().
-constexpr int kTaps = 4, kVectors = 2;
-
-template <class T>
-static Source<T> plain_source(const T* data, int64_t channels, const int64_t* size) {
-  const int64_t row = size[2] * channels;
-  return {data,
-          size[0] * size[1] * row,
-          {size[1] * row, row, channels},
-          {size[0], size[1], size[2]},
-          false};
-}
 
 /// packed[tap][channel] of one class, its taps in the order of the axes.
 template <class T>
@@ -54,15 +40,15 @@ template <class T> struct DepthwiseGather {
   int64_t channels, out_image, out_step[3];
 };
 
-/// kPixelCount pixels, all channels: taps [first, last) along the row.
+/// kPixelCount pixels, channels from `channel` on: taps [first, last) along the row.
 template <class T, int kPixelCount>
-static void sum_pixels(const DepthwiseGather<T>& g, const TapRows<T>& rows, int64_t q,
-                       int64_t first, int64_t last, T* out, bool resume) {
+static void sum_pixels(const DepthwiseGather<T>& g, const TapRows<T>& rows, int64_t channel,
+                       int64_t q, int64_t first, int64_t last, T* out, bool resume) {
   const Axis& axis = g.axis[2];
   const int64_t pixel = axis.in_step * g.channels, tap = axis.tap_step * g.channels;
   const int64_t at = (q * axis.in_step + axis.in_first) * g.channels;
   const int64_t out_pixel = axis.out_step * g.out_step[2];
-  for (int64_t c = 0; c < g.channels; c += kLanes<T>) {
+  for (int64_t c = channel; c < g.channels; c += kLanes<T>) {
     const int64_t live = g.channels - c;
     Vec<T> sum[kPixelCount];
 #pragma GCC unroll 4
@@ -85,23 +71,89 @@ static void sum_pixels(const DepthwiseGather<T>& g, const TapRows<T>& rows, int6
   }
 }
 
+/// The same for all taps of neighbouring pixels, whole vectors of channels: an element of x is
+/// loaded once for all the taps it meets.
+template <class T, int kPixelCount, int kRowTaps, int kStep>
+static void sum_window(const DepthwiseGather<T>& g, const TapRows<T>& rows, int64_t q, T* out) {
+  constexpr int kReads = (kPixelCount - 1) * kStep + kRowTaps;
+  const int64_t channels = g.channels, out_pixel = g.axis[2].out_step * g.out_step[2];
+  const int64_t at = (q * kStep + g.axis[2].in_first) * channels;
+  for (int64_t c = 0; c + kLanes<T> <= channels; c += kLanes<T>) {
+    Vec<T> sum[kPixelCount];
+#pragma GCC unroll 4
+    for (int i = 0; i < kPixelCount; ++i) sum[i] = g.start ? load(g.start + c) : Vec<T>{};
+    for (int64_t r = 0; r < rows.count; ++r) {
+      Vec<T> weight[kRowTaps];
+#pragma GCC unroll 4
+      for (int k = 0; k < kRowTaps; ++k) weight[k] = load(rows.w[r] + k * channels + c);
+      const T* x = rows.x[r] + at + c;
+#pragma GCC unroll 16
+      for (int n = 0; n < kReads; ++n, x += channels) {
+        const Vec<T> value = load(x);
+#pragma GCC unroll 4
+        for (int i = 0; i < kPixelCount; ++i) {
+          const int k = n - i * kStep;
+          if (k >= 0 && k < kRowTaps) sum[i] = fma(value, weight[k], sum[i]);
+        }
+      }
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < kPixelCount; ++i) store(out + i * out_pixel + c, sum[i]);
+  }
+}
+
+template <class T>
+using Window = void (*)(const DepthwiseGather<T>&, const TapRows<T>&, int64_t, T*);
+
+/// The window of kPixelCount pixels for a gather's taps, or null.
+template <class T, int kPixelCount> static Window<T> window_of(const Axis& axis) {
+  if (axis.taps > 1 && axis.tap_step != 1) return nullptr;
+  if (axis.in_step == 1) {
+    return axis.taps == 1   ? &sum_window<T, kPixelCount, 1, 1>
+           : axis.taps == 2 ? &sum_window<T, kPixelCount, 2, 1>
+           : axis.taps == 3 ? &sum_window<T, kPixelCount, 3, 1>
+           : axis.taps == 5 ? &sum_window<T, kPixelCount, 5, 1>
+                            : nullptr;
+  }
+  return axis.in_step != 2 ? nullptr
+         : axis.taps == 3  ? &sum_window<T, kPixelCount, 3, 2>
+         : axis.taps == 5  ? &sum_window<T, kPixelCount, 5, 2>
+                           : nullptr;
+}
+
+/// kPixelCount pixels whose taps all lie inside of x.
+template <class T, int kPixelCount>
+static void sum_inside(const DepthwiseGather<T>& g, const TapRows<T>& rows, int64_t q, T* out,
+                       bool resume) {
+  const Window<T> window = resume ? nullptr : window_of<T, kPixelCount>(g.axis[2]);
+  if (window) window(g, rows, q, out);
+  const int64_t done = window ? g.channels / kLanes<T> * kLanes<T> : 0;
+  if (done < g.channels)
+    sum_pixels<T, kPixelCount>(g, rows, done, q, 0, g.axis[2].taps, out, resume);
+}
+
 /// One row of pixels: those whose taps all lie inside of x several at a time, the others alone.
 template <class T>
 static void sum_row(const DepthwiseGather<T>& g, const TapRows<T>& rows, T* out, bool resume) {
   const Axis& axis = g.axis[2];
   const int64_t width = g.source.size[2], out_pixel = axis.out_step * g.out_step[2];
+  const int64_t reach = (axis.taps - 1) * axis.tap_step;
   for (int64_t q = 0; q < axis.count;) {
     const int64_t at = q * axis.in_step + axis.in_first;
-    const int64_t end = at + (kPixels - 1) * axis.in_step + (axis.taps - 1) * axis.tap_step;
-    if (at >= 0 && end < width && q + kPixels <= axis.count) {
-      sum_pixels<T, kPixels>(g, rows, q, 0, axis.taps, out + q * out_pixel, resume);
-      q += kPixels;
+    if (at >= 0 && at + reach < width) {
+      const bool several =
+          q + kPixels <= axis.count && at + (kPixels - 1) * axis.in_step + reach < width;
+      if (several)
+        sum_inside<T, kPixels>(g, rows, q, out + q * out_pixel, resume);
+      else
+        sum_inside<T, 1>(g, rows, q, out + q * out_pixel, resume);
+      q += several ? kPixels : 1;
       continue;
     }
     const int64_t step = larger(1, axis.tap_step);
     const int64_t first = at >= 0 ? 0 : smaller(axis.taps, ceil_div(-at, step));
     const int64_t last = at >= width ? 0 : smaller(axis.taps, ceil_div(width - at, step));
-    sum_pixels<T, 1>(g, rows, q, first, larger(first, last), out + q * out_pixel, resume);
+    sum_pixels<T, 1>(g, rows, 0, q, first, larger(first, last), out + q * out_pixel, resume);
     ++q;
   }
 }
@@ -202,117 +254,6 @@ void depthwise_backward_input(Context ctx, const T* dy, const T* w, T* dx, const
   if (out != dx) separate_channels(ctx, out, dx, p.batch, p.in_channels, p.in);
 }
 
-/// sums[tap][0, kVectors vectors) += sum over n pixels of x * dy, for kTapCount taps; the row's sum
-/// starts at zero.
-template <class T, int kTapCount>
-static void sum_taps(const T* x, const T* dy, int64_t n, int64_t x_step, int64_t dy_step,
-                     int64_t tap, int64_t channels, int64_t live, T* sums) {
-  Vec<T> sum[kTapCount][kVectors] = {};
-  for (; n > 0; --n, x += x_step, dy += dy_step)
-#pragma GCC unroll 2
-    for (int j = 0; j < kVectors; ++j) {
-      const int64_t left = live - j * kLanes<T>;
-      if (left <= 0) break;
-      const Vec<T> gradient = load_live(dy + j * kLanes<T>, left);
-#pragma GCC unroll 4
-      for (int k = 0; k < kTapCount; ++k)
-        sum[k][j] = fma(load_live(x + k * tap + j * kLanes<T>, left), gradient, sum[k][j]);
-    }
-#pragma GCC unroll 4
-  for (int k = 0; k < kTapCount; ++k)
-#pragma GCC unroll 2
-    for (int j = 0; j < kVectors; ++j) {
-      const int64_t left = live - j * kLanes<T>;
-      T* to = sums + k * channels + j * kLanes<T>;
-      if (left > 0) store_live(to, load_live(to, left) + sum[k][j], left);
-    }
-}
-
-/// The taps [first, first + taps) of one row of taps, over one row of dy: pixels where all lie
-/// inside of x together, the rest tap by tap.
-template <class T>
-static void sum_tap_row(const ConvParams& p, const T* x, const T* dy, int64_t first, int taps,
-                        int64_t live, T* sums) {
-  const int64_t channels = p.in_channels, s = p.stride[2], x_step = s * channels;
-  int64_t begin[kTaps], end[kTaps], low = 0, high = p.out[2];
-  for (int k = 0; k < taps; ++k) {
-    const int64_t at = (first + k) * p.dilation[2] - p.pad_begin[2];
-    begin[k] = at >= 0 ? 0 : smaller(p.out[2], ceil_div(-at, s));
-    end[k] = at >= p.in[2] ? 0 : smaller(p.out[2], ceil_div(p.in[2] - at, s));
-    low = larger(low, begin[k]);
-    high = smaller(high, end[k]);
-  }
-  high = larger(low, high);
-  const int64_t tap = p.dilation[2] * channels;
-  const T* origin = x + (first * p.dilation[2] - p.pad_begin[2]) * channels;
-  const auto all = taps == 1   ? sum_taps<T, 1>
-                   : taps == 2 ? sum_taps<T, 2>
-                   : taps == 3 ? sum_taps<T, 3>
-                               : sum_taps<T, 4>;
-  all(origin + low * x_step, dy + low * channels, high - low, x_step, channels, tap, channels, live,
-      sums);
-  for (int k = 0; k < taps; ++k) {
-    const int64_t edge[2][2] = {{begin[k], smaller(low, end[k])}, {larger(high, begin[k]), end[k]}};
-    for (const auto& [from, to] : edge)
-      if (from < to)
-        sum_taps<T, 1>(origin + k * tap + from * x_step, dy + from * channels, to - from, x_step,
-                       channels, tap, channels, live, sums + k * channels);
-  }
-}
-
-/// sums[tap][channel] over rows [begin, end) of dy.
-template <class T>
-static void sum_rows(const ConvParams& p, const T* x, const T* dy, int64_t begin, int64_t end,
-                     T* sums) {
-  const int64_t channels = p.in_channels;
-  zero_fill(sums, p.taps() * channels);
-  for (int64_t row = begin; row < end; ++row) {
-    const int64_t n = row / (p.out[0] * p.out[1]);
-    for (int64_t t = 0; t < p.kernel[0] * p.kernel[1]; ++t) {
-      const int64_t d = row / p.out[1] % p.out[0] * p.stride[0] - p.pad_begin[0] +
-                        t / p.kernel[1] * p.dilation[0];
-      const int64_t h =
-          row % p.out[1] * p.stride[1] - p.pad_begin[1] + t % p.kernel[1] * p.dilation[1];
-      if (uint64_t(d) >= uint64_t(p.in[0]) || uint64_t(h) >= uint64_t(p.in[1])) continue;
-      const T* x_row = x + ((n * p.in[0] + d) * p.in[1] + h) * p.in[2] * channels;
-      for (int64_t c = 0; c < channels; c += kVectors * kLanes<T>)
-        for (int64_t k = 0; k < p.kernel[2]; k += kTaps)
-          sum_tap_row(p, x_row + c, dy + row * p.out[2] * channels + c, k,
-                      int(smaller(kTaps, p.kernel[2] - k)), channels - c,
-                      sums + (t * p.kernel[2] + k) * channels + c);
-    }
-  }
-}
-
-static int64_t depthwise_parts(const ConvParams& p) {
-  return smaller(order::kConvParts, p.batch * p.out[0] * p.out[1]);
-}
-
-template <class T>
-void depthwise_backward_weight(Context ctx, const T* dy, const T* x, T* dw, const ConvParams& p,
-                               void* workspace) {
-  Arena arena(workspace);
-  const int64_t parts = depthwise_parts(p), count = p.taps() * p.in_channels;
-  T* sums = arena.take<T>(parts * count);
-  if (!p.x_channels_last) {
-    T* staged = arena.take<T>(p.batch * p.in_pixels() * p.in_channels);
-    fill_staged(ctx, plain_source<T>(staged, p.in_channels, p.in), staged, x, false, p.batch,
-                p.in_channels);
-    x = staged;
-  }
-  const int64_t rows = p.batch * p.out[0] * p.out[1];
-  parallel_for(ctx, parts, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i)
-      sum_rows(p, x, dy, rows * i / parts, rows * (i + 1) / parts, sums + i * count);
-  });
-  for (int64_t c = 0; c < p.in_channels; ++c)
-    for (int64_t t = 0; t < p.taps(); ++t) {
-      T sum = sums[t * p.in_channels + c];
-      for (int64_t i = 1; i < parts; ++i) sum += sums[i * count + t * p.in_channels + c];
-      dw[c * p.taps() + t] = sum;
-    }
-}
-
 template <class T> size_t depthwise_workspace(const ConvParams& p) {
   Arena arena(nullptr);
   arena.take<T>((1 + depthwise_parts(p)) * p.taps() * p.in_channels + 64);
@@ -322,7 +263,6 @@ template <class T> size_t depthwise_workspace(const ConvParams& p) {
 
 BRASA_INSTANTIATE(depthwise_forward, float, double)
 BRASA_INSTANTIATE(depthwise_backward_input, float, double)
-BRASA_INSTANTIATE(depthwise_backward_weight, float, double)
 BRASA_INSTANTIATE(depthwise_workspace, float, double)
 
 }  // namespace brasa::cpu::BRASA_ISA
