@@ -47,8 +47,8 @@ constexpr int64_t kConvParts = 16;
 constexpr int64_t kConvPartElements = 1024 * 1024;
 constexpr int64_t kConvPartPixels = 256;
 
-/// Bias gradients of fewer channels than this sum every 16th pixel of a block in a chain of its own:
-/// a narrow dy is then read in whole vectors, and additions need not wait for one another.
+/// Bias gradients of fewer channels than this sum every 16th pixel of a block in a chain of its
+/// own: a narrow dy is then read in whole vectors, and additions need not wait for one another.
 constexpr int64_t kConvBiasChannels = 128;
 constexpr int64_t kConvBiasChains = 16;
 
