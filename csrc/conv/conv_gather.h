@@ -41,12 +41,18 @@ template <class T> struct Gather {
   int64_t class_count, items, splits;
 };
 
-/// Packs one vector of columns: `live` output channels from `w` on (their weights `out_step` apart)
-/// go to `column` of every class's panels, which are `pitch` wide. Runs of `channels` x taps.
-template <class T> struct PackedVector {
-  const T* w;
-  int64_t live, channels, panel, pitch, lane;
+/// Channels whose weights are packed at a time.
+constexpr int64_t kPackedChannels = 32;
 
+/// One vector of columns of a panel, `live` of which exist: where its weights go.
+template <class T> struct PackedVector {
+  int64_t live, panel, pitch, lane;
+
+  PackedVector(const Panels<T>& panels, int64_t group, int64_t number, int64_t vector)
+      : live(smaller(kLanes<T>, panels.live(number) - vector * kLanes<T>)),
+        panel(group * panels.padded() + panels.column(number)),
+        pitch(panels.width(number) * kLanes<T>),
+        lane(vector * kLanes<T>) {}
   __attribute__((always_inline)) void put(const PackedTap<T>& tap, int64_t channel,
                                           Vec<T> weights) const {
     if (tap.packed)
@@ -54,53 +60,51 @@ template <class T> struct PackedVector {
   }
 };
 
-/// w[o][c][k]: a column's weights follow one another.
+/// Channels [begin, end) of w[column][channel][k]: a column's weights follow one another.
 template <class T>
-static void pack_outputs(const PackedVector<T>& to, const PackedTap<T>* tap, int64_t taps) {
-  int64_t c = 0, k = 0;
-  transpose_rows(to.w, to.channels * taps, to.live, to.channels * taps,
-                 [&](int64_t, Vec<T> weights) {
-                   to.put(tap[k], c, weights);
+static void pack_forward(const Gather<T>& g, const PackedVector<T>& to, const T* w, int64_t taps,
+                         int64_t begin, int64_t end) {
+  int64_t c = begin, k = 0;
+  transpose_rows(w + (to.lane * g.group_in + begin) * taps, g.group_in * taps, to.live,
+                 (end - begin) * taps, [&](int64_t, Vec<T> weights) {
+                   to.put(g.packed_tap[k], c, weights);
                    if (++k == taps) k = 0, ++c;
                  });
 }
 
-/// The same for backward data: w[c][column][k], `step` elements from one c to the next.
+/// One channel of w[channel][column][k].
 template <class T>
-static void pack_inputs(const PackedVector<T>& to, const PackedTap<T>* tap, int64_t taps,
-                        int64_t step) {
-  for (int64_t c = 0; c < to.channels; ++c) {
-    const T* from = to.w + c * step;
-    if (taps == 1)
-      to.put(*tap, c, load_live(from, to.live));
-    else
-      transpose_rows(from, taps, to.live, taps,
-                     [&](int64_t k, Vec<T> weights) { to.put(tap[k], c, weights); });
-  }
+static void pack_backward(const Gather<T>& g, const PackedVector<T>& to, const T* w, int64_t taps,
+                          int64_t channel) {
+  const T* from = w + (channel * g.group_out + to.lane) * taps;
+  if (taps == 1)
+    to.put(*g.packed_tap, channel, load_live(from, to.live));
+  else
+    transpose_rows(from, taps, to.live, taps,
+                   [&](int64_t k, Vec<T> weights) { to.put(g.packed_tap[k], channel, weights); });
 }
 
-/// Packs w (out_channels, in_channels / groups, taps) for all classes, a vector of columns at a
-/// time.
+/// Packs w (out_channels, in_channels / groups, taps) for all classes.
 template <class T>
 static void pack_weights(Context ctx, const Gather<T>& g, const T* w, int64_t taps, bool backward) {
   const Panels<T> panels(g.group_out);
-  parallel_for(ctx, g.groups * panels.count * kConvVectors, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t group = i / kConvVectors / panels.count,
-                    panel = i / kConvVectors % panels.count, vector = i % kConvVectors;
-      if (vector >= panels.width(panel)) continue;
-      const int64_t column = panels.column(panel) + vector * kLanes<T>;
-      const int64_t column_step = backward ? taps : g.group_in * taps;
-      const PackedVector<T> to{w + group * g.group_in * g.group_out * taps + column * column_step,
-                               smaller(kLanes<T>, g.group_out - column),
-                               g.group_in,
-                               group * panels.padded() + panels.column(panel),
-                               panels.width(panel) * kLanes<T>,
-                               vector * kLanes<T>};
-      if (backward)
-        pack_inputs(to, g.packed_tap, taps, g.group_out * taps);
-      else
-        pack_outputs(to, g.packed_tap, taps);
+  const int64_t pieces = ceil_div(g.group_in, kPackedChannels);
+  parallel_for(ctx, g.groups * panels.count * pieces, 1, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) {
+      const int64_t begin = i % pieces * kPackedChannels,
+                    end = smaller(begin + kPackedChannels, g.group_in);
+      const int64_t panel = i / pieces % panels.count, group = i / pieces / panels.count;
+      const T* from = w + (group * g.group_out * g.group_in +
+                           panels.column(panel) * (backward ? 1 : g.group_in)) *
+                              taps;
+      for (int64_t c = begin; c < end; c = backward ? c + 1 : end)
+        for (int64_t v = 0; v < panels.width(panel); ++v) {
+          const PackedVector<T> to(panels, group, panel, v);
+          if (backward)
+            pack_backward(g, to, from, taps, c);
+          else
+            pack_forward(g, to, from, taps, begin, end);
+        }
     }
   });
 }

@@ -139,6 +139,11 @@ static __attribute__((noinline)) void table_tile(const TableInput<T>& in, const 
     for (int i = 0; i < kRows; ++i) x[i] = in.pointers[t * in.pitch + i] + in.channel;
     w = panel + in.tap[t].row * (kVectors * kWidth);
     for (int64_t c = 0; c < in.run; ++c, w += kVectors * kWidth) {
+      if (c % (64 / int64_t(sizeof(T))) == 0) {
+#pragma GCC unroll 16
+        for (int i = 0; i < kRows; ++i)
+          __builtin_prefetch(in.pointers[t * in.pitch + i + kRows] + in.channel + c);
+      }
       Vec<T> weight[kVectors];
 #pragma GCC unroll 4
       for (int j = 0; j < kVectors; ++j) weight[j] = load(w + j * kWidth);
