@@ -2,6 +2,7 @@
 
 #include "bind/bind.h"
 #include "conv/conv.h"
+#include "conv/conv_layout.h"
 
 namespace brasa {
 namespace {
@@ -143,9 +144,25 @@ void backward_weight(In dy, In x, In weight, OptionalOut dweight, OptionalOut db
   });
 }
 
+void to_channels_last(In x, Out y) {
+  require_same_dtype(x, y);
+  require_same_shape(x, y);
+  require_c_order(x);
+  BRASA_REQUIRE(x.rank >= 3 && is_channels_last(y), "images and a channels-last y needed");
+  const int64_t batch = x.shape[0], channels = x.shape[1];
+  if (x.size == 0) return;
+  const Context ctx = make_context(x);
+  visit<float, double>(x.dtype, [&]<class T>() {
+    const ReleaseGil gil(x.size);
+    device::images_to_channels_last<T>(ctx, x.as<const T>(), y.as<T>(), batch, channels,
+                                       x.size / (batch * channels));
+  });
+}
+
 }  // namespace
 
 void bind_conv(py::module_& m) {
+  m.def("images_to_channels_last", &to_channels_last, "x"_a, "y"_a);
   m.def("conv_forward", &forward, "x"_a, "weight"_a, "bias"_a, "residual"_a, "pre_activation"_a,
         "y"_a, "stride"_a, "padding"_a, "dilation"_a, "groups"_a, "activation"_a);
   m.def("conv_backward_input", &backward_input, "dy"_a, "weight"_a, "dx"_a, "stride"_a, "padding"_a,

@@ -51,19 +51,17 @@ static Source<T> plan_source(Arena& arena, const T* in, bool channels_last, int6
 /// to[w * channels + c] = from[c * plane + w] for w < width.
 template <class T>
 static void interleave_row(const T* from, int64_t plane, int64_t channels, int64_t width, T* to) {
-  for (int64_t w = 0; w < width; w += kLanes<T>)
-    for (int64_t c = 0; c < channels; c += kLanes<T>)
-      transpose_rows(from + c * plane + w, plane, smaller(kLanes<T>, channels - c),
-                     smaller(kLanes<T>, width - w), [&](int64_t j, Vec<T> pixel) {
-                       store_live(to + (w + j) * channels + c, pixel, channels - c);
-                     });
+  for (int64_t c = 0; c < channels; c += kLanes<T>)
+    transpose_rows(
+        from + c * plane, plane, smaller(kLanes<T>, channels - c), width,
+        [&](int64_t w, Vec<T> pixel) { store_live(to + w * channels + c, pixel, channels - c); });
 }
 
 /// to[c * plane + w] = from[w * channels + c] for w < width.
 template <class T>
 static void separate_row(const T* from, int64_t plane, int64_t channels, int64_t width, T* to) {
-  for (int64_t w = 0; w < width; w += kLanes<T>)
-    for (int64_t c = 0; c < channels; c += kLanes<T>)
+  for (int64_t c = 0; c < channels; c += kLanes<T>)
+    for (int64_t w = 0; w < width; w += kLanes<T>)
       transpose_rows(from + w * channels + c, channels, smaller(kLanes<T>, width - w),
                      smaller(kLanes<T>, channels - c), [&](int64_t j, Vec<T> columns) {
                        store_live(to + (c + j) * plane + w, columns, width - w);
@@ -79,8 +77,8 @@ static inline int64_t row_grain(int64_t row_elements) {
   return larger(1, 16 * 1024 / larger(1, row_elements));
 }
 
-/// Pixels of an image that are converted together: a few cache lines of every channel.
-constexpr int64_t kConvertedPixels = 64;
+/// Pixels of an image that are converted together: enough of every channel for the prefetcher.
+constexpr int64_t kConvertedPixels = 256;
 
 /// Channels-last `out` from the C-ordered `from`, with `interleave`, or C-ordered from
 /// channels-last.

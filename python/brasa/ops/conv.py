@@ -103,7 +103,7 @@ def _channels_last(x: Any) -> Any:
     if _backend.layout(x) == _backend.CHANNELS_LAST:
         return x
     copy = _backend.empty(x, x.shape, channels_last=True)
-    copy[...] = x
+    _backend.backend_of(x).kernels.images_to_channels_last(_backend.contiguous(x), copy)
     return copy
 
 
