@@ -45,13 +45,13 @@ constexpr int64_t kNearBytes = 2048, kInPlaceBytes = 64 * 1024;
 /// Up to so many bytes A is read as it lies also where its columns are contiguous.
 constexpr int64_t kUnpackedBytes = 256 * 1024;
 
-/// Below this many multiply-adds a second thread costs more than it brings (0.5 us a region,
-/// measured: 64^3 gains 5 % from two threads, 96^3 50 %).
-constexpr int64_t kGemmSerialWork = 600'000;
+/// Below this many multiply-adds a second thread costs more than it brings (0.3 us a region); the
+/// second for products of one row, which take longer for the same work.
+constexpr int64_t kGemmSerialWork = 150'000, kRowSerialWork = 60'000;
 
-/// Chunks per thread, and multiply-adds of one (50 us): small enough that a thread whose core is
-/// taken away is not waited for.
-constexpr int64_t kChunksPerThread = 8, kChunkWork = 3'000'000;
+/// Chunks per thread, and the most multiply-adds of one (50 us): small enough that a thread whose
+/// core is taken away is not waited for. The least are 1 us.
+constexpr int64_t kChunksPerThread = 8, kChunkWork = 3'000'000, kLeastChunkWork = 60'000;
 
 /// Convolution: a tile is kConvRows<v> pixels x v vectors of output channels, or kConvWeightRows<v>
 /// input channels x v vectors for weight gradients. 12 rows of one vector keep two FMA pipes busy

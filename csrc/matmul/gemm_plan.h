@@ -63,7 +63,8 @@ template <class T> static void plan_chunks(Plan& plan, const MatmulParams& p, in
   if (threads > 1) {
     const int64_t wanted = threads * kChunksPerThread * (units % threads ? 2 : 1);
     const int64_t unit_work = p.m * plan.strip_panels * plan.panel_columns * p.k * p.sum.count;
-    parts = at_least(ceil_div(wanted, units), at_most(unit_work / kChunkWork, plan.row_tiles / 8));
+    const int64_t fine = at_most(ceil_div(wanted, units), ceil_div(unit_work, kLeastChunkWork));
+    parts = at_least(fine, at_most(unit_work / kChunkWork, plan.row_tiles / 8));
   }
   if (plan.pack_a) parts = at_least(parts, ceil_div(p.m, kGemmRows));
   const int64_t strip_elements = plan.strip_panels * plan.panel_columns * plan.depth;

@@ -11,21 +11,31 @@ namespace brasa::cpu::BRASA_ISA {
 /// strips read B in longer runs (1024 columns: 10 % slower from DRAM).
 template <class T> constexpr int64_t kRowStrip = 16 * 1024 / int64_t(sizeof(T));
 
-/// sum[j] = the chain over k of a[k] b[k, j], four rows of B at a time.
+/// sum[j] = the chain over k of a[k] b[k, j], four rows of B at a time; the next four are fetched.
 template <class T>
 static void add_rows(const T* a, int64_t a_depth, const T* b, int64_t b_depth, int64_t depth,
                      int64_t columns, T* sum) {
+  constexpr int kWidth = kLanes<T>, kRows = 4;
   map_range(0, columns, [] { return Vec<T>{}; }, sum);
   int64_t p = 0;
-  for (; p + 4 <= depth; p += 4, b += 4 * b_depth) {
-    Vec<T> x[4];
-    for (int i = 0; i < 4; ++i) x[i] = broadcast(a[(p + i) * a_depth]);
-    map_range(
-        0, columns,
-        [=](Vec<T> s, Vec<T> b0, Vec<T> b1, Vec<T> b2, Vec<T> b3) {
-          return fma(x[3], b3, fma(x[2], b2, fma(x[1], b1, fma(x[0], b0, s))));
-        },
-        sum, sum, b, b + b_depth, b + 2 * b_depth, b + 3 * b_depth);
+  for (; p + kRows <= depth; p += kRows, b += kRows * b_depth) {
+    Vec<T> x[kRows];
+    for (int i = 0; i < kRows; ++i) x[i] = broadcast(a[(p + i) * a_depth]);
+    for (int64_t j = 0; j < columns; j += kWidth) {
+      const int64_t live = columns - j;
+      const auto read = [=](const T* from) {
+        return live >= kWidth ? load(from) : load_partial(from, live);
+      };
+      Vec<T> total = read(sum + j);
+      for (int i = 0; i < kRows; ++i) {
+        __builtin_prefetch(b + (kRows + i) * b_depth + j, 0, 2);
+        total = fma(x[i], read(b + i * b_depth + j), total);
+      }
+      if (live >= kWidth)
+        store(sum + j, total);
+      else
+        store_partial(sum + j, total, live);
+    }
   }
   for (; p < depth; ++p, b += b_depth) {
     const Vec<T> x = broadcast(a[p * a_depth]);
@@ -33,47 +43,71 @@ static void add_rows(const T* a, int64_t a_depth, const T* b, int64_t b_depth, i
   }
 }
 
-/// The same where the columns of B are contiguous (a linear layer's weight): squares of B are
-/// transposed in registers, so that each column's chain keeps to its lane.
+/// Elements that the rows of a transposed B are fetched ahead, as each is a stream of its own.
+template <class T> constexpr int64_t kRowAhead = 768 / int64_t(sizeof(T));
+
+/// The chains over k of up to a vector of columns of B that are contiguous (a linear layer's
+/// weight): squares of B are transposed in registers, so that each chain keeps to its lane.
 template <class T>
-static void add_columns(const T* a, int64_t a_depth, const T* b, int64_t b_column, int64_t depth,
-                        int64_t columns, T* sum) {
+BRASA_INLINE Vec<T> add_columns(const T* a, int64_t a_depth, const T* b, int64_t b_column,
+                                int64_t depth, int64_t columns) {
   constexpr int kWidth = kLanes<T>;
-  for (int64_t j = 0; j < columns; j += kWidth) {
-    Vec<T> total{};
-    for (int64_t p = 0; p < depth; p += kWidth) {
-      Vec<T> r[kWidth];
-      load_transposed(b + j * b_column + p, b_column, columns - j, depth - p, r);
-      if (depth - p >= kWidth) {
+  Vec<T> total{};
+  int64_t p = 0;
+  for (; p + kWidth <= depth; p += kWidth) {
+    Vec<T> r[kWidth];
 #pragma GCC unroll 16
-        for (int i = 0; i < kWidth; ++i) total = fma(broadcast(a[(p + i) * a_depth]), r[i], total);
-      } else {
-        for (int i = 0; i < depth - p; ++i)
-          total = fma(broadcast(a[(p + i) * a_depth]), r[i], total);
-      }
-    }
-    if (columns - j >= kWidth)
-      store(sum + j, total);
-    else
-      store_partial(sum + j, total, columns - j);
+    for (int i = 0; i < kWidth; ++i) __builtin_prefetch(b + i * b_column + p + kRowAhead<T>);
+    load_transposed(b + p, b_column, columns, kWidth, r);
+#pragma GCC unroll 16
+    for (int i = 0; i < kWidth; ++i) total = fma(broadcast(a[(p + i) * a_depth]), r[i], total);
+  }
+  if (p < depth) {
+    Vec<T> r[kWidth];
+    load_transposed(b + p, b_column, columns, depth - p, r);
+    for (int i = 0; i < depth - p; ++i) total = fma(broadcast(a[(p + i) * a_depth]), r[i], total);
+  }
+  return total;
+}
+
+/// Columns [begin, end) of a product of one row with contiguous rows of B.
+template <class T>
+static void multiply_by_rows(const Product<T>& g, int64_t begin, int64_t columns, T* c) {
+  alignas(64) T sum[kRowStrip<T>];
+  for (int64_t block = 0; block < g.plan.blocks; ++block) {
+    const DepthBlock d = depth_block(g, block);
+    add_rows(g.a + d.a_offset, g.p.a_depth, g.b + d.b_offset + begin, g.p.b_depth, d.depth, columns,
+             d.first ? c : sum);
+    if (!d.first) map_range(0, columns, [](Vec<T> x, Vec<T> y) { return x + y; }, c, c, sum);
   }
 }
 
-/// Columns [begin, end) of a product of one row.
+/// The same with contiguous columns: all of K for one vector of columns, then the next.
+template <class T>
+static void multiply_by_columns(const Product<T>& g, int64_t begin, int64_t columns, T* c) {
+  for (int64_t j = 0; j < columns; j += kLanes<T>) {
+    Vec<T> total{};
+    for (int64_t block = 0; block < g.plan.blocks; ++block) {
+      const DepthBlock d = depth_block(g, block);
+      const T* b = g.b + d.b_offset + (begin + j) * g.p.b_column;
+      const Vec<T> sum =
+          add_columns(g.a + d.a_offset, g.p.a_depth, b, g.p.b_column, d.depth, columns - j);
+      total = d.first ? sum : total + sum;
+    }
+    if (columns - j >= kLanes<T>)
+      store(c + j, total);
+    else
+      store_partial(c + j, total, columns - j);
+  }
+}
+
 template <class T> static void multiply_row(const Product<T>& g, int64_t begin, int64_t end) {
-  alignas(64) T sum[kRowStrip<T>];
   const int64_t columns = end - begin;
   T* c = g.c + begin;
-  for (int64_t block = 0; block < g.plan.blocks; ++block) {
-    const DepthBlock d = depth_block(g, block);
-    const T *a = g.a + d.a_offset, *b = g.b + d.b_offset + begin * g.p.b_column;
-    T* const target = d.first ? c : sum;
-    if (g.p.b_column == 1)
-      add_rows(a, g.p.a_depth, b, g.p.b_depth, d.depth, columns, target);
-    else
-      add_columns(a, g.p.a_depth, b, g.p.b_column, d.depth, columns, target);
-    if (!d.first) map_range(0, columns, [](Vec<T> x, Vec<T> y) { return x + y; }, c, c, sum);
-  }
+  if (g.p.b_column == 1)
+    multiply_by_rows(g, begin, columns, c);
+  else
+    multiply_by_columns(g, begin, columns, c);
   if (!g.epilogue.epilogue.is_trivial()) g.epilogue.apply(c, columns, begin, g.offset + begin);
 }
 

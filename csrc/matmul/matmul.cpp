@@ -121,7 +121,8 @@ static int64_t work(const MatmulParams& p) {
 }
 
 static int team_size(const MatmulParams& p, int threads) {
-  return work(p) * p.batch.count < kGemmSerialWork ? 1 : threads;
+  const int64_t least = is_row(p) ? kRowSerialWork : kGemmSerialWork;
+  return work(p) * p.batch.count < least ? 1 : threads;
 }
 
 template <class T> size_t matmul_workspace(const MatmulParams& p, int threads) {
