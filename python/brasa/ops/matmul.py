@@ -62,12 +62,16 @@ def _plain_product(a: Any, b: Any, bias: Any, native: Any, transpose_a: bool, tr
     and small ones last no longer than the checks. None for any other; the general way then words the error.
     """
     try:
-        backend = _backend.backend_of(a)
-        if type(b) is not type(a) or a.dtype is not b.dtype or a.ndim != 2 or b.ndim != 2:
+        rows, columns = a.shape
+        b_rows, b_columns = b.shape
+        dtype = a.dtype
+        if type(b) is not type(a) or dtype is not b.dtype:
             return None
-        y = backend.empty((a.shape[transpose_a], b.shape[not transpose_b]), a.dtype, False)
+        backend = _backend.backend_of(a)
+        shape = columns if transpose_a else rows, b_rows if transpose_b else b_columns
+        y = backend.empty(shape, dtype, False)
         backend.kernels.matmul(a, b, bias, None, y, None, transpose_a, transpose_b, native)
-    except (TypeError, ValueError):
+    except (AttributeError, TypeError, ValueError):
         return None
     return y
 
@@ -132,10 +136,10 @@ def _matmul(
     array([[ 0., 14.],
            [ 4., 50.]], dtype=float32)
     """
-    native = native_activation(activation)
+    native = None if activation is None else native_activation(activation)
     keeps_input = save and native is not None and needs_input(native)
     if residual is None and out is None and not keeps_input:
-        y = _plain_product(a, b, bias, native, bool(transpose_a), bool(transpose_b))
+        y = _plain_product(a, b, bias, native, transpose_a, transpose_b)
         if y is not None:
             return (y, None) if save else y
     a, b = _check_operands(a, b)
