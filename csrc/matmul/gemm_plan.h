@@ -34,7 +34,7 @@ BRASA_INLINE int64_t at_least(int64_t a, int64_t b) {
 
 template <class T> static void plan_tiles(Plan& plan, const MatmulParams& p) {
   const bool wide = kWideMainTile ? p.n > kTileVectors * kLanes<T> : p.m <= kWideTileRows;
-  plan.panel_vectors = wide ? kWideTileVectors : kTileVectors;
+  plan.panel_vectors = wide ? kWideTileVectors : p.n <= kLanes<T> ? 1 : kTileVectors;
   plan.panel_columns = plan.panel_vectors * kLanes<T>;
   plan.tile_rows = wide ? kWideTileRows : kTileRows;
   plan.row_tiles = ceil_div(p.m, plan.tile_rows);

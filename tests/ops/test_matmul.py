@@ -21,11 +21,12 @@ depths = st.sampled_from([0, 1, 2, 15, 16, 17, 255, 256, 257, 511, 512, 513]) | 
 dtypes = st.sampled_from([np.float32, np.float64])
 seeds = st.integers(0, 2**32 - 1)
 
-# (m, n, k): every way through the kernels, by size: one row, few rows, B in place, packed by a thread, by
-# the team, A packed, several blocks of K, one column.
+# (m, n, k): every way through the kernels, by size: one row, few rows, B in place, packed for one part of the
+# rows, kept for several, A packed, several blocks of K, one column.
 PATHS = [
     (1, 1030, 300), (1, 70, 1100), (3, 100, 600), (6, 64, 64), (13, 33, 1025), (24, 40, 513), (40, 700, 300),
     (64, 64, 64), (96, 96, 96), (130, 150, 40), (151, 97, 1030), (200, 1, 600), (300, 40, 520),
+    (300, 200, 300),
 ]  # fmt: skip
 
 
@@ -128,6 +129,14 @@ def test_batches_broadcast_as_numpys(xp, seed, dtype, rank, other):
     residual = integers(rng, want.shape, dtype)
     y = ops.matmul(xp.asarray(a), xp.asarray(b), residual=xp.asarray(residual))
     assert np.array_equal(xp.asnumpy(y), want + residual)
+
+
+def test_an_operand_too_long_to_be_kept_packed(set_threads):
+    rng = np.random.default_rng(1)
+    a, b = integers(rng, (600, 17000), np.float32), integers(rng, (17000, 70), np.float32)
+    for threads in (1, 2, 5):
+        set_threads(threads)
+        assert np.array_equal(ops.matmul(a, b), a @ b)
 
 
 def test_many_small_products_and_few_large_ones(set_threads):
