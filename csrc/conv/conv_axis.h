@@ -3,7 +3,8 @@
 // A gather computes out[q] = sum over taps j of in[q * in_step + in_first + j * tap_step] . w[j]
 // along each axis. Forward is one gather. Backward data with stride s is one per residue of i mod s
 // along each axis: of the taps only those with i + pad - k * dilation divisible by s meet a dy, and
-// these step by whole pixels of dy.
+// these step by whole pixels of dy. Each axis is then cut into parts whose pixels all have the same
+// taps in the image; the parts' products are what the kernels compute.
 #pragma once
 
 #include "conv/conv.h"

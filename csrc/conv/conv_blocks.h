@@ -1,8 +1,8 @@
 // Blocks of pixels and the tiles that compute them.
 //
-// Where everything a tap asks for is in memory and rows are not tiny, pixels are taken by lines: a
-// tile is one pointer and a step. Elsewhere a table has a pointer for every pixel and tap, which is
-// how padding is read as zeros.
+// Where rows are not tiny, pixels are taken by lines: a tile is one pointer and a step. Elsewhere a
+// table has a pointer for every pixel and tap: tiles run over the ends of rows, and what was not
+// cut at its borders (conv_axis.h) reads padding as a row of zeros.
 #pragma once
 
 #include "conv/conv_gather.h"
@@ -10,8 +10,8 @@
 namespace brasa::cpu::BRASA_ISA {
 
 /// Shorter lines make tiles too low: their pixels go by the table. So do lines that would be cut
-/// into tiles below 5/6 of their height where a panel has more bytes than kLowTileBytes, because a
-/// tile reads it from L2 or L3 (measured at 7x7: 10 % faster).
+/// into tiles below 5/6 of their height where a panel has more bytes than kLowTileBytes: each tile
+/// reads it from L2 or L3.
 constexpr int64_t kLeastLine = 4, kLowTileBytes = 128 * 1024;
 
 template <class T> static bool makes_low_tiles(const Gather<T>& g, int64_t depth, int64_t line) {

@@ -74,7 +74,8 @@ constexpr int kConvBlock = 48;
 /// Taps whose pixel pointers are kept at a time, on the stack: 7x7 in one go.
 constexpr int kConvTableTaps = 49;
 
-/// Below so many input channels a padded copy of x pays: taps along a row become one run.
+/// Below so many input channels weight gradients read x from a padded copy: taps along a row become
+/// one run.
 constexpr int kConvFewChannels = 32;
 
 }  // namespace brasa::cpu::BRASA_ISA
