@@ -128,7 +128,13 @@ static void sum_met_rows(const ConvParams& p, const MetRows<T>& rows, const T* d
                      : rows.count == 2
                          ? (two ? &sum_three_taps<T, 2, 2> : &sum_three_taps<T, 2, 1>)
                          : (two ? &sum_three_taps<T, 1, 2> : &sum_three_taps<T, 1, 1>);
+    const T* next_x = rows.x[rows.count - 1] + p.in[2] * channels;
     for (; c + kLanes<T> <= channels; c += kLanes<T>) {
+      // Pixels lie too far apart for hardware to see what comes: fetch the row after this one.
+      for (int64_t i = 0; i < p.out[2]; ++i)
+        __builtin_prefetch(dy + (channels + c) * p.out[2] + i * kLanes<T>, 0, 2);
+      for (int64_t i = 0; i < p.in[2]; ++i)
+        __builtin_prefetch(next_x + c * p.in[2] + i * kLanes<T>, 0, 2);
       const T* x[kTapRows] = {};
       T* sums[kTapRows] = {};
       for (int64_t r = 0; r < rows.count; ++r) {

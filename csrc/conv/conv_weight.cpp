@@ -95,11 +95,30 @@ static WeightPlan<T> plan_weight(Arena& arena, const ConvParams& p, const T* x, 
   return plan;
 }
 
+/// Memory that is fetched into L2 little by little. Tiles read x and dy at strides that no hardware
+/// prefetcher follows, so the block after this one is fetched while this one is worked on.
+struct Ahead {
+  const char* at = nullptr;
+  int64_t lines = 0, per_tile = 0;
+
+  void plan(const void* from, int64_t bytes, int64_t tiles) {
+    at = static_cast<const char*>(from);
+    lines = bytes / 64;
+    per_tile = ceil_div(lines, tiles);
+  }
+  void step() {
+    const int64_t count = smaller(lines, per_tile);
+    for (int64_t i = 0; i < count; ++i, at += 64) __builtin_prefetch(at, 0, 2);
+    lines -= count;
+  }
+};
+
 /// A block of rows of dy as the tiles read it.
 template <class T> struct WeightBlock {
   int64_t begin, end;
   const T* dy;       ///< its first pixel, in dy or packed
   int64_t dy_pitch;  ///< between pixels
+  Ahead next_x, next_dy;
   int64_t segments;
   Segment<T> segment[order::kConvBlockRows];
 };
@@ -163,7 +182,7 @@ static WeightTile<T> pick_tile(int rows) {
 
 /// All tiles of one unit over one block.
 template <class T>
-static void sum_unit(const WeightPlan<T>& plan, const WeightBlock<T>& block, int64_t t,
+static void sum_unit(const WeightPlan<T>& plan, WeightBlock<T>& block, int64_t t,
                      int64_t panel_index, int64_t chunk, T* sums, bool add) {
   const ConvParams& p = plan.p;
   const Panels<T> panels(p.group_out());
@@ -180,6 +199,8 @@ static void sum_unit(const WeightPlan<T>& plan, const WeightBlock<T>& block, int
     const EvenCut cut(end - begin, kConvWeightRows<kVectors>);
     for (int64_t tile = 0; tile < cut.count; ++tile) {
       const int64_t first = cut.first(tile);
+      block.next_x.step();
+      block.next_dy.step();
       pick_tile<T, kVectors>(cut.rows(tile))(block.segment, block.segments, x_at + first, dy_at,
                                              x_step, block.dy_pitch, to + first * columns,
                                              plan.packs ? columns : panels.live(panel), add);
@@ -230,6 +251,21 @@ static void sum_block(const WeightPlan<T>& plan, const T* x, const T* dy, Weight
   }
 }
 
+/// Plans to fetch rows [begin, end) of dy and x while `units` units of the block before are summed:
+/// of 1x1 layers alone, the others use what they read for long enough.
+template <class T>
+static void plan_ahead(const WeightPlan<T>& plan, const T* x, const T* dy, int64_t begin,
+                       int64_t end, int64_t units, WeightBlock<T>& block) {
+  const ConvParams& p = plan.p;
+  if (!plan.packs) return;
+  const int64_t tiles = units * kUnitRun / kConvWeightRows<kConvVectors>;
+  const int64_t dy_row = p.out[2] * p.out_channels * int64_t(sizeof(T));
+  block.next_dy.plan(dy + begin * p.out[2] * p.out_channels, (end - begin) * dy_row, tiles);
+  if (p.in[1] != p.out[1] || p.in[0] != p.out[0] || plan.staged) return;  // rows are left out
+  const int64_t x_row = p.in[2] * p.in_channels;
+  block.next_x.plan(x + begin * x_row, (end - begin) * x_row * int64_t(sizeof(T)), tiles);
+}
+
 /// A share of one part's units, block by block; the first share sums the bias too.
 template <class T>
 static void sum_share(const WeightPlan<T>& plan, const T* x, const T* dy, int64_t part,
@@ -248,8 +284,10 @@ static void sum_share(const WeightPlan<T>& plan, const T* x, const T* dy, int64_
     if (bias)
       sum_bias_block(dy + block.begin * p.out[2] * channels, cut.rows(b) * p.out[2], channels,
                      chains, bias_sums, b > 0);
-    sum_block(plan, x, dy, block, units * share / shares, units * (share + 1) / shares, sums,
-              scratch, b > 0);
+    const int64_t begin = units * share / shares, end = units * (share + 1) / shares;
+    if (b + 1 < cut.count)
+      plan_ahead(plan, x, dy, block.end, first + cut.first(b + 2), end - begin, block);
+    sum_block(plan, x, dy, block, begin, end, sums, scratch, b > 0);
   }
   if (bias) add_chains(channels, chains, bias_sums);
 }
