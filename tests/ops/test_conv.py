@@ -93,7 +93,9 @@ CASES = {
     "runs longer than a unit": ((2, 11, 8, 8), (5, 11, 3, 3), {"padding": 1}),
     "units and panels with tails": ((6, 55, 7, 7), (147, 55, 1, 1), {}),
     "1x1 with padding": ((2, 35, 5, 6), (70, 35, 1, 1), {"padding": 1, "stride": 2}),
-    "several parts and blocks": ((5, 4, 40, 40), (18, 4, 3, 3), {"padding": 1}),
+    "several parts": ((5, 4, 40, 40), (18, 4, 3, 3), {"padding": 1}),
+    "several blocks in a part": ((8, 2, 300, 4), (3, 2, 3, 3), {"padding": 1}),
+    "one channel, several blocks in a part": ((1, 1, 520, 24), (8, 1, 3, 3), {"padding": 1}),
 }
 
 
