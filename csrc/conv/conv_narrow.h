@@ -4,7 +4,7 @@
 // vectors run over the pixels of a row: dy's rows are split into planes, x is staged with its
 // padding, and a tile of taps x outputs in registers gathers x[pixel + tap] * dy[pixel], each of 16
 // virtual lanes a sum of its own (the same at every vector width), lanes added in a fixed tree at
-// the end of a part. Measured against the tile of input channels x output channels: 2.5 x on
+// the end of a part. Measured against the tile of input channels x output channels: 2 x on
 // LeNet's first layer.
 #pragma once
 
