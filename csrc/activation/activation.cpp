@@ -5,20 +5,19 @@
 
 namespace brasa::cpu::BRASA_ISA {
 
-/// `map`, or `map_light` for the activations that are.
-template <class A, class T, class F, class... X>
-static inline void map_activation(Context ctx, int64_t n, const F& f, T* y, const X*... x) {
-  if constexpr (__is_base_of(Light, A))
-    map_light(ctx, n, f, y, x...);
-  else
-    map(ctx, n, f, y, x...);
-}
+/// Whether the derivative of A is a few instructions: all are that take the result.
+template <class A> constexpr bool kLightDerivative = __is_base_of(Light, A);
+#define BRASA_LIGHT_DERIVATIVE(name, type, needs, alpha, beta) \
+  template <> constexpr bool kLightDerivative<type> = __is_base_of(Light, type) || needs == 'y';
+BRASA_ACTIVATIONS(BRASA_LIGHT_DERIVATIVE)
+#undef BRASA_LIGHT_DERIVATIVE
 
 template <class T>
 void activation_forward(Context ctx, const T* x, T* y, int64_t n, Activation activation) {
   const Vec<T> alpha = broadcast(T(activation.alpha)), beta = broadcast(T(activation.beta));
   visit_activation(activation.kind, [&]<class A>() {
-    map_activation<A>(ctx, n, [=](Vec<T> v) { return A::forward(v, alpha, beta); }, y, x);
+    map_large<__is_base_of(Light, A)>(
+        ctx, n, [=](Vec<T> v) { return A::forward(v, alpha, beta); }, y, x);
   });
 }
 
@@ -28,7 +27,7 @@ void activation_backward(Context ctx, const T* dy, const T* v, T* dx, int64_t n,
   const Vec<T> alpha = broadcast(T(activation.alpha)), beta = broadcast(T(activation.beta));
   visit_activation(activation.kind, [&]<class A>() {
     const auto slope = [=](Vec<T> g, Vec<T> u) { return g * A::derivative(u, alpha, beta); };
-    map_activation<A>(ctx, n, slope, dx, dy, v);
+    map_large<kLightDerivative<A>>(ctx, n, slope, dx, dy, v);
   });
 }
 
