@@ -71,6 +71,38 @@ def norm(peers: Peers) -> Iterator[Case]:
         yield cases.batch_norm(32, 256, 14, peers, layout=layout)
 
 
+def loss(peers: Peers) -> Iterator[Case]:
+    for rows, classes in ((128, 10), (32, 10), (4096, 1000), (2048, 32000)):
+        yield cases.loss(rows, classes, peers)
+    yield cases.loss(256, 1000, peers, smoothing=0.1)
+
+
+def optim(peers: Peers) -> Iterator[Case]:
+    lenet = cases.model_sizes("lenet")
+    # ResNet-18: the 11.7 million parameters of its convolutions, norms and classifier.
+    stages = [(64, 64), (128, 64), (256, 128), (512, 256)]
+    resnet: list[tuple[int, ...]] = [(64, 3, 7, 7), (64,), (64,), (1000, 512), (1000,)]
+    for out, before in stages:
+        convolutions = [(out, before, 3, 3), *[(out, out, 3, 3)] * 3]
+        convolutions += [(out, before, 1, 1)] if before != out else []
+        resnet += [shape for conv in convolutions for shape in (conv, (out,), (out,))]
+    for method in ("sgd", "sgd momentum", "adam", "adamw"):
+        yield cases.optimizer_step(method, "lenet", lenet, peers)
+        yield cases.optimizer_step(method, "resnet18", resnet, peers)
+
+
+def dropout(peers: Peers) -> Iterator[Case]:
+    for shape in ((128, 120), (128, 512), (4096, 4096)):
+        for backward in (False, True):
+            yield cases.dropout(shape, peers, backward=backward)
+
+
+def embedding(peers: Peers) -> Iterator[Case]:
+    for count, rows, columns in ((512, 10000, 128), (8192, 32000, 256)):
+        for backward in (False, True):
+            yield cases.embedding(count, rows, columns, peers, backward=backward)
+
+
 def train(peers: Peers) -> Iterator[Case]:
     for model, batch in (("lenet", 128), ("lenet", 32), ("lenet", 1), ("mlp", 128)):
         yield cases.training_step(model, batch, peers)
@@ -82,5 +114,9 @@ FAMILIES: dict[str, Callable[[Peers], Iterator[Case]]] = {
     "pool": pool,
     "activation": activation,
     "norm": norm,
+    "loss": loss,
+    "optim": optim,
+    "dropout": dropout,
+    "embedding": embedding,
     "train": train,
 }

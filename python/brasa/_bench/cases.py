@@ -217,6 +217,137 @@ def batch_norm(n: int, c: int, size: int, against: Peers, *, layout: str) -> Cas
     )
 
 
+def _autograd(function: Callable[..., Any], leaves: list[Any], dy: Any = None) -> Call:
+    """PyTorch's forward and backward."""
+    import torch
+
+    inputs = [leaf.requires_grad_() for leaf in leaves]
+    return lambda: torch.autograd.grad(function(*inputs), inputs, dy)
+
+
+def loss(rows: int, classes: int, against: Peers, *, smoothing: float = 0.0) -> Case:
+    """Cross-entropy against classes, forward and backward."""
+    logits, one = _array(rows, classes), np.ones((), np.float32)
+    targets = np.random.default_rng(1).integers(0, classes, rows)
+    options: dict[str, Any] = {"label_smoothing": smoothing}
+
+    def both() -> Any:
+        _, saved = ops.cross_entropy(logits, targets, save=True, **options)
+        return ops.cross_entropy_backward(one, logits, targets, saved=saved, **options)
+
+    peers: dict[str, Call] = {}
+    if "numpy" in against and not smoothing:
+
+        def by_numpy() -> Any:
+            e = np.exp(logits - logits.max(axis=1, keepdims=True))
+            e /= e.sum(axis=1, keepdims=True)
+            value = -np.log(e[np.arange(rows), targets]).mean()
+            e[np.arange(rows), targets] -= 1
+            e /= rows
+            return value, e
+
+        peers["numpy"] = by_numpy
+    if "torch" in against:
+        import torch
+
+        theirs = torch.from_numpy(targets)
+        peers["torch"] = _autograd(
+            lambda t: torch.nn.functional.cross_entropy(t, theirs, **options), [torch.from_numpy(logits)]
+        )
+    name = f"cross_entropy fwd+bwd {rows}x{classes}{f' smoothing {smoothing}' if smoothing else ''}"
+    return Case("loss", name, both, 0, 12.0 * logits.size, peers)
+
+
+def model_sizes(model: str) -> list[tuple[int, ...]]:
+    """The shapes of a model's parameters."""
+    from brasa import models
+
+    return [tuple(p.shape) for p in models.get(model).parameters()]
+
+
+_STATES = {"sgd": 0, "sgd momentum": 1, "adam": 2, "adamw": 2}  # arrays beside parameter and gradient
+
+
+def optimizer_step(method: str, name: str, shapes: list[tuple[int, ...]], against: Peers) -> Case:
+    """One step of an optimiser over all parameters of a model."""
+    from brasa import nn, optim
+
+    momentum = 0.9 if method == "sgd momentum" else None
+    values, grads = ([_array(*shape, seed=seed) for shape in shapes] for seed in (0, 1))
+    parameters = [nn.Parameter(value.copy()) for value in values]
+    for parameter, grad in zip(parameters, grads, strict=True):
+        parameter.grad = parameter.detach() * 0 + grad
+    make = {"sgd": "SGD", "sgd momentum": "SGD", "adam": "Adam", "adamw": "AdamW"}[method]
+    options: dict[str, Any] = {"lr": 1e-3} | ({} if momentum is None else {"momentum": momentum})
+    peers: dict[str, Call] = {}
+    if "torch" in against:
+        import torch
+
+        theirs = [torch.from_numpy(value.copy()).requires_grad_() for value in values]
+        for leaf, grad in zip(theirs, grads, strict=True):
+            leaf.grad = torch.from_numpy(grad)
+        peers["torch"] = getattr(torch.optim, make)(theirs, fused=True, **options).step
+    count = sum(value.size for value in values)
+    reads_and_writes = 3 + 2 * _STATES[method]
+    step = getattr(optim, make)(parameters, **options).step
+    label = f"{method} {name} ({count:,} parameters)"
+    return Case("optim", label, step, 0, 4.0 * reads_and_writes * count, peers)
+
+
+def dropout(shape: tuple[int, ...], against: Peers, *, backward: bool = False) -> Case:
+    """Dropout of half of an array, its mask drawn anew; PyTorch draws once and keeps it for the backward."""
+    x = _array(*shape)
+    peers: dict[str, Call] = {}
+    if "numpy" in against and not backward:
+        rng = np.random.default_rng(1)
+        peers["numpy"] = lambda: np.where(rng.random(shape, np.float32) < 0.5, 0, x * 2)
+    if "torch" in against:
+        import torch
+
+        tx = torch.from_numpy(x)
+        peers["torch"] = (
+            _autograd(lambda t: torch.nn.functional.dropout(t, 0.5), [tx.clone()], tx)
+            if backward
+            else lambda: torch.nn.functional.dropout(tx, 0.5)
+        )
+
+    def both() -> Any:
+        ops.dropout(x, 0.5, 1, 0)
+        return ops.dropout_backward(x, 0.5, 1, 0)
+
+    call = both if backward else lambda: ops.dropout(x, 0.5, 1, 0)
+    name = f"dropout {'fwd+bwd' if backward else 'fwd'} {'x'.join(map(str, shape))}"
+    return Case("dropout", name, call, 0, (16.0 if backward else 8.0) * x.size, peers)
+
+
+def embedding(count: int, rows: int, columns: int, against: Peers, *, backward: bool = False) -> Case:
+    """Rows of a table, or the gradient of the table besides."""
+    weight = _array(rows, columns)
+    indices = np.random.default_rng(1).integers(0, rows, count)
+    dy = _array(count, columns, seed=2)
+    peers: dict[str, Call] = {}
+    if "numpy" in against and not backward:
+        peers["numpy"] = lambda: weight[indices]
+    if "torch" in against:
+        import torch
+
+        tw, ti = torch.from_numpy(weight), torch.from_numpy(indices)
+        peers["torch"] = (
+            _autograd(lambda w: torch.nn.functional.embedding(ti, w), [tw.clone()], torch.from_numpy(dy))
+            if backward
+            else lambda: torch.nn.functional.embedding(ti, tw)
+        )
+
+    def both() -> Any:
+        ops.embedding(indices, weight)
+        return ops.embedding_backward(dy, indices, weight)
+
+    call = both if backward else lambda: ops.embedding(indices, weight)
+    name = f"embedding {'fwd+bwd' if backward else 'fwd'} {count} of {rows}x{columns}"
+    nbytes = 8.0 * dy.size + (4.0 * (weight.size + dy.size) if backward else 0)
+    return Case("embedding", name, call, 0, nbytes, peers)
+
+
 def training_step(model: str, batch: int, against: Peers) -> Case:
     """Forward, cross-entropy, backward and Adam of LeNet or an MLP on random digits."""
     from brasa import models, nn, optim

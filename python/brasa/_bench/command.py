@@ -33,6 +33,14 @@ FAMILIES: dict[str, Callable[[Sequence[str]], Iterator[Case]]] = {
         build(*shape, peers)
         for build, shape in ((cases.softmax, (4096, 1000)), (cases.layer_norm, (4096, 768)))
     ),
+    "loss": lambda peers: (cases.loss(*shape, peers) for shape in ((128, 10), (4096, 1000))),
+    "optim": lambda peers: (
+        cases.optimizer_step(method, "lenet", cases.model_sizes("lenet"), peers) for method in ("sgd", "adam")
+    ),
+    "dropout": lambda peers: (cases.dropout(shape, peers) for shape in ((128, 512), (4096, 4096))),
+    "embedding": lambda peers: (
+        cases.embedding(8192, 32000, 256, peers, backward=backward) for backward in (False, True)
+    ),
     "train": lambda peers: (cases.training_step(model, 128, peers) for model in ("lenet", "mlp")),
 }
 
