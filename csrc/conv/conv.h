@@ -58,7 +58,7 @@ struct ConvParams {
 /// y (channels-last) from x and w (out_channels, in_channels / groups, taps in C order).
 BRASA_KERNEL(conv_forward, const T* x, const T* w, T* y, const ConvParams& params,
              const Epilogue<T>& epilogue)
-BRASA_FUNCTION(size_t, conv_forward_workspace, const ConvParams& params)
+BRASA_FUNCTION(size_t, conv_forward_workspace, const ConvParams& params, int threads)
 
 /// dx, laid out as x, from dy (channels-last).
 BRASA_KERNEL(conv_backward_input, const T* dy, const T* w, T* dx, const ConvParams& params)

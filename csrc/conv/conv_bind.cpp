@@ -99,7 +99,7 @@ void forward(In x, In weight, OptionalIn bias, OptionalIn residual, OptionalOut 
   }
   Context ctx = context_for(x, params);
   visit<float, double>(x.dtype, [&]<class T>() {
-    const Workspace workspace(ctx, device::conv_forward_workspace<T>(params));
+    const Workspace workspace(ctx, device::conv_forward_workspace<T>(params, ctx.threads));
     const Epilogue<T> epilogue{bias.as<const T>(), residual.as<const T>(), pre_activation.as<T>(),
                                activation};
     const ReleaseGil gil(work_of(params));
