@@ -2,9 +2,9 @@
 
 Absolute times prove nothing on a machine whose clock and neighbours change, so contestants take turns
 (A B C A B C ...), every turn is compared with the turns beside it, and what is reported are medians of those
-ratios with their interquartile range. Two OpenMP runtimes in one process disturb each other: their threads
-spin for a while after work. So between turns everyone sleeps for some 30 milliseconds and the contestant is
-called once, untimed, before its turn is timed.
+ratios with their interquartile range. Two pools of threads in one process disturb each other: their threads
+spin for a while after work (OpenBLAS's for 0.1 s). So a turn begins when no thread of the process runs any more,
+and with one call that is not timed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import numpy as np
 
 Call = Callable[[], Any]
 
-_SLEEP = 0.03  # seconds: longer than another runtime's threads spin (OpenBLAS: 2^26 clock ticks)
 _TURN = 0.012  # seconds of timed work per turn
 
 
@@ -48,9 +47,18 @@ class Result:
     ratios: dict[str, tuple[float, float, float]]  # peer: quartiles of the ratio
 
 
+def _wait_for_sleep() -> None:
+    """Return when the threads of all contestants have fallen asleep, after half a second at most."""
+    for _ in range(50):
+        before = time.process_time()
+        time.sleep(0.01)
+        if time.process_time() - before < 0.001:
+            return
+
+
 def _turn(call: Call, repeats: int) -> float:
     """Seconds per call of one turn."""
-    time.sleep(_SLEEP)
+    _wait_for_sleep()
     call()
     start = time.perf_counter()
     for _ in range(repeats):
