@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brasa import _cpu, ops
+from conftest import CpuArrays
 from descriptors.conv import draw_geometry
 from references import conv as reference
 
@@ -105,6 +106,16 @@ def test_named_cases_are_exact(xp, name):
     rng = np.random.default_rng(0)
     x, weight, bias = (integers(rng, shape) for shape in (x, weight, weight[:1]))
     check_exact(xp, x, weight, bias, np.float32, **arguments)
+
+
+@pytest.mark.parametrize("outputs", range(1, 10))
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_one_channel_is_exact_for_any_number_of_outputs(isa, outputs, dtype):
+    rng = np.random.default_rng(outputs)
+    for width in (10, 16, 31, 50):
+        shapes = (3, 1, 9, width), (outputs, 1, 3, 3), (outputs,)
+        x, weight, bias = (integers(rng, shape, dtype) for shape in shapes)
+        check_exact(CpuArrays(), x, weight, bias, dtype, padding=1)
 
 
 @pytest.mark.parametrize("name", CASES)
