@@ -33,7 +33,7 @@ ConvParams make_params(const ArrayView& x, const ArrayView& weight, const ArrayV
   require_same_dtype(x, y);
   require_c_order(weight);
   BRASA_REQUIRE(is_channels_last(y), "channels-last y needed");
-  BRASA_REQUIRE(layout_of(x) != Layout::strided, "dense x needed");
+  require_dense(x);
   BRASA_REQUIRE(int(geometry.stride.size()) == spatial &&
                     int(geometry.dilation.size()) == spatial &&
                     int(geometry.padding.size()) == 2 * spatial,

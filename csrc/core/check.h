@@ -58,6 +58,10 @@ inline void require_c_order(const ArrayView& a) {
   BRASA_REQUIRE(is_c_order(a), "C-contiguous array needed");
 }
 
+inline void require_dense(const ArrayView& a) {
+  BRASA_REQUIRE(layout_of(a) != Layout::strided, "C-contiguous or channels-last array needed");
+}
+
 /// Dense, and both in the same order: an elementwise kernel may then walk memory.
 inline void require_same_dense_layout(const ArrayView& a, const ArrayView& b) {
   require_same_shape(a, b);

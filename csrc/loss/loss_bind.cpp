@@ -11,6 +11,7 @@ namespace {
 /// (C,).
 void check_operands(const In& logits, const In& targets, const OptionalIn& weight) {
   BRASA_REQUIRE(logits.rank >= 2, "logits need (N, C, ...), got " + shape_text(logits));
+  require_dense(logits);
   if (targets.dtype == logits.dtype) {
     require_same_dense_layout(logits, targets);
   } else {
