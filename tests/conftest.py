@@ -165,6 +165,22 @@ def isa(request):
 
 
 @pytest.fixture
+def every_isa():
+    """A function that calls another on every instruction set with FMA and returns the results."""
+    before = _cpu.isa()
+
+    def run(function):
+        results = []
+        for name in set(_cpu.supported_isas()) - {"baseline"}:
+            _cpu._set_isa(name)
+            results.append(function())
+        return results
+
+    yield run
+    _cpu._set_isa(before)
+
+
+@pytest.fixture
 def set_threads():
     """A function that sets the number of threads; the old number comes back after the test."""
     before = _cpu.num_threads()

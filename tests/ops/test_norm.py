@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from brasa import _cpu, ops
+from brasa import ops
 from brasa.testing import gradcheck
 from descriptors import UNIT
 from references import norm as reference
@@ -36,22 +36,6 @@ def wide(*arrays):
 def within(got, expected, bound):
     error = np.abs(np.asarray(got, np.float64) - expected)
     assert np.all(error <= bound + 1e-44), float((error / (bound + 1e-44)).max())
-
-
-@pytest.fixture
-def every_isa():
-    """A function that calls another on every instruction set with FMA and returns the results."""
-    before = _cpu.isa()
-
-    def run(function):
-        results = []
-        for name in set(_cpu.supported_isas()) - {"baseline"}:
-            _cpu._set_isa(name)
-            results.append(function())
-        return results
-
-    yield run
-    _cpu._set_isa(before)
 
 
 # Values and gradients ---------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from brasa import _backend, _cpu, ops
+from brasa import _backend, ops
 from brasa.testing import gradcheck
 from descriptors import UNIT
 from references import pool as reference
@@ -45,22 +45,6 @@ def laid_out(x, layout):
 def small_integers(seed, shape, dtype, limit=4):
     """Integers with many ties, whose sums are exact."""
     return np.random.default_rng(seed).integers(-limit, limit + 1, shape).astype(dtype)
-
-
-@pytest.fixture
-def every_isa():
-    """A function that calls another on every instruction set with FMA and returns the results."""
-    before = _cpu.isa()
-
-    def run(function):
-        results = []
-        for name in set(_cpu.supported_isas()) - {"baseline"}:
-            _cpu._set_isa(name)
-            results.append(function())
-        return results
-
-    yield run
-    _cpu._set_isa(before)
 
 
 # Values -----------------------------------------------------------------------------------------------
