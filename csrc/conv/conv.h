@@ -17,6 +17,9 @@
 // problems, one per residue of the pixel's position, each cut at its borders. Backward weights
 // keeps a tile of taps and input channels x output channels in registers and runs over pixels.
 // Depthwise layers are bound by bandwidth and have their own loop over channels.
+// Images of one channel with few outputs have vectors over pixels (conv_narrow.h); there alone
+// padding is multiplied, so a weight that is infinite or NaN shows at their borders and not at
+// others'.
 //
 // Memory: y, dy and residual are channels-last. x and dx may be C-ordered; C order is staged in
 // workspace, channels-last, converted by blocks transposed in registers; weight gradients stage few
