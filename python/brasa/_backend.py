@@ -186,8 +186,18 @@ def laid_out_like(array: Any, other: Any) -> Any:
     wanted = backend.kernels.layout(array)
     if backend.kernels.layout(other) == wanted or (wanted == C_ORDER and other.flags.c_contiguous):
         return other
-    copy = backend.empty_like(array)
+    if wanted == CHANNELS_LAST and other.dtype.char in "fd" and other.flags.c_contiguous:
+        return to_channels_last(other)
+    copy = backend.empty(array.shape, other.dtype, wanted == CHANNELS_LAST)
     copy[...] = other
+    return copy
+
+
+def to_channels_last(images: Any) -> Any:
+    """A channels-last copy of `images`, a C-contiguous array of float32 or float64."""
+    backend = backend_of(images)
+    copy = backend.empty(images.shape, images.dtype, True)
+    backend.kernels.images_to_channels_last(images, copy)
     return copy
 
 

@@ -14,6 +14,13 @@ from brasa._backend import as_array, contiguous, kernels, to_numpy
 
 FLOATING = "float32 or float64"
 
+# What a kernel refuses, or an argument that is no array: an operator that tried the shortest way first
+# then goes the general way, which words the error or converts the argument.
+UNUSUAL = (AttributeError, IndexError, TypeError, ValueError)
+
+_INT = frozenset({int})
+_LEAST, _MOST = -(2**63), 2**31 - 1
+
 
 def floating(name: str, x: Any) -> Any:
     """`x` as an array of float32 or float64."""
@@ -62,7 +69,7 @@ def integer(name: str, value: Any, *, minimum: int | None = None, maximum: int |
         number = operator.index(value)
     if minimum is not None and number < minimum:
         raise ValueError(f"{name}: expected at least {minimum}, got {number}")
-    limit = 2**31 - 1 if maximum is None else maximum
+    limit = _MOST if maximum is None else maximum
     if number > limit:
         raise ValueError(f"{name}: expected at most {limit}, got {number}")
     return number
@@ -70,6 +77,14 @@ def integer(name: str, value: Any, *, minimum: int | None = None, maximum: int |
 
 def integers(name: str, value: Any, count: int, *, minimum: int | None = None) -> tuple[int, ...]:
     """One int for each of `count` dimensions, from one int or a sequence of `count`."""
+    if (
+        type(value) is tuple
+        and len(value) == count
+        and _INT.issuperset(map(type, value))
+        and min(value) >= (_LEAST if minimum is None else minimum)
+        and max(value) <= _MOST
+    ):
+        return value  # what layers pass: nothing to convert
     if isinstance(value, (tuple, list)):
         if len(value) != count:
             raise ValueError(f"{name}: expected an int or {count} of them, got {value!r}")

@@ -102,9 +102,7 @@ def _channels_last(x: Any) -> Any:
     """`x`, or a copy of it that is channels-last."""
     if _backend.layout(x) == _backend.CHANNELS_LAST:
         return x
-    copy = _backend.empty(x, x.shape, channels_last=True)
-    _backend.backend_of(x).kernels.images_to_channels_last(_backend.contiguous(x), copy)
-    return copy
+    return _backend.to_channels_last(_backend.contiguous(x))
 
 
 def _operands(x: Any, weight: Any, bias: Any, spatial: int) -> tuple[Any, Any, Any]:
@@ -116,6 +114,23 @@ def _operands(x: Any, weight: Any, bias: Any, spatial: int) -> tuple[Any, Any, A
         _check.shape("bias", bias, (weight.shape[0],), "one per output channel")
     _check.same_dtype(x=x, weight=weight, bias=bias)
     return _backend.dense(x), _backend.contiguous(weight), bias
+
+
+def _plain_forward(x: Any, weight: Any, bias: Any, options: tuple[Any, ...], native: Any) -> Any:
+    """The convolution of arrays that lie as the kernel takes them, or None for any other: most calls are
+    this one, and in a small network they last no longer than the checks of the general way.
+    """
+    try:
+        kind = type(x)
+        if type(weight) is not kind or not (bias is None or type(bias) is kind) or x.ndim != 4:
+            return None
+        geometry, shape = _geometry(x, weight, *options)
+        backend = _backend.backend_of(x)
+        y = backend.empty(shape, x.dtype, True)
+        backend.kernels.conv_forward(x, weight, bias, None, None, y, *geometry, native)
+    except _check.UNUSUAL:
+        return None
+    return y
 
 
 def _conv2d(
@@ -184,9 +199,14 @@ def _conv2d(
     array([[45., 54.],
            [81., 90.]], dtype=float32)
     """
+    native = native_activation(activation)
+    keep = save and native is not None and needs_input(native)
+    if residual is None and out is None and not keep:
+        y = _plain_forward(x, weight, bias, (stride, padding, dilation, groups), native)
+        if y is not None:
+            return (y, (None,)) if save else y
     x, weight, bias = _operands(x, weight, bias, 2)
     geometry, shape = _geometry(x, weight, stride, padding, dilation, groups)
-    native = native_activation(activation)
     y = _backend.empty(x, shape, channels_last=True)
     if residual is not None:
         residual = _check.floating("residual", residual)
@@ -197,7 +217,6 @@ def _conv2d(
         _check.output(out, x, shape, x, weight, bias, residual)
         if _backend.layout(out) == _backend.CHANNELS_LAST:
             y = out
-    keep = save and native is not None and needs_input(native)
     pre_activation = _backend.empty_like(y) if keep else None
     _backend.backend_of(x).kernels.conv_forward(
         x, weight, bias, residual, pre_activation, y, *geometry, native
@@ -208,12 +227,11 @@ def _conv2d(
     return (y, (pre_activation,)) if save else y
 
 
-def _gradient_before_activation(dy: Any, y: Any, saved: Any, native: Native | None) -> Any:
+def _gradient_before_activation(dy: Any, source: Any, native: Native | None) -> Any:
     """dy times the activation's derivative, channels-last."""
     dy = _channels_last(dy)
     if native is None:
         return dy
-    source = saved[0] if needs_input(native) else y
     if source is None:
         name = "saved" if needs_input(native) else "y"
         raise ValueError(f"{name}: the gradient of this activation needs it, got None")
@@ -223,6 +241,45 @@ def _gradient_before_activation(dy: Any, y: Any, saved: Any, native: Native | No
     g = _backend.empty_like(dy)
     _backend.backend_of(dy).kernels.activation_backward(dy, _channels_last(source), g, native)
     return g
+
+
+def _gradients(
+    g: Any, x: Any, weight: Any, geometry: Geometry, mask: tuple[bool, bool, bool, bool]
+) -> tuple[Any, Any, Any, Any]:
+    """The gradients from `g`, that of what the activation was applied to."""
+    backend = _backend.backend_of(x)
+    dx = dweight = dbias = None
+    if mask[0]:
+        dx = backend.empty_like(x)
+        backend.kernels.conv_backward_input(g, weight, dx, *geometry)
+    if mask[1] or mask[2]:
+        dweight = backend.empty(weight.shape, weight.dtype, False) if mask[1] else None
+        dbias = backend.empty(weight.shape[:1], weight.dtype, False) if mask[2] else None
+        backend.kernels.conv_backward_weight(g, x, weight, dweight, dbias, *geometry)
+    return dx, dweight, dbias, g if mask[3] else None
+
+
+def _plain_backward(
+    dy: Any, x: Any, weight: Any, source: Any, options: tuple[Any, ...], native: Any, mask: Any
+) -> tuple[Any, Any, Any, Any] | None:
+    """The gradients where all arrays lie as the kernels take them, or None: see `_plain_forward`."""
+    try:
+        kind = type(x)
+        if type(dy) is not kind or type(weight) is not kind or x.ndim != 4:
+            return None
+        geometry, shape = _geometry(x, weight, *options)
+        if dy.shape != shape:
+            return None
+        g = dy
+        if native is not None:
+            if type(source) is not kind:
+                return None
+            backend = _backend.backend_of(dy)
+            g = backend.empty_like(dy)
+            backend.kernels.activation_backward(dy, source, g, native)
+        return _gradients(g, x, weight, geometry, mask)
+    except _check.UNUSUAL:
+        return None
 
 
 def conv2d_backward(
@@ -277,25 +334,20 @@ def conv2d_backward(
     (array([[4., 4.],
            [4., 4.]], dtype=float32), array([4.], dtype=float32))
     """
+    native = native_activation(activation)
+    source = y
+    if native is not None and needs_input(native):
+        source = None if saved is None else saved[0]
+    plain = _plain_backward(dy, x, weight, source, (stride, padding, dilation, groups), native, mask)
+    if plain is not None:
+        return plain
     x, weight, _ = _operands(x, weight, None, 2)
     dy = _check.floating("dy", dy)
     geometry, shape = _geometry(x, weight, stride, padding, dilation, groups)
     _check.shape("dy", dy, shape, "the result's")
     _check.same_dtype(x=x, dy=dy)
-    native = native_activation(activation)
-    if native is not None and saved is None:
-        saved = (None,)
-    g = _gradient_before_activation(dy, y, saved, native)
-    kernels = _backend.backend_of(x).kernels
-    dx = dweight = dbias = None
-    if mask[0]:
-        dx = _backend.empty_like(x)
-        kernels.conv_backward_input(g, weight, dx, *geometry)
-    if mask[1] or mask[2]:
-        dweight = _backend.empty_like(weight) if mask[1] else None
-        dbias = _backend.empty(x, (weight.shape[0],)) if mask[2] else None
-        kernels.conv_backward_weight(g, x, weight, dweight, dbias, *geometry)
-    return dx, dweight, dbias, g if mask[3] else None
+    g = _gradient_before_activation(dy, source, native)
+    return _gradients(g, x, weight, geometry, mask)
 
 
 conv2d = differentiable(_conv2d, conv2d_backward, arrays=("x", "weight", "bias", "residual"))

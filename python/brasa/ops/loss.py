@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from brasa import _backend
@@ -43,6 +44,60 @@ def _operands(logits: Any, targets: Any, weight: Any, ignore_index: Any) -> tupl
         _check.shape("weight", weight, (logits.shape[1],), "one for each class")
         _check.same_dtype(logits=logits, weight=weight)
     return logits, targets, weight, ignore_index
+
+
+def _is_plain(logits: Any, targets: Any, weight: Any, ignore_index: Any) -> bool:
+    """Whether the kernels can be asked at once: arrays of one kind, and one class per position. They check
+    the rest themselves; where they refuse, the general way converts the arguments or words the error.
+    """
+    kind = type(logits)
+    return (
+        _backend.is_array(logits)
+        and _backend.backend_of(logits).name == "cpu"  # elsewhere BRASA_CHECK may ask for more
+        and type(targets) is kind
+        and (weight is None or type(weight) is kind)
+        and type(ignore_index) is int
+        and targets.ndim == logits.ndim - 1
+        and targets.dtype.kind != "f"
+    )
+
+
+def _forward(
+    logits: Any, targets: Any, weight: Any, ignore_index: int, smoothing: float, kind: int, save: bool
+) -> Any:
+    """`cross_entropy` of operands as the kernels take them."""
+    positions = (logits.shape[0], *logits.shape[2:])
+    _, _, kernels, empty, _ = _backend.backend_of(logits)
+    loss = empty(positions if kind == 0 else (), logits.dtype, False)
+    statistics = empty((2, *positions), logits.dtype, False) if save else None
+    divisor = empty((), logits.dtype, False) if save else None
+    kernels.cross_entropy_forward(
+        logits, targets, weight, ignore_index, smoothing, kind, loss, statistics, divisor
+    )
+    return (loss, (statistics, divisor)) if save else loss
+
+
+def _backward(
+    dy: Any,
+    logits: Any,
+    targets: Any,
+    weight: Any,
+    ignore_index: int,
+    smoothing: float,
+    kind: int,
+    saved: Any,
+) -> Any:
+    """The gradient for operands as the kernels take them."""
+    dy = _backend.contiguous(_check.floating("dy", dy))
+    _check.shape("dy", dy, (logits.shape[0], *logits.shape[2:]) if kind == 0 else ())
+    _check.same_dtype(logits=logits, dy=dy)
+    statistics, divisor = saved
+    backend = _backend.backend_of(logits)
+    dlogits = backend.empty_like(logits)
+    backend.kernels.cross_entropy_backward(
+        dy, logits, targets, weight, ignore_index, smoothing, kind, statistics, divisor, dlogits
+    )
+    return dlogits
 
 
 def _cross_entropy(
@@ -95,15 +150,10 @@ def _cross_entropy(
     array([0.6931, 0.    ], dtype=float32)
     """
     smoothing, kind = _options(label_smoothing, reduction)
-    logits, targets, weight, ignore_index = _operands(logits, targets, weight, ignore_index)
-    positions = (logits.shape[0], *logits.shape[2:])
-    loss = _backend.empty(logits, positions if kind == 0 else ())
-    statistics = _backend.empty(logits, (2, *positions)) if save else None
-    divisor = _backend.empty(logits, ()) if save else None
-    _backend.backend_of(logits).kernels.cross_entropy_forward(
-        logits, targets, weight, ignore_index, smoothing, kind, loss, statistics, divisor
-    )
-    return (loss, (statistics, divisor)) if save else loss
+    if _is_plain(logits, targets, weight, ignore_index):
+        with suppress(*_check.UNUSUAL):
+            return _forward(logits, targets, weight, ignore_index, smoothing, kind, save)
+    return _forward(*_operands(logits, targets, weight, ignore_index), smoothing, kind, save)
 
 
 def cross_entropy_backward(
@@ -142,16 +192,10 @@ def cross_entropy_backward(
     array([[ 0.5, -0.5]], dtype=float32)
     """
     smoothing, kind = _options(label_smoothing, reduction)
-    logits, targets, weight, ignore_index = _operands(logits, targets, weight, ignore_index)
-    dy = _backend.contiguous(_check.floating("dy", dy))
-    _check.shape("dy", dy, (logits.shape[0], *logits.shape[2:]) if kind == 0 else ())
-    _check.same_dtype(logits=logits, dy=dy)
-    statistics, divisor = saved
-    dlogits = _backend.empty_like(logits)
-    _backend.backend_of(logits).kernels.cross_entropy_backward(
-        dy, logits, targets, weight, ignore_index, smoothing, kind, statistics, divisor, dlogits
-    )
-    return dlogits
+    if _is_plain(logits, targets, weight, ignore_index):
+        with suppress(*_check.UNUSUAL):
+            return _backward(dy, logits, targets, weight, ignore_index, smoothing, kind, saved)
+    return _backward(dy, *_operands(logits, targets, weight, ignore_index), smoothing, kind, saved)
 
 
 cross_entropy = differentiable(_cross_entropy, cross_entropy_backward)

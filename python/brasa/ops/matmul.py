@@ -71,9 +71,37 @@ def _plain_product(a: Any, b: Any, bias: Any, native: Any, transpose_a: bool, tr
         shape = columns if transpose_a else rows, b_rows if transpose_b else b_columns
         y = backend.empty(shape, dtype, False)
         backend.kernels.matmul(a, b, bias, None, y, None, transpose_a, transpose_b, native)
-    except (AttributeError, TypeError, ValueError):
+    except _check.UNUSUAL:
         return None
     return y
+
+
+def _plain_gradients(
+    dy: Any, a: Any, b: Any, source: Any, native: Any, transposed: tuple[bool, bool], mask: Any
+) -> tuple[Any, Any, Any, Any] | None:
+    """The gradients where `_plain_product` was the product, or None: the general way then words the error."""
+    try:
+        kind = type(a)
+        if type(dy) is not kind or type(b) is not kind or a.ndim != 2 or b.ndim != 2:
+            return None
+        if dy.shape != _result_shape(a, b, *transposed):
+            return None
+        backend = _backend.backend_of(a)
+        kernels, ds = backend.kernels, dy
+        if native is not None:
+            if type(source) is not kind:
+                return None
+            ds = backend.empty_like(dy)
+            kernels.activation_backward(dy, source, ds, native)
+        da = _gradient_of_a(ds, a, b, *transposed) if mask[0] else None
+        db = _gradient_of_b(ds, a, b, *transposed) if mask[1] else None
+        dbias = None
+        if mask[2]:
+            dbias = backend.empty(dy.shape[1:], dy.dtype, False)
+            kernels.column_sums(ds, dbias)
+        return da, db, dbias, ds if mask[3] else None
+    except _check.UNUSUAL:
+        return None
 
 
 def _matmul(
@@ -229,6 +257,12 @@ def matmul_backward(
     >>> da[0], db[0]
     (array([4., 4., 4.], dtype=float32), array([2., 2., 2., 2.], dtype=float32))
     """
+    native = native_activation(activation)
+    source = saved if native is not None and needs_input(native) else y
+    wanted = (*mask[:2], mask[2] and bias is not None, mask[3])
+    plain = _plain_gradients(dy, a, b, source, native, (transpose_a, transpose_b), wanted)
+    if plain is not None:
+        return plain
     a, b = _check_operands(a, b)
     dy = _check.floating("dy", dy)
     _check.same_dtype(a=a, b=b, dy=dy)
@@ -237,7 +271,12 @@ def matmul_backward(
     full_shape = _result_shape(a2, b2, transpose_a, transpose_b)
     shape = full_shape[:-2] + full_shape[-2:-1] * (a.ndim > 1) + full_shape[-1:] * (b.ndim > 1)
     _check.shape("dy", dy, shape, "the shape of the result")
-    ds = _before_activation(dy, activation, y, saved)
+    ds = dy
+    if native is not None:
+        if source is None:
+            name = "saved" if needs_input(native) else "y"
+            raise ValueError(f"{name}: needed for the gradient of {activation!r}")
+        ds = activation_backward(dy, _backend.contiguous(source), activation)
     ds2 = _shaped(ds, full_shape)
     da = db = dbias = None
     if mask[0]:
@@ -256,17 +295,6 @@ def matmul_backward(
 def _shaped(array: Any, shape: tuple[int, ...]) -> Any:
     """`array` itself where it has this shape: the tape copies a view that it would keep."""
     return array if array.shape == shape else array.reshape(shape)
-
-
-def _before_activation(dy: Any, activation: Any, y: Any, saved: Any) -> Any:
-    """The gradient of what the activation was applied to: computed once, used by all four."""
-    native = native_activation(activation)
-    if native is None:
-        return dy
-    name, v = ("saved", saved) if needs_input(native) else ("y", y)
-    if v is None:
-        raise ValueError(f"{name}: needed for the gradient of {activation!r}")
-    return activation_backward(dy, _backend.contiguous(v), activation)
 
 
 def _gradient_of_a(ds: Any, a: Any, b: Any, transpose_a: bool, transpose_b: bool) -> Any:

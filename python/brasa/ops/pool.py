@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from brasa import _backend
 from brasa._tape import differentiable
 from brasa.ops import _check
@@ -24,6 +26,7 @@ __all__ = [
 ]  # fmt: skip
 
 _MOST_TAPS = 2**30  # of a window whose maximum is sought
+_UINT8, _INT32, _INT64 = (np.dtype(name) for name in ("uint8", "int32", "int64"))
 
 
 class _Windows(NamedTuple):
@@ -51,15 +54,6 @@ def _image(x: Any, name: str = "x") -> Any:
 
 def _is_channels_last(x: Any) -> bool:
     return _backend.layout(x) == _backend.CHANNELS_LAST
-
-
-def _laid_out_like(image: Any, dy: Any) -> Any:
-    """`dy`, or a copy of it in the layout of `image`."""
-    if _backend.layout(dy) == _backend.layout(image):
-        return dy
-    copy = _backend.empty(dy, dy.shape, None, _is_channels_last(image))
-    copy[...] = dy
-    return copy
 
 
 # Windows ----------------------------------------------------------------------------------------------
@@ -133,10 +127,9 @@ def _adaptive(x: Any, output_size: Any) -> tuple[_Windows, tuple[int, int]]:
 # Maximum ----------------------------------------------------------------------------------------------
 
 
-def _empty(x: Any, extents: tuple[int, int], dtype: str | None = None) -> Any:
+def _empty(x: Any, extents: tuple[int, int]) -> Any:
     """A new array of the shape of the result, laid out as `x`."""
-    kind = None if dtype is None else _backend.namespace(x).dtype(dtype)
-    return _backend.empty(x, (*x.shape[:2], *extents), kind, _is_channels_last(x))
+    return _backend.empty(x, (*x.shape[:2], *extents), None, _is_channels_last(x))
 
 
 def _max_pool(
@@ -146,24 +139,27 @@ def _max_pool(
         raise ValueError(
             f"kernel_size: {windows.taps()} elements in a window, at most {_MOST_TAPS} are possible"
         )
+    shape = (*x.shape[:2], *extents)
+    channels_last = _is_channels_last(x)
+    _, _, kernels, empty, _ = _backend.backend_of(x)
+    y = out
     if out is not None:
-        _check.output(out, x, (*x.shape[:2], *extents), x)
-    fits = out is not None and _backend.layout(out) == _backend.layout(x)
-    y = out if fits else _empty(x, extents)
-    kernels = _backend.backend_of(x).kernels
+        _check.output(out, x, shape, x)
+    if out is None or _backend.layout(out) != _backend.layout(x):
+        y = empty(shape, x.dtype, channels_last)
     offsets = None
     if save or return_indices:
-        offsets = _empty(x, extents, "uint8" if windows.taps() <= 256 else "int32")
+        offsets = empty(shape, _UINT8 if windows.taps() <= 256 else _INT32, channels_last)
     kernels.max_pool_forward(x, y, offsets, *windows)
-    if out is not None and not fits:
+    if out is not None and y is not out:
         out[...] = y
         y = out
     result = y
     if return_indices:
-        indices = _empty(x, extents, "int64")
+        indices = empty(shape, _INT64, channels_last)
         kernels.max_pool_indices(offsets, indices, *x.shape[2:], *windows)
         result = (y, indices)
-    return (result, (offsets, x.shape, tuple(windows), _is_channels_last(x))) if save else result
+    return (result, (offsets, x.shape, tuple(windows), channels_last)) if save else result
 
 
 def max_pool2d_backward(dy: Any, saved: Any) -> Any:
@@ -207,7 +203,7 @@ def max_pool2d_backward(dy: Any, saved: Any) -> Any:
         ) from None
     _check.shape("dy", dy, offsets_shape, "that of the result")
     _backend.kernels(dy, offsets)
-    dy = _laid_out_like(offsets, dy)
+    dy = _backend.laid_out_like(offsets, dy)
     dx = _backend.empty(dy, shape, None, channels_last)
     _backend.backend_of(dy).kernels.max_pool_backward(dy, offsets, dx, h, w, adaptive)
     return dx
@@ -375,7 +371,7 @@ def _mean_pool_backward(
     dy = _check.floating("dy", dy)
     _check.same_dtype(x=x, dy=dy)
     _check.shape("dy", dy, (*x.shape[:2], *extents), "that of the result")
-    dy = _laid_out_like(x, dy)
+    dy = _backend.laid_out_like(x, dy)
     dx = _backend.empty_like(x)
     _backend.backend_of(x).kernels.mean_pool_backward(dy, dx, *windows, include_pad, divisor)
     return dx
