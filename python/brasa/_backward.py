@@ -149,8 +149,9 @@ def _visit(state: Pass, node: Node) -> None:
             _distribute(state, node, mask, dys)
     if not state.retain:
         node.free()
+    counts = state.counts
     for edge in edges:
-        if edge is not None and edge[1] < 0:
+        if edge is not None and edge[1] < 0 and counts[edge[0]]:
             _count_down(state, edge[0])
 
 
@@ -199,18 +200,31 @@ def _distribute(state: Pass, node: Node, mask: tuple[bool, ...], dys: list[Any])
         gradients = (gradients,)
     if len(gradients) != len(mask):
         raise RuntimeError(f"{_what(node)} returned {len(gradients)} gradients for {len(mask)} arguments")
-    for position, gradient in enumerate(gradients):
-        if mask[position] and gradient is not None:
-            target, index = node.edges[position]
-            if index < 0:
-                shape, dtype = target.data.shape, target.data.dtype
-            else:
-                shape, dtype = target.metas[index]
-            if gradient.shape != shape or (gradient.dtype is not dtype and gradient.dtype != dtype):
-                _refuse_gradient(node, position, shape, dtype, gradient)
-            if not shape and not is_tensor(gradient):
-                gradient = _no_scalar(gradient)
-            owned = index < 0 and not state.retain and _is_ours(node, dys, gradients, gradient)
+    held: set[int] | None = None  # what somebody else may hold; asked for where a leaf is reached
+    position = -1
+    for wanted in mask:
+        position += 1
+        gradient = gradients[position] if wanted else None
+        if gradient is None:
+            continue
+        target, index = node.edges[position]
+        if index < 0:
+            shape, dtype = target.data.shape, target.data.dtype
+        else:
+            shape, dtype = target.metas[index]
+        if gradient.shape != shape or (gradient.dtype is not dtype and gradient.dtype != dtype):
+            _refuse_gradient(node, position, shape, dtype, gradient)
+        if not shape and not is_tensor(gradient):
+            gradient = _no_scalar(gradient)
+        owned = False
+        if index < 0 and not state.retain:
+            if held is None:
+                held = _held(node, dys, gradients)
+            owned = id(gradient) not in held and not _is_view(gradient)
+        if index < 0 and state.counts[target] == 1 and target not in state.pending:
+            state.counts[target] = 0  # the only use of a leaf, as most are: nothing to wait for
+            _hand_over(state, target, gradient, owned)
+        else:
             state.add(target, index, gradient, owned)
 
 
@@ -273,21 +287,21 @@ def _what(node: Node) -> str:
     return f"the backward of '{node.op.name}'"
 
 
-def _is_ours(node: Node, dys: list[Any], gradients: Sequence[Any], gradient: Any) -> bool:
-    """Whether nobody but this pass can hold the memory of `gradient`."""
-    if is_tensor(gradient):
-        return False
+def _held(node: Node, dys: list[Any], gradients: Sequence[Any]) -> set[int]:
+    """The identities of what was given to a backward, and of what it returned for two arguments."""
+    saved = node.saved
+    held = {*map(id, dys), *map(id, node.kept)}
+    held.update(map(id, saved) if type(saved) is tuple or type(saved) is list else (id(saved),))
+    once: set[int] = set()
+    for gradient in gradients:
+        (held if id(gradient) in once else once).add(id(gradient))
+    return held
+
+
+def _is_view(gradient: Any) -> bool:
+    """Whether somebody else can hold the memory of `gradient`: a view's owner, or the graph."""
     base = getattr(gradient, "base", None)
-    if base is not None and is_array(base):
-        return False
-    uses = 0
-    for other in gradients:
-        uses += other is gradient
-    saved = node.saved if type(node.saved) in (tuple, list) else (node.saved,)
-    for held in (dys, node.kept, saved):
-        for other in held:
-            uses += other is gradient
-    return uses == 1
+    return (base is not None and is_array(base)) or is_tensor(gradient)
 
 
 def _count_down(state: Pass, leaf: Any) -> None:
@@ -299,13 +313,19 @@ def _count_down(state: Pass, leaf: Any) -> None:
     owned = (id(leaf), -1) in state.owned
     if owned:
         state.owned.remove((id(leaf), -1))
+    _hand_over(state, leaf, gradient, owned)
+
+
+def _hand_over(state: Pass, leaf: Any, gradient: Any, owned: bool) -> None:
+    """Give a leaf its complete gradient."""
     if leaf._hooks:
         gradient, owned = _run_hooks(state, leaf._hooks, gradient), False
     if state.wanted is None:
         with _leaf_lock:
             _accumulate(leaf, gradient, owned)
-        for hook in list(leaf._after or ()):
-            hook(leaf)
+        if leaf._after:
+            for hook in list(leaf._after):
+                hook(leaf)
     elif (leaf, -1) in state.wanted:
         state.results[state.wanted[leaf, -1]] = _as_tensor(_private(gradient, owned))
 

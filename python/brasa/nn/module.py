@@ -90,7 +90,7 @@ class Module:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         for argument in args:
-            if not isinstance(argument, Tensor):
+            if type(argument) is not Tensor and not isinstance(argument, Tensor):
                 args = tuple(a if isinstance(a, Tensor) else _as_tensor(a) for a in args)
                 break
         if not (self._forward_hooks or self._forward_pre_hooks):

@@ -19,7 +19,7 @@ FLOATING = "float32 or float64"
 UNUSUAL = (AttributeError, IndexError, TypeError, ValueError)
 
 _INT = frozenset({int})
-_LEAST, _MOST = -(2**63), 2**31 - 1
+_MOST = 2**31 - 1
 
 
 def floating(name: str, x: Any) -> Any:
@@ -77,19 +77,21 @@ def integer(name: str, value: Any, *, minimum: int | None = None, maximum: int |
 
 def integers(name: str, value: Any, count: int, *, minimum: int | None = None) -> tuple[int, ...]:
     """One int for each of `count` dimensions, from one int or a sequence of `count`."""
-    if (
-        type(value) is tuple
-        and len(value) == count
-        and _INT.issuperset(map(type, value))
-        and min(value) >= (_LEAST if minimum is None else minimum)
-        and max(value) <= _MOST
-    ):
-        return value  # what layers pass: nothing to convert
     if isinstance(value, (tuple, list)):
         if len(value) != count:
             raise ValueError(f"{name}: expected an int or {count} of them, got {value!r}")
         return tuple([integer(name, v, minimum=minimum) for v in value])
     return (integer(name, value, minimum=minimum),) * count
+
+
+def plain_integers(*values: Any) -> bool:
+    """Whether each is an int or a tuple of ints: a cache may then be asked with them, as ``1 == True == 1.0``
+    do not meet in it.
+    """
+    for value in values:
+        if type(value) is not int and not (type(value) is tuple and _INT.issuperset(map(type, value))):
+            return False
+    return True
 
 
 def number(name: str, value: Any) -> float:

@@ -77,12 +77,22 @@ def needs_input(native: Native) -> bool:
     return ACTIVATIONS[name].needs == "x" or (name == "leaky_relu" and not native[1] >= 0)
 
 
+def _new_result(x: Any, native: Native) -> Any:
+    _, _, kernels, _, empty_like = _backend.backend_of(x)
+    y = empty_like(x)
+    kernels.activation_forward(x, y, native)
+    return y
+
+
 def _apply(x: Any, native: Native, *, out: Any = None) -> Any:
+    if out is None:
+        try:  # most arrays lie as the kernel takes them, and small ones last no longer than the checks
+            return _new_result(x, native)
+        except _check.UNUSUAL:
+            pass
     x = _backend.dense(_check.floating("x", x))
     if out is None:
-        out = _backend.empty_like(x)
-        _backend.backend_of(x).kernels.activation_forward(x, out, native)
-        return out
+        return _new_result(x, native)
     _check.output(out, x, x.shape)
     if out is not x and (_backend.layout(out) != _backend.layout(x) or _check.overlap(out, x)):
         out[...] = _apply(x, native)

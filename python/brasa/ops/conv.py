@@ -39,27 +39,20 @@ def _geometry(
     x: Any, weight: Any, stride: Any, padding: Any, dilation: Any, groups: Any
 ) -> tuple[Geometry, tuple[int, ...]]:
     """What the arguments mean, and the shape of the result."""
-    count = x.ndim - 2
-    return _shapes(
-        x.shape,
-        weight.shape,
-        _check.integers("stride", stride, count, minimum=1),
-        _padding(padding, count),
-        _check.integers("dilation", dilation, count, minimum=1),
-        _check.integer("groups", groups, minimum=1),
-    )
+    if _check.plain_integers(stride, padding, dilation, groups):
+        return _known_geometry(x.shape, weight.shape, stride, padding, dilation, groups)
+    return _new_geometry(x.shape, weight.shape, stride, padding, dilation, groups)
 
 
-@lru_cache(maxsize=1024)  # a network asks for the same few again and again
-def _shapes(
-    x: tuple[int, ...],
-    weight: tuple[int, ...],
-    stride: tuple[int, ...],
-    padding: tuple[int, ...] | str,
-    dilation: tuple[int, ...],
-    groups: int,
+def _new_geometry(
+    x: tuple[int, ...], weight: tuple[int, ...], stride: Any, padding: Any, dilation: Any, groups: Any
 ) -> tuple[Geometry, tuple[int, ...]]:
-    """`_geometry` of shapes and of parameters that are ints."""
+    """`_geometry` of shapes."""
+    count = len(x) - 2
+    stride = _check.integers("stride", stride, count, minimum=1)
+    padding = _padding(padding, count)
+    dilation = _check.integers("dilation", dilation, count, minimum=1)
+    groups = _check.integer("groups", groups, minimum=1)
     channels, outputs = x[1], weight[0]
     if channels % groups or outputs % groups or min(channels, outputs) < 1:
         raise ValueError(
@@ -86,6 +79,9 @@ def _shapes(
             )
         out.append((padded - window) // stride[i] + 1)
     return (stride, padding, dilation, groups), (x[0], outputs, *out)
+
+
+_known_geometry = lru_cache(maxsize=1024)(_new_geometry)  # a network asks for the same few again and again
 
 
 def _same_padding(

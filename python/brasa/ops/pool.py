@@ -77,23 +77,20 @@ def _regular(
     x: Any, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool
 ) -> tuple[_Windows, tuple[int, int]]:
     """Windows and the extents of the result."""
+    stride = kernel_size if stride is None else stride
+    if _check.plain_integers(kernel_size, stride, padding, dilation):
+        return _known_windows(x.shape, kernel_size, stride, padding, dilation, bool(ceil_mode))
+    return _new_windows(x.shape, kernel_size, stride, padding, dilation, bool(ceil_mode))
+
+
+def _new_windows(
+    shape: tuple[int, ...], kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool
+) -> tuple[_Windows, tuple[int, int]]:
+    """`_regular` of an image's shape."""
     kernels = _check.integers("kernel_size", kernel_size, 2, minimum=1)
-    strides = kernels if stride is None else _check.integers("stride", stride, 2, minimum=1)
+    strides = _check.integers("stride", stride, 2, minimum=1)
     paddings = _check.integers("padding", padding, 2, minimum=0)
     dilations = _check.integers("dilation", dilation, 2, minimum=1)
-    return _windows(x.shape, kernels, strides, paddings, dilations, bool(ceil_mode))
-
-
-@lru_cache(maxsize=1024)  # a network asks for the same few again and again
-def _windows(
-    shape: tuple[int, ...],
-    kernels: tuple[int, ...],
-    strides: tuple[int, ...],
-    paddings: tuple[int, ...],
-    dilations: tuple[int, ...],
-    ceil_mode: bool,
-) -> tuple[_Windows, tuple[int, int]]:
-    """`_regular` of an image's shape and of parameters that are ints."""
     for kernel, pad, step in zip(kernels, paddings, dilations):
         if 2 * pad > step * (kernel - 1) + 1:
             raise ValueError(
@@ -105,6 +102,9 @@ def _windows(
         _output_extent("width", shape[3], w, ceil_mode),
     )
     return _Windows(h, w, False), extents
+
+
+_known_windows = lru_cache(maxsize=1024)(_new_windows)  # a network asks for the same few again and again
 
 
 def _adaptive(x: Any, output_size: Any) -> tuple[_Windows, tuple[int, int]]:
