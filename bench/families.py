@@ -3,114 +3,240 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from brasa import ops
 from brasa._bench import cases
-from brasa._bench.cases import Peers
-from brasa._bench.harness import Case
+from brasa._bench.cases.contestants import Peers
+from brasa._bench.harness import Call, Case
 
 SHAPES = Path(__file__).parent / "shapes"
-NETWORKS = (
-    "lenet_conv",
-    "alexnet_conv",
-    "vgg16_conv",
-    "resnet50_conv",
-    "resnet20_cifar_conv",
-    "mobilenet_depthwise",
-)
+Family = Callable[[Peers, Sequence[str]], Iterator[Case]]  # from the peers and the passes of convolutions
+
+
+def _table(name: str) -> dict[str, Any]:
+    with (SHAPES / f"{name}.toml").open("rb") as file:
+        return tomllib.load(file)
 
 
 def layers(network: str) -> list[dict[str, Any]]:
     """The distinct convolutions of a network, from ``shapes/<network>.toml``."""
-    with (SHAPES / f"{network}.toml").open("rb") as file:
-        return tomllib.load(file)["layer"]
+    return _table(network)["layer"]
 
 
-def matmul(peers: Peers) -> Iterator[Case]:
-    for n in (64, 128, 256, 512, 1024, 2048):
+def matmul(peers: Peers, _: Sequence[str]) -> Iterator[Case]:
+    for n in (32, 64, 128):
+        yield cases.native_matmul(n, peers)
+    for n in (32, 64, 128, 256, 512, 1024, 2048, 4096):
         yield cases.matmul(n, n, n, peers)
-    for m, k, n in ((128, 784, 512), (128, 512, 512), (64, 2048, 64), (1000, 1000, 1000), (8, 4096, 4096)):
-        yield cases.matmul(m, k, n, peers)
-    for m, k, n in ((1024, 1024, 1024), (32, 400, 120), (128, 784, 512)):
-        yield cases.matmul(m, k, n, peers, transposed=True)
+    skinny = (32, 512, 2048), (64, 784, 512), (5000, 30, 30), (64, 64, 2048), (2048, 2048, 64), (64, 784, 10)
+    skinny += (32, 2048, 512), (64, 512, 784), (64, 2048, 64), (2048, 64, 2048)
+    for m, k, n in skinny:
+        yield cases.matmul(m, k, n, peers, family="matmul skinny")
+    for m in (1, 8):
+        yield cases.matmul(m, 4096, 4096, peers, family="matmul few rows")
+    yield cases.matmul(1, 4096, 4096, peers, transposed=True, family="matmul few rows")
+    yield from _network_products(peers)
+    for m, k, n in ((512, 512, 512), (1024, 1024, 1024)):
+        for ta, tb in ((True, False), (False, True), (True, True)):
+            yield cases.matmul(m, k, n, peers, transposed=tb, transposed_a=ta, family="matmul transposed")
+    batches = ((96, 128, 64, 128, True), (96, 128, 128, 64, False), (64, 32, 32, 32, False))
+    for batch, m, k, n, transposed in (*batches, (8, 512, 512, 512, False), (1024, 16, 16, 16, False)):
+        yield cases.batched_matmul(batch, m, k, n, peers, transposed=transposed)
 
 
-def conv(peers: Peers) -> Iterator[Case]:
-    for network in NETWORKS:
-        for i, layer in enumerate(layers(network)):
-            for backward in (False, True):
-                kernel = layer["kernel"]
-                name = network.removesuffix("_conv")
-                label = f"{name} {i + 1} {layer['C']}->{layer['O']} {kernel}x{kernel} {layer['H']}"
-                yield cases.conv2d(layer, peers, backward=backward, label=label)
+def _network_products(peers: Peers) -> Iterator[Case]:
+    """Fully connected layers and the gates of recurrent ones; weights are stored (n, k)."""
+    products = (
+        ("LeNet fc1", 32, 400, 120),
+        ("LeNet fc1", 128, 400, 120),
+        ("MLP fc1", 128, 784, 512),
+        ("MLP fc2", 128, 512, 512),
+        ("AlexNet fc6", 16, 9216, 4096),
+        ("VGG fc7", 4, 4096, 4096),
+        ("ResNet-50 fc", 8, 2048, 1000),
+        ("LSTM 128 gates", 32, 256, 512),
+        ("LSTM 512 gates", 64, 1024, 2048),
+        ("GRU 256 gates", 64, 512, 768),
+        ("transformer qkv", 512, 768, 2304),
+        ("transformer mlp", 512, 768, 3072),
+    )
+    for label, m, k, n in products:
+        yield cases.matmul(m, k, n, peers, transposed=True, family="matmul layers", label=label)
 
 
-def pool(peers: Peers) -> Iterator[Case]:
-    for kind, kernel, stride, padding in (("max", 3, 2, 1), ("max", 2, 2, 0), ("avg", 2, 2, 0)):
+def deepbench_gemm(peers: Peers, _: Sequence[str]) -> Iterator[Case]:
+    """Column-major (m, k) x (k, n) is row-major (n, k) x (k, m): transposes change places with the operands."""
+    table = _table("deepbench_gemm")
+    for part in ("training", "inference_server", "inference_device"):
+        for m, n, k, transposed_a, transposed_b in table[part]:
+            yield cases.matmul(
+                n, k, m, peers, transposed=transposed_a, transposed_a=transposed_b, family="deepbench gemm"
+            )
+
+
+def deepbench_conv(peers: Peers, passes: Sequence[str]) -> Iterator[Case]:
+    table = _table("deepbench_conv")
+    for part in ("training", "inference_server"):
+        for row in table[part]:
+            named = dict(zip(table["columns"], row, strict=True))
+            layer = {key: named[key] for key in "NCHWO"}
+            layer |= {key: (named[f"{key}_h"], named[f"{key}_w"]) for key in ("kernel", "padding", "stride")}
+            for direction in passes:
+                yield cases.conv2d(layer, peers, direction=direction)
+
+
+def _network(network: str, peers: Peers, passes: Sequence[str]) -> Iterator[Case]:
+    name = network.removesuffix("_conv")
+    for i, layer in enumerate(layers(network)):
+        label = f"{name} {i + 1} {layer['C']}->{layer['O']} {layer['kernel']}x{layer['kernel']} {layer['H']}"
+        for direction in passes:
+            yield cases.conv2d(layer, peers, direction=direction, label=label)
+
+
+def conv_nchw(peers: Peers, passes: Sequence[str]) -> Iterator[Case]:
+    """Images that come as NCHW: first layers of 1 and 3 channels, 1x1 and depthwise layers."""
+    chosen = (
+        ("lenet_conv", 0),
+        ("alexnet_conv", 0),
+        ("vgg16_conv", 0),
+        ("resnet50_conv", 0),
+        *(("resnet50_conv", i) for i, layer in enumerate(layers("resnet50_conv")) if layer["kernel"] == 1),
+        *(("mobilenet_depthwise", i) for i in range(len(layers("mobilenet_depthwise")))),
+    )
+    for network, i in chosen:
+        layer = layers(network)[i]
+        name = network.removesuffix("_conv")
+        label = (
+            f"{name} {i + 1} {layer['C']}->{layer['O']} {layer['kernel']}x{layer['kernel']} {layer['H']} NCHW"
+        )
+        for direction in passes:
+            if direction == "fwd":
+                yield cases.conv2d(layer, peers, direction=direction, label=label, nchw=True)
+
+
+def conv_other(peers: Peers, _: Sequence[str]) -> Iterator[Case]:
+    """Convolutions over time and transposed ones."""
+    for n, c, length, outputs, kernel, stride in (
+        (16, 1, 16000, 64, 80, 4),
+        (16, 64, 4000, 64, 3, 1),
+        (16, 256, 500, 256, 3, 1),
+        (8, 80, 3000, 384, 3, 1),
+    ):
+        yield cases.conv1d(n, c, length, outputs, kernel, stride, peers)
+    for n, c, size, outputs, kernel, stride, padding in (
+        (16, 512, 4, 256, 4, 2, 1),
+        (16, 256, 8, 128, 4, 2, 1),
+        (16, 128, 16, 64, 4, 2, 1),
+        (16, 64, 32, 3, 4, 2, 1),
+        (4, 64, 56, 32, 2, 2, 0),
+    ):
+        yield cases.conv_transpose2d(n, c, size, outputs, kernel, stride, padding, peers)
+
+
+def pool(peers: Peers, _: Sequence[str]) -> Iterator[Case]:
+    for backward in (False, True):
+        for kind, kernel, stride, padding in (("max", 3, 2, 1), ("max", 2, 2, 0), ("avg", 2, 2, 0)):
+            for layout in ("contiguous", "channels-last"):
+                yield cases.pool(kind, kernel, stride, padding, peers, layout, backward=backward)
+
+
+def activation(peers: Peers, _: Sequence[str]) -> Iterator[Case]:
+    for name in ops.ACTIVATIONS:
+        yield cases.activation(name, peers)
+        if name not in ("step", "sign"):  # their derivative is 0
+            yield cases.activation(name, peers, backward=True)
+
+
+def norm(peers: Peers, _: Sequence[str]) -> Iterator[Case]:
+    for backward in (False, True):
+        for rows, columns in ((128, 10), (4096, 1000), (16384, 128), (64, 32000)):
+            yield cases.softmax(rows, columns, peers, backward=backward)
+    for backward in (False, True):
+        for rows, columns in ((512, 768), (4096, 768), (4096, 1024)):
+            yield cases.layer_norm(rows, columns, peers, backward=backward)
         for layout in ("contiguous", "channels-last"):
-            yield cases.pool(kind, kernel, stride, padding, peers, layout)
+            yield cases.batch_norm(16, 64, 112, peers, layout=layout, backward=backward)
+            yield cases.batch_norm(32, 256, 14, peers, layout=layout, backward=backward)
 
 
-def activation(peers: Peers) -> Iterator[Case]:
-    without = {"gelu_tanh", "step", "sign"}  # no function of that name in torch.nn.functional
-    for name in (name for name in ops.ACTIVATIONS if name not in without):
-        for backward in (False, True):
-            yield cases.activation(name, peers, backward=backward)
-
-
-def norm(peers: Peers) -> Iterator[Case]:
-    for rows, columns in ((4096, 1000), (16384, 128), (64, 32000)):
-        yield cases.softmax(rows, columns, peers)
-    for rows, columns in ((4096, 768), (4096, 1024)):
-        yield cases.layer_norm(rows, columns, peers)
-    for layout in ("contiguous", "channels-last"):
-        yield cases.batch_norm(16, 64, 112, peers, layout=layout)
-        yield cases.batch_norm(32, 256, 14, peers, layout=layout)
-
-
-def loss(peers: Peers) -> Iterator[Case]:
+def loss(peers: Peers, _: Sequence[str]) -> Iterator[Case]:
     for rows, classes in ((128, 10), (32, 10), (4096, 1000), (2048, 32000)):
         yield cases.loss(rows, classes, peers)
     yield cases.loss(256, 1000, peers, smoothing=0.1)
 
 
-def optim(peers: Peers) -> Iterator[Case]:
-    lenet = cases.model_sizes("lenet")
-    # ResNet-18: the 11.7 million parameters of its convolutions, norms and classifier.
-    stages = [(64, 64), (128, 64), (256, 128), (512, 256)]
-    resnet: list[tuple[int, ...]] = [(64, 3, 7, 7), (64,), (64,), (1000, 512), (1000,)]
-    for out, before in stages:
-        convolutions = [(out, before, 3, 3), *[(out, out, 3, 3)] * 3]
-        convolutions += [(out, before, 1, 1)] if before != out else []
-        resnet += [shape for conv in convolutions for shape in (conv, (out,), (out,))]
+def optim(peers: Peers, _: Sequence[str]) -> Iterator[Case]:
     for method in ("sgd", "sgd momentum", "adam", "adamw"):
-        yield cases.optimizer_step(method, "lenet", lenet, peers)
-        yield cases.optimizer_step(method, "resnet18", resnet, peers)
+        for model in ("lenet", "resnet18"):
+            yield cases.optimizer_step(method, model, cases.model_sizes(model), peers)
 
 
-def dropout(peers: Peers) -> Iterator[Case]:
+def dropout(peers: Peers, _: Sequence[str]) -> Iterator[Case]:
     for shape in ((128, 120), (128, 512), (4096, 4096)):
         for backward in (False, True):
             yield cases.dropout(shape, peers, backward=backward)
 
 
-def embedding(peers: Peers) -> Iterator[Case]:
+def embedding(peers: Peers, _: Sequence[str]) -> Iterator[Case]:
     for count, rows, columns in ((512, 10000, 128), (8192, 32000, 256)):
         for backward in (False, True):
             yield cases.embedding(count, rows, columns, peers, backward=backward)
 
 
-def train(peers: Peers) -> Iterator[Case]:
-    for model, batch in (("lenet", 128), ("lenet", 32), ("lenet", 1), ("mlp", 128)):
-        yield cases.training_step(model, batch, peers)
+STEPS = (
+    *(("mlp", 128), ("lenet", 128), ("lenet", 32), ("lenet", 1), ("resnet20", 64), ("autoencoder", 32)),
+    *(("resnet18", 8), ("vgg11", 4)),
+)
 
 
-FAMILIES: dict[str, Callable[[Peers], Iterator[Case]]] = {
+def _step_peers(kind: str, name: str, peers: Peers) -> cases.step.MakePeers | None:
+    """What makes the steps ("steps") or inferences of the peers that have networks."""
+    modules = [f"bench.in_{peer}" for peer in ("torch", "jax") if peer in peers]
+    if not modules:
+        return None
+
+    def make(x: np.ndarray, target: np.ndarray, values: list[np.ndarray]) -> dict[str, Call]:
+        calls: dict[str, Call] = {}
+        for module in modules:
+            calls |= getattr(import_module(module), kind)(name, x, target, values)
+        return calls
+
+    return make
+
+
+def train(peers: Peers, _: Sequence[str]) -> Iterator[Case]:
+    for name, batch in STEPS:
+        yield cases.training_step(name, batch, _step_peers("steps", name, peers))
+
+
+def infer(peers: Peers, _: Sequence[str]) -> Iterator[Case]:
+    for name, batch in STEPS:
+        yield cases.inference(name, batch, _step_peers("inferences", name, peers))
+
+
+NETWORKS = (
+    "lenet_conv",
+    "alexnet_conv",
+    "vgg16_conv",
+    "googlenet_conv",
+    "resnet50_conv",
+    "resnet20_cifar_conv",
+)
+FAMILIES: dict[str, Family] = {
     "matmul": matmul,
-    "conv": conv,
+    "deepbench/gemm": deepbench_gemm,
+    **{f"conv/{name.removesuffix('_conv')}": partial(_network, name) for name in NETWORKS},
+    "conv/mobilenet": partial(_network, "mobilenet_depthwise"),
+    "conv/nchw": conv_nchw,
+    "conv/other": conv_other,
+    "deepbench/conv": deepbench_conv,
     "pool": pool,
     "activation": activation,
     "norm": norm,
@@ -119,4 +245,35 @@ FAMILIES: dict[str, Callable[[Peers], Iterator[Case]]] = {
     "dropout": dropout,
     "embedding": embedding,
     "train": train,
+    "infer": infer,
 }
+BY_NAME_ONLY = ("deepbench/conv",)  # long, and not part of a run without names
+
+
+def chosen(names: Sequence[str]) -> list[str]:
+    """The families of these names; "conv" stands for all that begin with "conv/".
+
+    Raises
+    ------
+    ValueError
+        No family has the name.
+    """
+    if not names:
+        return [family for family in FAMILIES if family not in BY_NAME_ONLY]
+    found: list[str] = []
+    for name in names:
+        matching = [family for family in FAMILIES if family == name or family.startswith(f"{name}/")]
+        if not matching:
+            raise ValueError(f"unknown family {name!r}: choose from {', '.join(FAMILIES)}, conv, deepbench")
+        found += [family for family in matching if family not in found]
+    return found
+
+
+def selected(names: Sequence[str], peers: Peers, passes: Sequence[str], only: str = "") -> list[Case]:
+    """The cases of these families whose family and name contain `only`; nothing is built yet."""
+    return [
+        case
+        for family in chosen(names)
+        for case in FAMILIES[family](peers, passes)
+        if only in f"{case.family} {case.name}"
+    ]

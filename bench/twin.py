@@ -21,7 +21,6 @@ import numpy as np
 
 import brasa as br
 from brasa import data, models, nn, optim
-from brasa._bench.cases import torch_network
 from brasa._files import write_text
 
 Batches = Iterator[np.ndarray]
@@ -59,9 +58,11 @@ def brasa_twin(train: tuple, test: tuple, steps: int, lr: float, seed: int) -> T
 def torch_twin(train: tuple, test: tuple, steps: int, lr: float, seed: int, channels_last: bool) -> Twin:
     import torch
 
+    from bench import in_torch
+
     torch.manual_seed(seed)
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    model, loss = torch_network("lenet").to(memory_format=layout), torch.nn.CrossEntropyLoss()
+    model, loss = in_torch.network("lenet").to(memory_format=layout), torch.nn.CrossEntropyLoss()
     x, y = torch.from_numpy(train[0]).contiguous(memory_format=layout), torch.from_numpy(train[1])
     adam = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(adam, lr, total_steps=steps)

@@ -117,9 +117,9 @@ class Profile:
 @lru_cache(maxsize=1)
 def _limits() -> tuple[float, float]:
     """This machine's operations and copied bytes per second."""
-    from brasa._bench.command import limits
+    from brasa._bench.limits import Limits
 
-    machine = limits()
+    machine = Limits()
     return machine.peak, machine.bandwidth
 
 

@@ -5,23 +5,22 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-import numpy as np
-
-from brasa import _cpu
 from brasa._bench import cases, report
-from brasa._bench.harness import Case, Limits, measure
+from brasa._bench.cases.contestants import Peers
+from brasa._bench.harness import Case, Result, measure
+from brasa._bench.limits import Limits
 
-__all__ = ["FAMILIES", "limits", "main"]
+__all__ = ["FAMILIES", "main"]
 
 _LENET = {"N": 32, "C": 6, "H": 14, "W": 14, "O": 16, "kernel": 5}
 _RESNET = {"N": 4, "C": 64, "H": 56, "W": 56, "O": 64, "kernel": 3, "padding": 1}
 
-FAMILIES: dict[str, Callable[[Sequence[str]], Iterator[Case]]] = {
+FAMILIES: dict[str, Callable[[Peers], Iterator[Case]]] = {
     "matmul": lambda peers: (cases.matmul(n, n, n, peers) for n in (64, 256, 512, 1024)),
     "conv": lambda peers: (
-        cases.conv2d(layer, peers, backward=backward)
+        cases.conv2d(layer, peers, direction=direction)
         for layer in (_LENET, _RESNET)
-        for backward in (False, True)
+        for direction in ("fwd", "fwd+bwd")
     ),
     "pool": lambda peers: (
         cases.pool(kind, 2, 2, 0, peers, layout)
@@ -41,25 +40,24 @@ FAMILIES: dict[str, Callable[[Sequence[str]], Iterator[Case]]] = {
     "embedding": lambda peers: (
         cases.embedding(8192, 32000, 256, peers, backward=backward) for backward in (False, True)
     ),
-    "train": lambda peers: (cases.training_step(model, 128, peers) for model in ("lenet", "mlp")),
+    "train": lambda peers: (cases.training_step(model, 128) for model in ("lenet", "mlp")),
+    "infer": lambda peers: (cases.inference("lenet", batch) for batch in (1, 128)),
 }
 
 
-def limits(copy_megabytes: int = 50) -> Limits:
-    """This machine's FMA peak and copy bandwidth, with brasa's threads and instruction set."""
-    x = np.ones(copy_megabytes * 250_000, np.float32)
-    y = _cpu.empty_like(x)
-    return Limits(_cpu._fma_peak, lambda: _cpu._copy_bandwidth(x, y))
-
-
-def run(selected: Iterable[Case], machine: Limits, rounds: int) -> list:
-    """Measure the cases, printing a line for each as it comes."""
-    results = []
+def run(
+    selected: Iterable[Case],
+    machine: Limits,
+    rounds: int,
+    results: list[Result],
+    done: Callable[[], None] = lambda: None,
+    patience: float = float("inf"),
+) -> None:
+    """Measure the cases, printing a line for each as it comes; what was measured is in `results` at any time."""
     for case in selected:
-        result = measure(case, machine, rounds)
-        results.append(result)
-        print(report.line(result), flush=True)
-    return results
+        results.append(measure(case, machine, rounds, patience))
+        print(report.line(results[-1]), flush=True)
+        done()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -77,12 +75,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unknown family {unknown[0]!r}: choose from {', '.join(FAMILIES)}")
     if options.rounds < 1:
         parser.error(f"--rounds: expected at least 1, got {options.rounds}")
-    machine = limits()
+    machine = Limits()
     print(report.machine_line(machine))
     print(report.header())
-    results = []
+    results: list[Result] = []
     for name in options.family or FAMILIES:
-        results += run(FAMILIES[name](("numpy",)), machine, options.rounds)
+        run(FAMILIES[name](("numpy",)), machine, options.rounds, results)
     print(report.means(results))
     if options.json:
         report.write_json(options.json, results, machine)

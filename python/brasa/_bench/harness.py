@@ -11,39 +11,52 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from brasa._bench.limits import Limits
+
 Call = Callable[[], Any]
 
 _TURN = 0.012  # seconds of timed work per turn
+_LONG = 0.03  # a call of so many seconds wakes the threads on its own account
+_LEAST_ROUNDS = 3
+_HOPELESS = 1.3  # a peer's variant so much slower than its other one, in both first turns, is dropped
 
 
-@dataclass
+@dataclass(frozen=True)
 class Case:
-    """One line of a benchmark."""
+    """One line of a benchmark. `make` builds the arrays and returns each contestant's call, brasa's first.
+
+    A peer may have variants ("torch/channels-last"): the better one counts.
+    """
 
     family: str
     name: str
-    brasa: Call
+    make: Callable[[], dict[str, Call]]
     flops: float = 0.0  # useful operations, 0 where bandwidth is what counts
     nbytes: float = 0.0  # bytes that must be read and written at least
-    peers: dict[str, Call] = field(default_factory=dict)  # "torch/channels-last": the better variant counts
+    traffic: str = "copy"  # what those bytes are: "copy", "read", or "update" of arrays in place
+    distinct: float = 0.0  # bytes of all arrays, where that is not `nbytes`: it says which cache they lie in
 
 
-@dataclass
+@dataclass(frozen=True)
 class Result:
     """What was measured for a case. Ratios are peer's time / brasa's time: above 1, brasa is faster."""
 
     family: str
     name: str
     seconds: float
+    best_seconds: float
     rate: float
     unit: str  # of the rate: "GFLOP/s" or "GB/s"
-    share: float  # of the machine's limit
+    share: float  # of the machine's limit at that moment, the median
     best_share: float
+    bound: str  # what the limit is: "fma", "copy", "read" or "update"
+    flops: float
+    nbytes: float
     ratios: dict[str, tuple[float, float, float]]  # peer: quartiles of the ratio
 
 
@@ -56,46 +69,91 @@ def _wait_for_sleep() -> None:
             return
 
 
-def _turn(call: Call, repeats: int) -> float:
+def _turn(call: Call, repeats: int, warm: bool) -> float:
     """Seconds per call of one turn."""
     _wait_for_sleep()
-    call()
+    if warm:
+        call()
     start = time.perf_counter()
     for _ in range(repeats):
         call()
     return (time.perf_counter() - start) / repeats
 
 
-def _repeats(call: Call) -> int:
+def _repeats(call: Call) -> tuple[int, bool]:
+    """How many calls make a turn, and whether one before them is worth its time."""
     call()
     start = time.perf_counter()
     call()
-    return max(1, int(_TURN / max(time.perf_counter() - start, 1e-7)))
+    seconds = max(time.perf_counter() - start, 1e-7)
+    return max(1, int(_TURN / seconds)), seconds < _LONG
 
 
-def measure(case: Case, limits: Limits, rounds: int = 9) -> Result:
-    """Time a case against its peers and this machine's limit, `rounds` turns each."""
-    calls = {"brasa": case.brasa, **case.peers}
+def measure(case: Case, limits: Limits, rounds: int = 9, patience: float = float("inf")) -> Result:
+    """Time a case against its peers and this machine's limit.
+
+    Parameters
+    ----------
+    case : Case
+        What to measure.
+    limits : Limits
+        The machine's limits, probed again right before and after each of brasa's turns.
+    rounds : int, default: 9
+        Turns of each contestant.
+    patience : float, optional
+        After so many seconds three rounds are enough.
+
+    Returns
+    -------
+    Result
+        Medians over the rounds.
+    """
+    calls = case.make()
     repeats = {name: _repeats(call) for name, call in calls.items()}
     times: dict[str, list[float]] = {name: [] for name in calls}
-    ceilings = []
-    for _ in range(rounds):
+    size = case.distinct or case.nbytes
+    bound, work = limits.bound(case.flops, case.nbytes, case.traffic, size)
+    floors = []
+    start = time.perf_counter()
+    for done in range(1, rounds + 1):
+        rate = limits.rate(bound, size)
         for name, call in calls.items():
-            times[name].append(_turn(call, repeats[name]))
-        ceilings.append(limits.floor(case))
+            times[name].append(_turn(call, *repeats[name]))
+            if name == "brasa":
+                rate = max(rate, limits.rate(bound, size))
+        floors.append(work / rate)
+        if done == 2:
+            calls = _without_hopeless(calls, times)
+        if done >= _LEAST_ROUNDS and time.perf_counter() - start > patience:
+            break
     ours = np.array(times["brasa"])
-    shares = np.array(ceilings) / ours
-    work, unit = (case.flops, "GFLOP/s") if limits.is_compute_bound(case) else (case.nbytes, "GB/s")
     return Result(
         family=case.family,
         name=case.name,
         seconds=float(np.median(ours)),
+        best_seconds=float(ours.min()),
         rate=work / float(np.median(ours)) / 1e9,
-        unit=unit,
-        share=float(np.median(shares)),
-        best_share=float(np.median(ceilings) / ours.min()),
-        ratios=_ratios(times, ours),
+        unit="GFLOP/s" if bound == "fma" else "GB/s",
+        share=float(np.median(np.array(floors) / ours)),
+        best_share=float(np.max(np.array(floors) / ours)),
+        bound=bound,
+        flops=case.flops,
+        nbytes=case.nbytes,
+        ratios=_ratios({name: times[name] for name in calls if name != "brasa"}, ours),
     )
+
+
+def _without_hopeless(calls: dict[str, Call], times: Mapping[str, list[float]]) -> dict[str, Call]:
+    """The calls less the variants of a peer that lose clearly to another variant of it."""
+    best: dict[str, float] = {}
+    for name in calls:
+        peer = name.partition("/")[0]
+        best[peer] = min(best.get(peer, float("inf")), *times[name])
+    return {
+        name: call
+        for name, call in calls.items()
+        if min(times[name]) < _HOPELESS * best[name.partition("/")[0]]
+    }
 
 
 def _ratios(times: Mapping[str, list[float]], ours: np.ndarray) -> dict[str, tuple[float, float, float]]:
@@ -103,33 +161,10 @@ def _ratios(times: Mapping[str, list[float]], ours: np.ndarray) -> dict[str, tup
     best: dict[str, np.ndarray] = {}
     for name, seconds in times.items():
         peer, theirs = name.partition("/")[0], np.array(seconds)
-        if peer != "brasa" and (peer not in best or np.median(theirs) < np.median(best[peer])):
+        if peer not in best or np.median(theirs) < np.median(best[peer]):
             best[peer] = theirs
     quartiles = {peer: np.percentile(theirs / ours, [25, 50, 75]) for peer, theirs in best.items()}
     return {peer: (float(low), float(mid), float(high)) for peer, (low, mid, high) in quartiles.items()}
-
-
-class Limits:
-    """What this machine gives at most: FMA operations and copied bytes per second, on brasa's threads.
-
-    `floor` measures the one that binds a case anew at each call, so that a share compares a kernel with the
-    clock it ran at.
-    """
-
-    def __init__(self, peak: Callable[[], float], bandwidth: Callable[[], float]) -> None:
-        self._peak, self._bandwidth = peak, bandwidth
-        self.peak = max(peak() for _ in range(5))
-        self.bandwidth = max(bandwidth() for _ in range(5))
-
-    def is_compute_bound(self, case: Case) -> bool:
-        """Whether operations bind the case, by the roofline."""
-        return case.flops / self.peak > case.nbytes / self.bandwidth
-
-    def floor(self, case: Case) -> float:
-        """The least number of seconds that the case can take."""
-        if self.is_compute_bound(case):
-            return case.flops / self._peak()
-        return case.nbytes / self._bandwidth()
 
 
 def geometric_mean(values: list[float]) -> float:

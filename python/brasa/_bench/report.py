@@ -1,24 +1,36 @@
-"""Results as lines, geometric means, JSON and pictures."""
+"""Results as lines, geometric means and JSON."""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
+import sys
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from brasa import __version__, _cpu
-from brasa._bench.harness import Limits, Result, geometric_mean
+from brasa._bench.harness import Result, geometric_mean
+from brasa._bench.limits import Limits
+
+FORMAT = 2  # of the records: the shares of earlier ones are of other limits
 
 
 def header() -> str:
     """The head of the table."""
-    return f"{'case':44} {'time':>10} {'rate':>16} {'of limit':>8}  ratio to peers (quartiles)"
+    return f"{'case':48} {'time':>10} {'rate':>16} {'of limit':>8}  ratio to peers (quartiles)"
 
 
-def _seconds(t: float) -> str:
+def seconds(t: float) -> str:
+    """A time in the unit that suits it.
+
+    Examples
+    --------
+    >>> seconds(0.0021)
+    '2.1 ms'
+    """
     for unit, scale in (("s", 1.0), ("ms", 1e3)):
         if t * scale >= 1:
             return f"{t * scale:.3g} {unit}"
@@ -31,7 +43,7 @@ def line(result: Result) -> str:
         f"{peer} {middle:.2f} ({low:.2f}-{high:.2f})" for peer, (low, middle, high) in result.ratios.items()
     )
     rate = f"{result.rate:.1f} {result.unit}"
-    return f"{result.name:44} {_seconds(result.seconds):>10} {rate:>16} {result.share:>8.0%}  {ratios}"
+    return f"{result.name:48} {seconds(result.seconds):>10} {rate:>16} {result.share:>8.0%}  {ratios}"
 
 
 def families(results: list[Result]) -> dict[str, list[Result]]:
@@ -42,19 +54,27 @@ def families(results: list[Result]) -> dict[str, list[Result]]:
     return grouped
 
 
+def peers(results: list[Result]) -> list[str]:
+    """The peers in the results, in order."""
+    return list({peer: None for result in results for peer in result.ratios})
+
+
 def means(results: list[Result]) -> str:
-    """The geometric mean of the share and of each peer's ratio, per family."""
+    """The geometric mean of the share and of each peer's ratio, per family, with the least row."""
     lines = ["", "geometric means (a ratio above 1: brasa is faster)"]
     for family, members in families(results).items():
         parts = [f"{geometric_mean([r.share for r in members]):.0%} of the limit"]
-        for peer in {peer: None for r in members for peer in r.ratios}:
-            ratios = [r.ratios[peer][1] for r in members if peer in r.ratios]
-            parts.append(f"{peer} {geometric_mean(ratios):.2f} ({len(ratios)} rows, least {min(ratios):.2f})")
-        lines.append(f"  {family:14} {', '.join(parts)}")
+        for peer in peers(members):
+            rows = [r for r in members if peer in r.ratios]
+            mean = geometric_mean([r.ratios[peer][1] for r in rows])
+            least = min(rows, key=lambda r: r.ratios[peer][1])
+            parts.append(f"{peer} {mean:.2f} ({len(rows)} rows, least {least.ratios[peer][1]:.2f})")
+        lines.append(f"  {family:18} {', '.join(parts)}")
     return "\n".join(lines)
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
+    """The processor's name, as it tells it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -65,7 +85,7 @@ def _cpu_model() -> str:
 def machine_line(machine: Limits) -> str:
     """What the shares are shares of."""
     return (
-        f"{_cpu_model()}, {_cpu.isa()}, {_cpu.num_threads()} threads: "
+        f"{cpu_model()}, {_cpu.isa()}, {_cpu.num_threads()} threads: "
         f"{machine.peak / 1e9:.0f} GFLOP/s, copy {machine.bandwidth / 1e9:.1f} GB/s"
     )
 
@@ -73,79 +93,46 @@ def machine_line(machine: Limits) -> str:
 def as_record(results: list[Result], machine: Limits) -> dict[str, Any]:
     """The results with machine, date and versions."""
     versions = {"brasa": __version__, "python": platform.python_version()}
-    import sys
-
-    for name in ("numpy", "torch"):
+    for name in ("numpy", "torch", "jax"):
         if name in sys.modules:
             versions[name] = sys.modules[name].__version__
     return {
+        "format": FORMAT,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "cpu": _cpu_model(),
+        "cpu": cpu_model(),
         "cpus": os.cpu_count(),
         "threads": _cpu.num_threads(),
         "isa": _cpu.isa(),
         "versions": versions,
-        "peak_gflops": machine.peak / 1e9,
-        "copy_gbytes": machine.bandwidth / 1e9,
-        "results": [vars(result) for result in results],
+        "peak_gflops": round(machine.peak / 1e9, 1),
+        "copy_gbytes": round(machine.bandwidth / 1e9, 1),
+        "results": [_rounded(asdict(result)) for result in results],
     }
 
 
-def write_json(path: str, results: list[Result], machine: Limits) -> None:
+def _rounded(value: Any) -> Any:
+    """Five digits of every number: more are noise."""
+    if isinstance(value, float):
+        return float(f"{value:.5g}")
+    if isinstance(value, dict):
+        return {key: _rounded(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_rounded(part) for part in value]
+    return value
+
+
+def as_text(record: dict[str, Any]) -> str:
+    """The record as JSON with one line for each result."""
+    rows = record["results"]
+    head = json.dumps({**record, "results": []}, indent=1)
+    return (
+        head.replace('"results": []', '"results": [\n  ' + ",\n  ".join(map(json.dumps, rows)) + "\n ]")
+        + "\n"
+    )
+
+
+def write_json(path: str | Path, results: list[Result], machine: Limits, **more: Any) -> None:
     """Write the record; the file is whole or not there."""
     from brasa._files import write_text
 
-    write_text(path, json.dumps(as_record(results, machine), indent=1) + "\n")
-
-
-def plot(folder: str, results: list[Result], machine: Limits) -> list[Path]:
-    """Draw the roofline and, per family, the bars of the ratios. Returns the files."""
-    from brasa._extras import require
-
-    pyplot = require("matplotlib.pyplot", "plot", "to draw pictures")
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    return [_roofline(pyplot, Path(folder), results, machine), _bars(pyplot, Path(folder), results)]
-
-
-def _roofline(pyplot: Any, folder: Path, results: list[Result], machine: Limits) -> Path:
-    """Share of the limit of every case, family by family: what a roofline says, readable for 100 cases."""
-    figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
-    for i, (_family, members) in enumerate(families(results).items()):
-        spread = [i + 0.6 * (j + 0.5) / len(members) - 0.3 for j in range(len(members))]
-        axes.scatter(spread, [100 * r.share for r in members], s=14, alpha=0.8)
-    axes.axhline(100, color="0.6", linewidth=1)
-    axes.set_xticks(range(len(families(results))), list(families(results)), rotation=20)
-    axes.set_ylabel("share of the machine's limit (%)")
-    axes.set_ylim(0, max(110, *(100 * r.share for r in results)))
-    axes.set_title(
-        f"{machine.peak / 1e9:.0f} GFLOP/s and {machine.bandwidth / 1e9:.0f} GB/s are 100 %", fontsize=10
-    )
-    axes.spines[["top", "right"]].set_visible(False)
-    path = folder / "limit.png"
-    figure.savefig(path, dpi=150)
-    pyplot.close(figure)
-    return path
-
-
-def _bars(pyplot: Any, folder: Path, results: list[Result]) -> Path:
-    """The ratio to each peer, one bar per case on a logarithmic axis."""
-    peers = list({peer: None for r in results for peer in r.ratios}) or ["numpy"]
-    figure, all_axes = pyplot.subplots(
-        1, len(peers), figsize=(7 * len(peers), 1.2 + 0.2 * len(results)), layout="constrained", squeeze=False
-    )
-    for axes, peer in zip(all_axes[0], peers, strict=True):
-        rows = [r for r in results if peer in r.ratios]
-        middle = [r.ratios[peer][1] for r in rows]
-        low, high = ([abs(r.ratios[peer][k] - r.ratios[peer][1]) for r in rows] for k in (0, 2))
-        colors = ["#2a7f62" if value >= 1 else "#b5483a" for value in middle]
-        axes.barh(range(len(rows)), middle, xerr=[low, high], color=colors, error_kw={"linewidth": 0.8})
-        axes.set_yticks(range(len(rows)), [r.name for r in rows], fontsize=6)
-        axes.invert_yaxis()
-        axes.set_xscale("log")
-        axes.axvline(1, color="0.3", linewidth=1)
-        axes.set_xlabel(f"time of {peer} / time of brasa")
-        axes.spines[["top", "right"]].set_visible(False)
-    path = folder / "ratios.png"
-    figure.savefig(path, dpi=150)
-    pyplot.close(figure)
-    return path
+    write_text(path, as_text({**as_record(results, machine), **more}))

@@ -1,0 +1,121 @@
+"""The networks of the benchmark in PyTorch, built from `torch.nn` alone, and their steps.
+
+Eager mode; the better of both memory formats counts, and Adam is the fused one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from brasa._bench import networks
+from brasa._bench.harness import Call
+from brasa._bench.networks import NETWORKS
+
+
+class _Residual(nn.Module):
+    def __init__(self, layer: networks.Residual) -> None:
+        super().__init__()
+        self.body = nn.Sequential(*map(module, layer.body))
+        self.shortcut = nn.Sequential(*map(module, layer.shortcut))
+
+    def forward(self, x: Any) -> Any:
+        return torch.relu(self.body(x) + self.shortcut(x))
+
+
+class _Subsample(nn.Module):
+    def __init__(self, new_channels: int) -> None:
+        super().__init__()
+        self.before = new_channels // 2
+        self.after = new_channels - self.before
+
+    def forward(self, x: Any) -> Any:
+        return nn.functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.before, self.after))
+
+
+def module(layer: Any) -> nn.Module:
+    """One layer of a description."""
+    if isinstance(layer, networks.Conv):
+        return nn.Conv2d(
+            layer.inputs, layer.outputs, layer.kernel, layer.stride, layer.padding, bias=layer.bias
+        )
+    if isinstance(layer, networks.MaxPool):
+        return nn.MaxPool2d(layer.kernel, layer.stride, layer.padding)
+    if isinstance(layer, networks.Linear):
+        return nn.Linear(layer.inputs, layer.outputs)
+    make = {
+        networks.Norm: lambda: nn.BatchNorm2d(layer.channels),
+        networks.Relu: nn.ReLU,
+        networks.GlobalMean: lambda: nn.AdaptiveAvgPool2d(1),
+        networks.Flatten: nn.Flatten,
+        networks.Dropout: lambda: nn.Dropout(layer.p),
+        networks.PixelShuffle: lambda: nn.PixelShuffle(layer.factor),
+        networks.Subsample: lambda: _Subsample(layer.new_channels),
+        networks.Residual: lambda: _Residual(layer),
+    }
+    return make[type(layer)]()
+
+
+def network(name: str, values: list[np.ndarray] | None = None) -> nn.Module:
+    """The network, with these values of its parameters."""
+    result = nn.Sequential(*map(module, NETWORKS[name].layers))
+    if values is not None:
+        with torch.no_grad():
+            for parameter, value in zip(result.parameters(), values, strict=True):
+                parameter.copy_(torch.from_numpy(value))
+    return result
+
+
+def _formats(name: str) -> dict[str, Any]:
+    """The memory formats that make a difference to the network."""
+    formats = {"contiguous": torch.contiguous_format}
+    if len(NETWORKS[name].sample) == 3:
+        formats["channels-last"] = torch.channels_last
+    return formats
+
+
+def steps(name: str, x: np.ndarray, target: np.ndarray, values: list[np.ndarray]) -> dict[str, Call]:
+    """A training step for each memory format; the call returns the loss."""
+    return {
+        f"torch/{label}": step(name, x, target, values, memory_format)
+        for label, memory_format in _formats(name).items()
+    }
+
+
+def step(name: str, x: np.ndarray, target: np.ndarray, values: list[np.ndarray] | None, layout: Any) -> Call:
+    """A training step: forward, loss, backward, Adam."""
+    model = network(name, values).to(memory_format=layout)
+    images, wanted = torch.from_numpy(x).contiguous(memory_format=layout), torch.from_numpy(target)
+    loss_function = nn.MSELoss() if NETWORKS[name].classes is None else nn.CrossEntropyLoss()
+    if NETWORKS[name].classes is None:
+        wanted = images
+    adam = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
+
+    def run() -> Any:
+        loss = loss_function(model(images), wanted)
+        loss.backward()
+        adam.step()
+        adam.zero_grad()
+        return loss.detach()
+
+    return run
+
+
+def inferences(name: str, x: np.ndarray, target: np.ndarray, values: list[np.ndarray]) -> dict[str, Call]:
+    """Inference for each memory format; the call returns the result."""
+    return {f"torch/{label}": inference(name, x, values, layout) for label, layout in _formats(name).items()}
+
+
+def inference(name: str, x: np.ndarray, values: list[np.ndarray], layout: Any) -> Call:
+    """The network's result, nothing recorded."""
+    model = network(name, values).to(memory_format=layout).eval()
+    images = torch.from_numpy(x).contiguous(memory_format=layout)
+
+    def run() -> Any:
+        with torch.inference_mode():
+            return model(images)
+
+    return run

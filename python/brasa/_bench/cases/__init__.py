@@ -1,0 +1,40 @@
+"""Builders of cases: the operator, the work it must do, and the same by NumPy, PyTorch and JAX.
+
+A builder computes the name and the work from shapes; arrays and the peers' calls come when the case is measured.
+`against` names the peers. PyTorch is measured at its best: on as many threads, in both of its memory formats, with
+its fused optimisers. JAX's functions are compiled; it uses all cores.
+"""
+
+from __future__ import annotations
+
+from brasa._bench.cases.activation import activation
+from brasa._bench.cases.conv import conv1d, conv2d, conv_transpose2d
+from brasa._bench.cases.dropout import dropout
+from brasa._bench.cases.embedding import embedding
+from brasa._bench.cases.loss import loss
+from brasa._bench.cases.matmul import batched_matmul, matmul, native_matmul
+from brasa._bench.cases.norm import batch_norm, layer_norm, softmax
+from brasa._bench.cases.optim import model_sizes, optimizer_step
+from brasa._bench.cases.pool import pool
+from brasa._bench.cases.step import inference, training_step
+
+__all__ = [
+    "activation",
+    "batch_norm",
+    "batched_matmul",
+    "conv1d",
+    "conv2d",
+    "conv_transpose2d",
+    "dropout",
+    "embedding",
+    "inference",
+    "layer_norm",
+    "loss",
+    "matmul",
+    "model_sizes",
+    "native_matmul",
+    "optimizer_step",
+    "pool",
+    "softmax",
+    "training_step",
+]

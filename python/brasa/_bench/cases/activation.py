@@ -1,0 +1,72 @@
+"""Cases of activations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from brasa import ops
+from brasa._bench.cases.contestants import Peers, array, jax_call, torch_backward
+from brasa._bench.harness import Call, Case
+
+_BY_NUMPY: dict[str, Callable[[np.ndarray, np.ndarray], Any]] = {
+    "relu": lambda x, out: np.maximum(x, 0, out=out),
+    "tanh": lambda x, out: np.tanh(x, out=out),
+    "hardtanh": lambda x, out: np.clip(x, -1, 1, out=out),
+    "sign": lambda x, out: np.sign(x, out=out),
+    "step": lambda x, out: np.heaviside(x, np.float32(0), out=out),
+}
+
+
+def torch_function(name: str) -> Callable[[Any], Any] | None:
+    """PyTorch's function of that name, None where it has none."""
+    import torch
+
+    if name == "gelu_tanh":
+        return lambda x: torch.nn.functional.gelu(x, approximate="tanh")
+    if name == "step":
+        return lambda x: torch.heaviside(x, torch.zeros(()))
+    return getattr(torch.nn.functional, name, None) or getattr(torch, name, None)
+
+
+def activation(name: str, against: Peers, *, backward: bool = False) -> Case:
+    """One activation of 16x64x112x112, or its gradient alone."""
+    shape = (16, 64, 112, 112)
+
+    def make() -> dict[str, Call]:
+        x, dy = array(*shape), array(*shape, seed=1)
+        value = x if ops.ACTIVATIONS[name].needs == "x" else ops.activation(x, name)
+        out = np.empty_like(x)
+        calls: dict[str, Call] = {"brasa": lambda: ops.activation(x, name)}
+        if backward:
+            calls["brasa"] = lambda: [ops.activation_backward(dy, value, name)]
+        if "numpy" in against and name in _BY_NUMPY and not backward:
+            calls["numpy"] = lambda: _BY_NUMPY[name](x, out)
+        if "torch" in against:
+            calls |= _by_torch(name, x, dy, backward)
+        if "jax" in against and not backward:
+            import jax
+
+            function = getattr(jax.nn, name, None)
+            if function is not None and name not in ("gelu", "gelu_tanh"):  # jax's gelu is the other formula
+                calls["jax"] = jax_call(function, x)
+        return calls
+
+    kind = "bwd" if backward else "fwd"
+    size = float(np.prod(shape))
+    label = f"{name} {kind} {'x'.join(map(str, shape))}"
+    return Case(f"activation {kind}", label, make, 0, (3 if backward else 2) * 4.0 * size)
+
+
+def _by_torch(name: str, x: np.ndarray, dy: np.ndarray, backward: bool) -> dict[str, Call]:
+    import torch
+
+    function = torch_function(name)
+    if function is None or (backward and name == "step"):
+        return {}
+    tx = torch.from_numpy(x)
+    if backward:
+        return {"torch": torch_backward(function, [tx], torch.from_numpy(dy))}
+    return {"torch": lambda: function(tx)}

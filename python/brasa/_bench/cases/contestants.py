@@ -1,0 +1,63 @@
+"""What the cases of all families share: random arrays, and the peers' ways of calling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+import numpy as np
+
+from brasa._bench.harness import Call
+
+Peers = Collection[str]
+
+
+def array(*shape: int, seed: int = 0) -> np.ndarray:
+    """Normal numbers, float32."""
+    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
+
+
+def channels_last(x: np.ndarray) -> np.ndarray:
+    """A copy with channels-last strides."""
+    return np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+
+
+def in_layout(x: np.ndarray, layout: str) -> np.ndarray:
+    """`x` "contiguous" or "channels-last"."""
+    return channels_last(x) if layout == "channels-last" else x
+
+
+def torch_formats(make: Callable[[Any], Call], *arrays: np.ndarray) -> dict[str, Call]:
+    """PyTorch's two variants: `make` gets the tensors, contiguous and channels-last."""
+    import torch
+
+    plain = [torch.from_numpy(np.ascontiguousarray(a)) for a in arrays]
+    inner = [
+        t.clone().contiguous(memory_format=torch.channels_last) if t.ndim == 4 else t.clone() for t in plain
+    ]
+    return {"torch/contiguous": make(plain), "torch/channels-last": make(inner)}
+
+
+def torch_autograd(function: Callable[..., Any], leaves: list[Any], dy: Any = None) -> Call:
+    """PyTorch's forward and backward."""
+    import torch
+
+    inputs = [leaf.requires_grad_() for leaf in leaves]
+    return lambda: torch.autograd.grad(function(*inputs), inputs, dy)
+
+
+def torch_backward(function: Callable[..., Any], leaves: list[Any], dy: Any) -> Call:
+    """PyTorch's backward alone, of a forward that was computed once."""
+    import torch
+
+    inputs = [leaf.requires_grad_() for leaf in leaves]
+    result = function(*inputs)
+    return lambda: torch.autograd.grad(result, inputs, dy, retain_graph=True)
+
+
+def jax_call(function: Callable[..., Any], *arrays: np.ndarray) -> Call:
+    """JAX's compiled function of arrays; returns when the result is there."""
+    import jax
+
+    compiled, inputs = jax.jit(function), [jax.numpy.asarray(a) for a in arrays]
+    return lambda: jax.block_until_ready(compiled(*inputs))

@@ -1,0 +1,47 @@
+"""Cases of losses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from brasa import ops
+from brasa._bench.cases.contestants import Peers, array, torch_autograd
+from brasa._bench.harness import Call, Case
+
+
+def loss(rows: int, classes: int, against: Peers, *, smoothing: float = 0.0) -> Case:
+    """Cross-entropy against classes, forward and backward."""
+    options: dict[str, Any] = {"label_smoothing": smoothing}
+
+    def make() -> dict[str, Call]:
+        logits, one = array(rows, classes), np.ones((), np.float32)
+        targets = np.random.default_rng(1).integers(0, classes, rows)
+
+        def both() -> Any:
+            _, saved = ops.cross_entropy(logits, targets, save=True, **options)
+            return [ops.cross_entropy_backward(one, logits, targets, saved=saved, **options)]
+
+        def by_numpy() -> Any:
+            e = np.exp(logits - logits.max(axis=1, keepdims=True))
+            e /= e.sum(axis=1, keepdims=True)
+            _ = -np.log(e[np.arange(rows), targets]).mean()
+            e[np.arange(rows), targets] -= 1
+            e /= rows
+            return [e]
+
+        calls: dict[str, Call] = {"brasa": both}
+        if "numpy" in against and not smoothing:
+            calls["numpy"] = by_numpy
+        if "torch" in against:
+            import torch
+
+            theirs, function = torch.from_numpy(targets), torch.nn.functional.cross_entropy
+            calls["torch"] = torch_autograd(
+                lambda t: function(t, theirs, **options), [torch.from_numpy(logits)]
+            )
+        return calls
+
+    name = f"cross_entropy fwd+bwd {rows}x{classes}{f' smoothing {smoothing}' if smoothing else ''}"
+    return Case("loss", name, make, 0, 12.0 * rows * classes)

@@ -1,0 +1,51 @@
+"""Cases of pooling."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from brasa import ops
+from brasa._bench.cases.contestants import Peers, array, in_layout, torch_backward, torch_formats
+from brasa._bench.harness import Call, Case
+
+
+def pool(
+    kind: str, kernel: int, stride: int, padding: int, against: Peers, layout: str, *, backward: bool = False
+) -> Case:
+    """Max or average pooling of 16x64x112x112, or its gradient alone."""
+    n, c, size = 16, 64, 112
+    out = (size + 2 * padding - kernel) // stride + 1
+
+    def make() -> dict[str, Call]:
+        x, dy = array(n, c, size, size), array(n, c, out, out, seed=1)
+        ours, dours = in_layout(x, layout), in_layout(dy, layout)
+        calls = {"brasa": _by_brasa(kind, ours, dours, (kernel, stride, padding), backward)}
+        if "torch" in against:
+            import torch
+
+            name = f"{kind}_pool2d"
+            function = getattr(torch.nn.functional, name)
+
+            def theirs(tensors: list[Any]) -> Call:
+                tx, tdy = tensors
+                if backward:
+                    return torch_backward(lambda t: function(t, kernel, stride, padding), [tx], tdy)
+                return lambda: function(tx, kernel, stride, padding)
+
+            calls |= torch_formats(theirs, x, dy)
+        return calls
+
+    direction = "bwd" if backward else "fwd"
+    name = f"{kind} {kernel}x{kernel}/{stride} {n}x{c}x{size}x{size} {layout} {direction}"
+    nbytes = 4.0 * n * c * (size * size + out * out)
+    return Case(f"pool {direction}", name, make, 0, nbytes)
+
+
+def _by_brasa(kind: str, x: Any, dy: Any, window: tuple[int, int, int], backward: bool) -> Call:
+    forward = ops.max_pool2d if kind == "max" else ops.avg_pool2d
+    if not backward:
+        return lambda: forward(x, *window)
+    if kind == "avg":
+        return lambda: [ops.avg_pool2d_backward(dy, x, *window)]
+    _, saved = ops.max_pool2d(x, *window, save=True)
+    return lambda: [ops.max_pool2d_backward(dy, saved)]

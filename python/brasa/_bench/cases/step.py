@@ -1,0 +1,69 @@
+"""Cases of whole steps: training with Adam, and inference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import brasa
+from brasa._bench.cases.contestants import array
+from brasa._bench.harness import Call, Case
+from brasa._bench.networks import NETWORKS, forward_flops, in_brasa
+
+# Makes the peers' calls from the images, the target (classes, or the images themselves) and the values of the
+# parameters in order, so that all start with the same weights.
+MakePeers = Callable[[np.ndarray, np.ndarray, list[np.ndarray]], dict[str, Call]]
+
+
+def _batch(name: str, batch: int) -> tuple[np.ndarray, np.ndarray]:
+    network = NETWORKS[name]
+    x = array(batch, *network.sample)
+    if network.classes is None:
+        return x, x
+    return x, np.random.default_rng(1).integers(0, network.classes, batch)
+
+
+def training_step(name: str, batch: int, peers: MakePeers | None = None) -> Case:
+    """Forward, loss, backward and Adam on random images. The call returns the loss."""
+
+    def make() -> dict[str, Call]:
+        from brasa import nn, optim
+
+        x, target = _batch(name, batch)
+        network = in_brasa(name)
+        values = [p.numpy().copy() for p in network.parameters()] if peers else []
+        loss_function = nn.MSELoss() if NETWORKS[name].classes is None else nn.CrossEntropyLoss()
+        adam = optim.Adam(network.parameters(), lr=1e-3)
+
+        def step() -> Any:
+            loss = loss_function(network(x), target)
+            loss.backward()
+            adam.step()
+            adam.zero_grad()
+            return loss
+
+        return {"brasa": step, **(peers(x, target, values) if peers else {})}
+
+    # The backward computes about twice what the forward does: a gradient for each operand of a product.
+    work = 3.0 * batch * forward_flops(name)
+    return Case("train", f"{name} training step, Adam, batch {batch}", make, work, 0)
+
+
+def inference(name: str, batch: int, peers: MakePeers | None = None) -> Case:
+    """The network's result for random images, nothing recorded. The call returns it."""
+
+    def make() -> dict[str, Call]:
+        x, target = _batch(name, batch)
+        network = in_brasa(name)
+        values = [p.numpy().copy() for p in network.parameters()] if peers else []
+        network.eval()
+
+        def infer() -> Any:
+            with brasa.no_grad():
+                return network(x)
+
+        return {"brasa": infer, **(peers(x, target, values) if peers else {})}
+
+    return Case("infer", f"{name} inference, batch {batch}", make, batch * forward_flops(name), 0)
