@@ -3,6 +3,7 @@
 
 #include "conv/conv_blocks.h"
 #include "conv/conv_depthwise.h"
+#include "conv/conv_fold.h"
 #include "conv/conv_narrow.h"
 #include "conv/conv_project.h"
 
@@ -320,7 +321,9 @@ void conv_backward_input(Context ctx, const T* dy, const T* w, T* dx, const Conv
   T* out = params.x_channels_last
                ? dx
                : arena.take<T>(params.batch * params.in_channels * params.in_pixels());
-  if (is_projected(params))
+  if (is_folded(params))
+    fold_backward_input(ctx, dy, w, out, params, arena.rest());
+  else if (is_projected(params))
     project_backward_input(ctx, dy, w, out, params, arena.rest());
   else
     convolve(ctx, dy, w, out, params, true, arena, Epilogue<T>{});
@@ -332,6 +335,7 @@ template <class T> size_t conv_backward_input_workspace(const ConvParams& params
   Arena arena(nullptr);
   if (!params.x_channels_last)
     arena.take<T>(params.batch * params.in_channels * params.in_pixels());
+  if (is_folded(params)) return arena.used() + fold_workspace<T>(params, threads);
   if (is_projected(params)) return arena.used() + project_workspace<T>(params, threads);
   plan_gather<T>(arena, params, Direction(params, true), nullptr, nullptr);
   return arena.used();

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from brasa._backend import namespace
+from brasa._backend import empty, namespace
 from brasa._tape import differentiable, is_tensor
 
 
@@ -96,10 +96,11 @@ def _getitem_backward(dy: Any, index: Any, saved: Any) -> Any:
 
 def _scatter(parts: Any, index: Any, shape: tuple[int, ...]) -> Any:
     """An array of `shape` that is zero but for `parts` added at `index`."""
-    xp = namespace(parts)
-    dx = xp.zeros(shape, parts.dtype)
+    inner = parts.ndim == len(shape) >= 3 and parts.shape[1] > 1 and parts.strides[1] == parts.itemsize
+    dx = empty(parts, shape, channels_last=inner)  # the format of dx meets that of other gradients
+    dx[...] = 0
     if may_repeat(index):
-        xp.add.at(dx, index, parts)
+        namespace(parts).add.at(dx, index, parts)
     else:
         dx[index] = parts
     return dx
