@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from brasa import ops
+from brasa._shape import scatter
 from brasa.autograd import grad, no_grad
 from brasa.tensor import Tensor, cat, maximum, minimum, split, stack, where
 from brasa.testing import assert_close, gradcheck
@@ -667,3 +668,12 @@ def test_every_kind_of_array(xp):
         with pytest.raises(TypeError, match="use numpy"):
             np.asarray(x)
         assert x.to("cpu").device == "cpu"
+
+
+def test_the_gradient_of_an_index_keeps_the_format_of_images():
+    image = np.ones((2, 6, 6, 4), np.float32).transpose(0, 3, 1, 2)
+    scattered = scatter(image[:, 1:3], (slice(None), slice(1, 3)), image.shape)
+    expected = np.ones(image.shape, np.float32)
+    expected[:, [0, 3]] = 0
+    np.testing.assert_array_equal(scattered, expected)
+    assert scattered.strides == image.strides

@@ -16,6 +16,7 @@
 // nothing. Backward data is the same loop over transposed weights; a stride s gives s^d dense
 // problems, one per residue of the pixel's position, each cut at its borders. Backward weights
 // keeps a tile of taps and input channels x output channels in registers and runs over pixels.
+// Few input channels would leave lanes empty in backward data: conv_project.h, conv_fold.h.
 // Depthwise layers are bound by bandwidth and have their own loop over channels.
 // Images of one channel with few outputs have vectors over pixels (conv_narrow.h); there alone
 // padding is multiplied, so a weight that is infinite or NaN shows at their borders and not at

@@ -88,6 +88,13 @@ CASES = {
         {"stride": (2, 1), "padding": 1},
     ),
     "one channel, more outputs than a vector": ((2, 1, 14, 13), (17, 1, 3, 3), {"padding": 1}),
+    "rows of taps fill vectors, stride and dilation": (
+        (3, 5, 11, 12),
+        (7, 5, 3, 3),
+        {"stride": 2, "dilation": (1, 3), "padding": (2, 3)},
+    ),
+    "rows of taps fill vectors, stride beyond the kernel": ((2, 4, 9, 9), (3, 4, 1, 4), {"stride": (3, 5)}),
+    "rows of taps of several panels": ((2, 8, 12, 13), (5, 8, 10, 10), {"padding": 1}),
     "gather with stride": ((2, 12, 9, 10), (20, 12, 3, 3), {"stride": 2, "padding": 1}),
     "gather with dilation": ((2, 12, 9, 10), (20, 12, 3, 3), {"dilation": 2, "padding": 2}),
     "many channels, C order, with stride": ((2, 33, 9, 10), (10, 33, 3, 3), {"stride": 2, "padding": 1}),

@@ -11,6 +11,7 @@ from brasa import _cpu, ops
 CASES = {
     "first layer": ((3, 3, 33, 35), (24, 3, 7, 7), {"stride": 2, "padding": 3}),
     "few channels": ((9, 2, 28, 28), (9, 2, 5, 5), {"padding": 2}),
+    "rows of taps fill vectors": ((9, 6, 14, 14), (16, 6, 5, 5), {}),
     "many channels": ((2, 33, 14, 13), (70, 33, 3, 3), {"padding": 1}),
     "one image, many panels": ((1, 48, 7, 7), (260, 48, 3, 3), {"padding": 1}),
     "1x1": ((2, 130, 9, 9), (80, 130, 1, 1), {}),
