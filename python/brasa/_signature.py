@@ -26,7 +26,7 @@ def make_wrapper(
     There is more to do when an argument named in `possible` is a Tensor or something intercepts calls.
     `scope` holds ``tensors``, ``interceptors``, ``apply`` and ``op``.
     """
-    head, straight, values, checks = [], [], [], []
+    head, straight, values, plain, checks = [], [], [], [], []
     scope = {f"_{key}": value for key, value in scope.items()} | {"_forward": forward}
     starred = False
     for i, p in enumerate(parameters):
@@ -40,16 +40,22 @@ def make_wrapper(
         keyword = p.kind is Parameter.KEYWORD_ONLY
         straight.append(f"{p.name}={p.name}" if keyword else head[-1].partition("=")[0])
         values.append(f"*{p.name}" if variadic else p.name)
+        is_array = f"type({p.name}) in _tensors"
+        plain.append(f"{p.name}.data if {is_array} else {p.name}" if p.name in possible else p.name)
         if variadic:
             checks.append(f"not _tensors.isdisjoint(map(type, {p.name}))")
         elif p.name in possible:
             given = f"{p.name} is not None and " if p.default is None else ""
-            checks.append(f"{given}type({p.name}) in _tensors")
-    values.sort(key=lambda value: value.startswith("*"))
+            checks.append(f"{given}{is_array}")
+    if any(value.startswith("*") for value in values):
+        values.sort(key=lambda value: value.startswith("*"))
+        arrays = "None"
+    else:
+        arrays = f"[{', '.join(plain)}]"
     source = (
         f"def operator({', '.join(head)}):\n"
         f"    if {' or '.join([*checks, '_interceptors'])}:\n"
-        f"        return _apply(_op, ({', '.join(values)},))\n"
+        f"        return _apply(_op, ({', '.join(values)},), {arrays})\n"
         f"    return _forward({', '.join(straight)})\n"
     )
     return functools.wraps(forward)(_compile(source, "operator", scope))

@@ -31,6 +31,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from operator import is_not
 from typing import Any, NamedTuple, TypeVar
 
 from brasa import _signature
@@ -140,27 +141,22 @@ class Operator:
         return range(len(self.names) - 1, len(values))
 
 
-def apply(op: Operator, values: Sequence[Any]) -> Any:
-    """Call `op` with `values`, in the order of ``op.names``, some of which may be Tensors."""
+def apply(op: Operator, values: Sequence[Any], plain: list[Any] | None) -> Any:
+    """Call `op` with `values`, in the order of ``op.names``, some of which may be Tensors; `plain` are the
+    same with arrays in place of Tensors, where the caller has them.
+    """
     now = mode.get()
     if now.precall is not None:
-        values = now.precall(op, values)
-    plain = list(values)
-    found = requires = False
-    for i in op.possible if not op.variadic else op.variable(values):
-        value = values[i]
-        if type(value) in _tensors:
-            found = True
-            plain[i] = value.data
-            if value._requires_grad:
-                requires = True
+        values, plain = now.precall(op, values), None
+    if plain is None:
+        plain = [value.data if type(value) in _tensors else value for value in values]
     forward = op.forward if not _watchers else watched(op, "forward", op.forward)
-    if not found:
+    if _interceptors and not any(map(is_not, values, plain)):
         return forward(*plain)
     for i in op.array_options:
         if plain[i] is not None and plain[i] is not False:
             _refuse_array_option(op, i)
-    if not requires or not now.grad or op.backward is None:
+    if not now.grad or op.backward is None or not _requires_grad(op, values, plain):
         y = _wrap(forward(*plain))
         if op.shares_memory and type(values[op.arrays[0]]) in _tensors:
             y._cell = values[op.arrays[0]]._cell
@@ -175,12 +171,20 @@ def apply(op: Operator, values: Sequence[Any]) -> Any:
     return _record(op, values, plain, forward(*plain), None)
 
 
+def _requires_grad(op: Operator, values: Sequence[Any], plain: Sequence[Any]) -> bool:
+    """Whether a Tensor among the arguments requires a gradient."""
+    for i in op.possible if not op.variadic else op.variable(values):
+        if values[i] is not plain[i] and values[i]._requires_grad:
+            return True
+    return False
+
+
 def _record(op: Operator, values: Sequence[Any], plain: list[Any], result: Any, saved: Any) -> Any:
     """Put a node on the tape; returns the Tensors of `result`."""
     edges: list[Any] = []
     for i in op.arrays if not op.variadic else op.variable(values):
         value = values[i]
-        if type(value) in _tensors and value._requires_grad:
+        if value is not plain[i] and value._requires_grad:
             node = value._node
             edges.append((value, -1) if node is None else (node, value._index))
         else:

@@ -130,38 +130,46 @@ class Sequential(_Numbered):
 
     def forward(self, x: Any) -> Any:
         """Call the modules in order."""
-        modules: list[Any] = self._items()
-        shared = _repeated(modules)
-        i, last = 0, len(modules) - 1
-        while i <= last:
-            module = modules[i]
-            if i < last and type(module) in _FUSING and _fusible(module, modules[i + 1], shared):
-                x = module.fused(x, modules[i + 1].activation)
-                i += 2
-            else:
+        steps = vars(self).get("_steps")
+        if steps is None:
+            steps = vars(self)["_steps"] = _pairs(self._items())
+        for module, activation in steps:
+            if activation is None:
                 x = module(x)
-                i += 1
+            elif module.activation is None and _is_bare(module) and _is_bare(activation):
+                x = module.fused(x, activation.activation)
+            else:
+                x = activation(module(x))
         return x
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        vars(self).pop("_steps", None)
 
-def _repeated(modules: list[Module]) -> frozenset[Module]:
-    """Return the modules that occur more than once; the usual case is that none does."""
-    if len(set(modules)) == len(modules):
-        return frozenset()
-    return frozenset(module for module in modules if modules.count(module) > 1)
+    def __delattr__(self, name: str) -> None:
+        super().__delattr__(name)
+        vars(self).pop("_steps", None)
 
 
-def _fusible(layer: Any, activation: Module, shared: frozenset[Module]) -> bool:
-    return (
-        type(activation) in FUSIBLE_ACTIVATIONS
-        and layer.activation is None
-        and not (layer._forward_hooks or layer._forward_pre_hooks)
-        and not (activation._forward_hooks or activation._forward_pre_hooks)
-        and layer not in shared
-        and activation not in shared
-        and "forward" not in vars(layer)
-        and "forward" not in vars(activation)
-    )
+def _pairs(modules: list[Any]) -> list[tuple[Any, Any]]:
+    """The modules in order, each with the activation behind it where the two might be one operator."""
+    pairs: list[tuple[Any, Any]] = []
+    i = 0
+    while i < len(modules):
+        both = modules[i : i + 2]
+        fits = len(both) == 2 and type(both[0]) in _FUSING and type(both[1]) in FUSIBLE_ACTIVATIONS
+        if fits and all(modules.count(module) == 1 for module in both):
+            pairs.append((both[0], both[1]))
+            i += 2
+        else:
+            pairs.append((modules[i], None))
+            i += 1
+    return pairs
+
+
+def _is_bare(module: Any) -> bool:
+    """Whether nothing but the class's own ``forward`` happens when the module is called."""
+    return not (module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
 
 
 class ModuleList(_Numbered):

@@ -9,6 +9,7 @@ leading padding.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -132,6 +133,21 @@ def _empty(x: Any, extents: tuple[int, int]) -> Any:
     return _backend.empty(x, (*x.shape[:2], *extents), None, _is_channels_last(x))
 
 
+def _maxima(x: Any, windows: _Windows, extents: tuple[int, int], save: bool, y: Any = None) -> Any:
+    """The maxima, in `y` or a new array; with `save` beside what their gradient needs."""
+    _, _, kernels, empty, _ = _backend.backend_of(x)
+    shape = (*x.shape[:2], *extents)
+    channels_last = kernels.layout(x) == _backend.CHANNELS_LAST
+    if y is None:
+        y = empty(shape, x.dtype, channels_last)
+    if not save:
+        kernels.max_pool_forward(x, y, None, *windows)
+        return y
+    offsets = empty(shape, _UINT8 if windows.taps() <= 256 else _INT32, channels_last)
+    kernels.max_pool_forward(x, y, offsets, *windows)
+    return y, (offsets, x.shape, tuple(windows), channels_last)
+
+
 def _max_pool(
     x: Any, windows: _Windows, extents: tuple[int, int], save: bool, return_indices: bool, out: Any = None
 ) -> Any:
@@ -139,27 +155,19 @@ def _max_pool(
         raise ValueError(
             f"kernel_size: {windows.taps()} elements in a window, at most {_MOST_TAPS} are possible"
         )
-    shape = (*x.shape[:2], *extents)
-    channels_last = _is_channels_last(x)
-    _, _, kernels, empty, _ = _backend.backend_of(x)
-    y = out
     if out is not None:
-        _check.output(out, x, shape, x)
-    if out is None or _backend.layout(out) != _backend.layout(x):
-        y = empty(shape, x.dtype, channels_last)
-    offsets = None
-    if save or return_indices:
-        offsets = empty(shape, _UINT8 if windows.taps() <= 256 else _INT32, channels_last)
-    kernels.max_pool_forward(x, y, offsets, *windows)
-    if out is not None and y is not out:
+        _check.output(out, x, (*x.shape[:2], *extents), x)
+    fits = out is not None and _backend.layout(out) == _backend.layout(x)
+    y, saved = _maxima(x, windows, extents, True, out if fits else None)
+    if out is not None and not fits:
         out[...] = y
         y = out
     result = y
     if return_indices:
-        indices = empty(shape, _INT64, channels_last)
-        kernels.max_pool_indices(offsets, indices, *x.shape[2:], *windows)
+        indices = _backend.empty(x, y.shape, _INT64, saved[3])
+        _backend.backend_of(x).kernels.max_pool_indices(saved[0], indices, *x.shape[2:], *windows)
         result = (y, indices)
-    return (result, (offsets, x.shape, tuple(windows), channels_last)) if save else result
+    return (result, saved) if save else result
 
 
 def max_pool2d_backward(dy: Any, saved: Any) -> Any:
@@ -268,6 +276,11 @@ def _max_pool2d(
     array([[[[ 5.,  7.],
              [13., 15.]]]], dtype=float32)
     """
+    if out is None and not return_indices:
+        with suppress(*_check.UNUSUAL):  # the shortest way; the general one words errors and converts
+            if x.ndim == 4 and x.size:
+                windows, extents = _regular(x, kernel_size, stride, padding, dilation, ceil_mode)
+                return _maxima(x, windows, extents, save)
     x = _image(x)
     windows, extents = _regular(x, kernel_size, stride, padding, dilation, ceil_mode)
     return _max_pool(x, windows, extents, save, return_indices, out)
