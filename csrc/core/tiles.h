@@ -45,6 +45,10 @@ constexpr int64_t kNearBytes = 2048, kInPlaceBytes = 64 * 1024;
 /// Up to so many bytes A is read as it lies also where its columns are contiguous.
 constexpr int64_t kUnpackedBytes = 256 * 1024;
 
+/// Products of up to so many rows stream B (gemm_rows.h): their sums and a square of B fill the
+/// registers.
+constexpr int kFewRows = kTileRows == 12 ? 8 : 4;
+
 /// Below this many multiply-adds a second thread costs more than it brings (0.3 us a region); the
 /// second for products of one row, which take longer for the same work.
 constexpr int64_t kGemmSerialWork = 150'000, kRowSerialWork = 60'000;

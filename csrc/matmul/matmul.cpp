@@ -5,7 +5,7 @@
 #include "core/parallel.h"
 #include "core/tiles.h"
 #include "matmul/gemm_plan.h"
-#include "matmul/gemm_row.h"
+#include "matmul/gemm_rows.h"
 #include "matmul/gemm_tile.h"
 
 namespace brasa::cpu::BRASA_ISA {
@@ -112,22 +112,24 @@ static void multiply_chunk(const Product<T>& g, const Chunk& chunk, const Scratc
 
 // ------------------------------------------------------------------------------------ entry points
 
-static bool is_row(const MatmulParams& p) {
-  return p.m == 1 && (p.b_column == 1 || p.b_depth == 1);
+/// Whether B streams past few rows of A. One that stays in L1 or L2 is read by the tiles as well.
+template <class T> static bool is_few(const MatmulParams& p) {
+  if (p.m > kFewRows || (p.b_column != 1 && p.b_depth != 1)) return false;
+  return p.m == 1 || p.b_column != 1 || p.k * p.n * int64_t(sizeof(T)) > kUnpackedBytes;
 }
 
 static int64_t work(const MatmulParams& p) {
   return p.m * p.n * p.k * p.sum.count;
 }
 
-static int team_size(const MatmulParams& p, int threads) {
-  const int64_t least = is_row(p) ? kRowSerialWork : kGemmSerialWork;
+template <class T> static int team_size(const MatmulParams& p, int threads) {
+  const int64_t least = p.m == 1 && is_few<T>(p) ? kRowSerialWork : kGemmSerialWork;
   return work(p) * p.batch.count < least ? 1 : threads;
 }
 
 template <class T> size_t matmul_workspace(const MatmulParams& p, int threads) {
-  if (is_row(p) || p.m == 0 || p.n == 0 || p.batch.count == 0) return 0;
-  threads = team_size(p, threads);
+  if (is_few<T>(p) || p.m == 0 || p.n == 0 || p.batch.count == 0) return 0;
+  threads = team_size<T>(p, threads);
   return size_t(Scratch<T>::bytes(make_plan<T>(p, threads)) * threads);
 }
 
@@ -141,21 +143,22 @@ static Product<T> product_at(const MatmulParams& p, const Plan& plan,
   return {p, plan, epilogue, a + a_offset, b + b_offset, y + offset, offset};
 }
 
-/// Batches of one row: strips of columns of all products, handed out together.
+/// Batches of few rows: strips of columns of all products, handed out together.
 template <class T>
-static void multiply_rows(Context ctx, const MatmulParams& p, const T* a, const T* b, T* y,
-                          const RowEpilogue<T>& epilogue) {
+static void multiply_few(Context ctx, const MatmulParams& p, const T* a, const T* b, T* y,
+                         const RowEpilogue<T>& epilogue) {
   Plan plan{};
   plan.blocks = p.sum.count * order::gemm_blocks<T>(p.k);
-  ctx.threads = team_size(p, ctx.threads);
+  ctx.threads = team_size<T>(p, ctx.threads);
   const int64_t share = ceil_div(p.n, ctx.threads * kLanes<T>) * kLanes<T>;
-  const int64_t strip = at_least(at_most(share, kRowStrip<T>), kLanes<T>);
+  const int64_t most = p.m == 1 ? kRowStrip<T> : kFewStrip<T>;
+  const int64_t strip = at_least(at_most(share, most), kLanes<T>);
   const int64_t strips = ceil_div(p.n, strip);
   parallel_for(ctx, strips * p.batch.count, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const Product<T> g = product_at(p, plan, epilogue, a, b, y, i / strips);
       const int64_t column = i % strips * strip;
-      multiply_row(g, column, at_most(column + strip, p.n));
+      multiply_strip(g, column, at_most(column + strip, p.n));
     }
   });
 }
@@ -165,8 +168,8 @@ void matmul(Context ctx, const MatmulParams& p, const T* a, const T* b, T* y,
             const Epilogue<T>& epilogue) {
   if (p.m == 0 || p.n == 0 || p.batch.count == 0) return;
   const RowEpilogue<T> rows(epilogue);
-  if (is_row(p)) return multiply_rows(ctx, p, a, b, y, rows);
-  ctx.threads = team_size(p, ctx.threads);
+  if (is_few<T>(p)) return multiply_few(ctx, p, a, b, y, rows);
+  ctx.threads = team_size<T>(p, ctx.threads);
   const Plan plan = make_plan<T>(p, ctx.threads);
   for (int i = 0; i < ctx.threads; ++i) *Scratch<T>(ctx.workspace, plan, i).packed_strip = -1;
   parallel_chunks(ctx, p.batch.count * plan.strips * plan.parts, [&](int member, int64_t index) {
