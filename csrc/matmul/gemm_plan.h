@@ -32,9 +32,19 @@ BRASA_INLINE int64_t at_least(int64_t a, int64_t b) {
   return a > b ? a : b;
 }
 
+/// Vectors in a panel of B, which is wide or as narrow as the columns ask for.
+template <class T> static int64_t panel_vectors(int64_t n, bool wide) {
+  return wide ? kWideTileVectors : n <= kLanes<T> ? 1 : kTileVectors;
+}
+
+/// Panels that are packed once serve products of any number of rows.
+template <class T> static bool packs_wide(int64_t n) {
+  return kWideMainTile && n > kTileVectors * kLanes<T>;
+}
+
 template <class T> static void plan_tiles(Plan& plan, const MatmulParams& p) {
-  const bool wide = kWideMainTile ? p.n > kTileVectors * kLanes<T> : p.m <= kWideTileRows;
-  plan.panel_vectors = wide ? kWideTileVectors : p.n <= kLanes<T> ? 1 : kTileVectors;
+  const bool wide = kWideMainTile || p.packed_b ? packs_wide<T>(p.n) : p.m <= kWideTileRows;
+  plan.panel_vectors = panel_vectors<T>(p.n, wide);
   plan.panel_columns = plan.panel_vectors * kLanes<T>;
   plan.tile_rows = wide ? kWideTileRows : kTileRows;
   plan.row_tiles = ceil_div(p.m, plan.tile_rows);
@@ -46,7 +56,8 @@ template <class T> static void plan_tiles(Plan& plan, const MatmulParams& p) {
 template <class T> static void plan_packing(Plan& plan, const MatmulParams& p) {
   const bool near = p.b_depth * int64_t(sizeof(T)) <= kNearBytes ||
                     p.k * p.n * int64_t(sizeof(T)) <= kInPlaceBytes;
-  plan.pack_b = p.b_column != 1 || plan.row_tiles > (near ? kInPlaceNearTiles : kInPlaceTiles);
+  plan.pack_b = !p.packed_b &&
+                (p.b_column != 1 || plan.row_tiles > (near ? kInPlaceNearTiles : kInPlaceTiles));
   const bool a_is_small = p.m * p.k * int64_t(sizeof(T)) <= kUnpackedBytes || plan.panels <= 2;
   plan.pack_a = p.a_depth != 1 && (p.a_row != 1 || !a_is_small);
   plan.columnwise = p.a_depth != 1;

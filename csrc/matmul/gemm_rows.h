@@ -177,7 +177,15 @@ BRASA_INLINE void add_columns(const FewRows<T>& f, int64_t columns, const T* nex
   constexpr int kWidth = kLanes<T>;
   Vec<T> sum[kRows] = {};
   Ahead<T> ahead(next, f.b_step, at_least(f.depth, 1));
-  int64_t p = 0;
+  const auto part = [&](int64_t begin, int64_t steps) {
+    Vec<T> r[kWidth];
+    load_transposed(f.b + begin, f.b_step, columns, steps, r);
+    for (int k = 0; k < steps; ++k)
+      for (int i = 0; i < kRows; ++i)
+        sum[i] = fma(broadcast(f.a[i * f.a_row + (begin + k) * f.a_depth]), r[k], sum[i]);
+  };
+  int64_t p = at_most(elements_before_boundary(f.b), f.depth);
+  if (p > 0) part(0, p);
   for (; p + kWidth <= f.depth; p += kWidth) {
     Vec<T> r[kWidth];
     ahead.fetch();
@@ -189,13 +197,7 @@ BRASA_INLINE void add_columns(const FewRows<T>& f, int64_t columns, const T* nex
       for (int i = 0; i < kRows; ++i) sum[i] = fma(broadcast(a[i * f.a_row]), r[k], sum[i]);
     }
   }
-  if (p < f.depth) {
-    Vec<T> r[kWidth];
-    load_transposed(f.b + p, f.b_step, columns, f.depth - p, r);
-    for (int k = 0; k < f.depth - p; ++k)
-      for (int i = 0; i < kRows; ++i)
-        sum[i] = fma(broadcast(f.a[i * f.a_row + (p + k) * f.a_depth]), r[k], sum[i]);
-  }
+  if (p < f.depth) part(p, f.depth - p);
   for (int i = 0; i < kRows; ++i) total[i] = sum[i];
 }
 

@@ -50,7 +50,7 @@ static const T* panel_of_b(const Product<T>& g, const Chunk& chunk, const DepthB
   const Plan& plan = g.plan;
   const int64_t columns = panel_width(g, panel);
   const T* from = g.b + d.b_offset + panel * plan.panel_columns * g.p.b_column;
-  if (!plan.pack_b && columns == plan.panel_columns) {
+  if (!plan.pack_b && (columns == plan.panel_columns || g.p.packed_b)) {
     stride = g.p.b_depth;
     return from;
   }
@@ -114,7 +114,7 @@ static void multiply_chunk(const Product<T>& g, const Chunk& chunk, const Scratc
 
 /// Whether B streams past few rows of A. One that stays in L1 or L2 is read by the tiles as well.
 template <class T> static bool is_few(const MatmulParams& p) {
-  if (p.m > kFewRows || (p.b_column != 1 && p.b_depth != 1)) return false;
+  if (p.packed_b || p.m > kFewRows || (p.b_column != 1 && p.b_depth != 1)) return false;
   return p.m == 1 || p.b_column != 1 || p.k * p.n * int64_t(sizeof(T)) > kUnpackedBytes;
 }
 
@@ -123,7 +123,7 @@ static int64_t work(const MatmulParams& p) {
 }
 
 template <class T> static int team_size(const MatmulParams& p, int threads) {
-  const int64_t least = p.m == 1 && is_few<T>(p) ? kRowSerialWork : kGemmSerialWork;
+  const int64_t least = p.m == 1 && (is_few<T>(p) || p.packed_b) ? kRowSerialWork : kGemmSerialWork;
   return work(p) * p.batch.count < least ? 1 : threads;
 }
 
@@ -163,9 +163,18 @@ static void multiply_few(Context ctx, const MatmulParams& p, const T* a, const T
   });
 }
 
+/// The strides of a packed B: from a panel's row to the next, and between columns of two panels.
+template <class T> static MatmulParams with_strides(MatmulParams p) {
+  if (!p.packed_b) return p;
+  p.b_depth = panel_vectors<T>(p.n, packs_wide<T>(p.n)) * kLanes<T>;
+  p.b_column = p.k;
+  return p;
+}
+
 template <class T>
-void matmul(Context ctx, const MatmulParams& p, const T* a, const T* b, T* y,
+void matmul(Context ctx, const MatmulParams& params, const T* a, const T* b, T* y,
             const Epilogue<T>& epilogue) {
+  const MatmulParams p = with_strides<T>(params);
   if (p.m == 0 || p.n == 0 || p.batch.count == 0) return;
   const RowEpilogue<T> rows(epilogue);
   if (is_few<T>(p)) return multiply_few(ctx, p, a, b, y, rows);
@@ -180,6 +189,22 @@ void matmul(Context ctx, const MatmulParams& p, const T* a, const T* b, T* y,
                       at_most(panel + plan.strip_panels, plan.panels), unit == *own.packed_strip};
     multiply_chunk(product_at(p, plan, rows, a, b, y, unit / plan.strips), chunk, own);
     if (plan.keep_b) *own.packed_strip = unit;
+  });
+}
+
+template <class T> int64_t matmul_packed_elements(int64_t k, int64_t n) {
+  const int64_t columns = panel_vectors<T>(n, packs_wide<T>(n)) * kLanes<T>;
+  return ceil_div(n, columns) * columns * k;
+}
+
+template <class T>
+void matmul_pack(Context ctx, const T* b, int64_t b_depth, int64_t b_column, int64_t k, int64_t n,
+                 T* packed) {
+  const int64_t width = panel_vectors<T>(n, packs_wide<T>(n)) * kLanes<T>;
+  parallel_for(ctx, ceil_div(n, width), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i)
+      pack_b(b + i * width * b_column, b_depth, b_column, k, at_most(width, n - i * width), width,
+             packed + i * width * k);
   });
 }
 
@@ -207,6 +232,8 @@ template <class T> void column_sums(Context ctx, const T* x, T* y, int64_t rows,
 
 BRASA_INSTANTIATE(matmul_workspace, float, double)
 BRASA_INSTANTIATE(matmul, float, double)
+BRASA_INSTANTIATE(matmul_packed_elements, float, double)
+BRASA_INSTANTIATE(matmul_pack, float, double)
 BRASA_INSTANTIATE(column_sums, float, double)
 
 }  // namespace brasa::cpu::BRASA_ISA

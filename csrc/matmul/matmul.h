@@ -40,6 +40,7 @@ struct MatmulParams {
   int64_t m, n, k;
   int64_t a_row, a_depth, b_depth, b_column;
   BatchDims batch, sum;
+  bool packed_b = false;  ///< b is what matmul_pack() wrote; its strides say nothing
 };
 
 }  // namespace brasa
@@ -50,6 +51,16 @@ BRASA_FUNCTION(size_t, matmul_workspace, const MatmulParams& params, int threads
 /// The product above. y overlaps no operand; `epilogue` is laid out as y.
 BRASA_KERNEL(matmul, const MatmulParams& params, const T* a, const T* b, T* y,
              const Epilogue<T>& epilogue)
+
+#if !defined(BRASA_FOR_CUDA)
+
+/// Elements of a packed B, and B (k, n) of any strides as the tiles of this instruction set read
+/// it: panels of columns, each over all of K.
+BRASA_FUNCTION(int64_t, matmul_packed_elements, int64_t k, int64_t n)
+BRASA_KERNEL(matmul_pack, const T* b, int64_t b_depth, int64_t b_column, int64_t k, int64_t n,
+             T* packed)
+
+#endif
 
 /// y[j] = sum_i x[i, j] over rows, in the blocks of core/order.h: the gradient of a bias.
 BRASA_KERNEL(column_sums, const T* x, T* y, int64_t rows, int64_t columns)

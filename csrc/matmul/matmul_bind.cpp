@@ -1,5 +1,10 @@
 #include "bind/bind.h"
 #include "matmul/matmul.h"
+#if !defined(BRASA_FOR_CUDA)
+#include <cstring>
+
+#include "core/isa.h"
+#endif
 
 namespace brasa {
 namespace {
@@ -64,8 +69,53 @@ void turn_column_into_row(MatmulParams& p, ArrayView& a, ArrayView& b) {
   std::swap(p.sum.a_strides, p.sum.b_strides);
 }
 
+#if defined(BRASA_FOR_CUDA)
+
+bool read_packed(ArrayView&, const ArrayView&) {
+  return false;
+}
+
+#else
+
+/// What a packed B was packed for: the cache line in front of its panels.
+struct PackedHeader {
+  int64_t isa, k, n;
+};
+constexpr int64_t kPackedHeader = 64;
+
+int64_t packed_size(const ArrayView& like, int64_t k, int64_t n) {
+  checked_multiply(checked_multiply(k, n), 1024);  // room for the columns of a narrow panel
+  int64_t size = 0;
+  visit<float, double>(like.dtype, [&]<class T>() {
+    size = kPackedHeader / int64_t(sizeof(T)) + cpu::matmul_packed_elements<T>(k, n);
+  });
+  return size;
+}
+
+/// A vector in place of B is a packed one. Turns it into the matrix (k, n) that it stands for.
+bool read_packed(ArrayView& b, const ArrayView& y) {
+  if (b.rank != 1 || y.rank < 2) return false;
+  require_c_order(b);
+  const int64_t item = b.dtype == DType::float32 ? 4 : b.dtype == DType::float64 ? 8 : 0;
+  BRASA_REQUIRE(b.size * item >= kPackedHeader, "no packed operand");
+  PackedHeader header;
+  std::memcpy(&header, b.data, sizeof(header));
+  BRASA_REQUIRE(header.isa == cpu::isa_index(), "b was packed for another instruction set");
+  BRASA_REQUIRE(header.k >= 0 && header.n == y.shape[y.rank - 1], "unexpected shape of the result");
+  BRASA_REQUIRE(b.size == packed_size(b, header.k, header.n), "no packed operand");
+  b.data = static_cast<char*>(b.data) + kPackedHeader;
+  b.rank = 2;
+  b.shape[0] = header.k, b.shape[1] = header.n;
+  b.strides[0] = b.strides[1] = 1;
+  return true;
+}
+
+#endif
+
 MatmulParams read_params(ArrayView& a, ArrayView& b, const ArrayView& y, bool transpose_a,
                          bool transpose_b, bool has_bias) {
+  const bool packed_b = read_packed(b, y);
+  BRASA_REQUIRE(!packed_b || !transpose_b, "a packed operand is transposed already");
   BRASA_REQUIRE(a.rank >= 2 && b.rank >= 2 && y.rank >= 2, "matrices needed");
   require_same_dtype(a, b);
   require_same_dtype(a, y);
@@ -87,7 +137,8 @@ MatmulParams read_params(ArrayView& a, ArrayView& b, const ArrayView& y, bool tr
     p.sum = {.count = 1};
   }
   merge_batch_into_rows(p);
-  if (p.n == 1 && !has_bias) turn_column_into_row(p, a, b);
+  p.packed_b = packed_b;
+  if (p.n == 1 && !has_bias && !packed_b) turn_column_into_row(p, a, b);
   return p;
 }
 
@@ -130,10 +181,45 @@ void bind_forward(py::module_& m) {
       "activation"_a);
 }
 
+#if !defined(BRASA_FOR_CUDA)
+
+void bind_packing(py::module_& m) {
+  m.def(
+      "_matmul_packed_size",
+      [](In b, bool transpose_b) {
+        require_rank(b, 2);
+        return packed_size(b, b.shape[transpose_b], b.shape[!transpose_b]);
+      },
+      "b"_a, "transpose_b"_a);
+  m.def(
+      "_matmul_pack",
+      [](In b, Out packed, bool transpose_b) {
+        require_rank(b, 2);
+        require_same_dtype(b, packed);
+        require_c_order(packed);
+        const int64_t k = b.shape[transpose_b], n = b.shape[!transpose_b];
+        require_shape(packed, packed_size(b, k, n));
+        const PackedHeader header{cpu::isa_index(), k, n};
+        std::memcpy(packed.data, &header, sizeof(header));
+        const Context ctx = make_context(b);
+        const ReleaseGil gil(b.size);
+        visit<float, double>(b.dtype, [&]<class T>() {
+          cpu::matmul_pack<T>(ctx, b.as<const T>(), b.strides[transpose_b], b.strides[!transpose_b],
+                              k, n, packed.as<T>() + kPackedHeader / int64_t(sizeof(T)));
+        });
+      },
+      "b"_a, "packed"_a, "transpose_b"_a);
+}
+
+#endif
+
 }  // namespace
 
 void bind_matmul(py::module_& m) {
   bind_forward(m);
+#if !defined(BRASA_FOR_CUDA)
+  bind_packing(m);
+#endif
   m.def(
       "column_sums",
       [](In x, Out y) {

@@ -21,12 +21,12 @@ depths = st.sampled_from([0, 1, 2, 15, 16, 17, 255, 256, 257, 511, 512, 513]) | 
 dtypes = st.sampled_from([np.float32, np.float64])
 seeds = st.integers(0, 2**32 - 1)
 
-# (m, n, k): every way through the kernels, by size: one row, few rows, few with a long B, B in place, packed for one part of the
-# rows, kept for several, A packed, several blocks of K, one column.
+# (m, n, k): every way through the kernels, by size: one row, few rows, few with a long B, B in place, packed
+# for one part of the rows, kept for several, A packed, several blocks of K, one column.
 PATHS = [
-    (1, 1030, 300), (1, 70, 1100), (3, 100, 600), (6, 64, 64), (2, 300, 300), (4, 2100, 70), (8, 150, 1100), (13, 33, 1025), (24, 40, 513), (40, 700, 300),
-    (64, 64, 64), (96, 96, 96), (130, 150, 40), (151, 97, 1030), (200, 1, 600), (300, 40, 520),
-    (300, 200, 300),
+    (1, 1030, 300), (1, 70, 1100), (3, 100, 600), (6, 64, 64), (2, 300, 300), (4, 2100, 70), (8, 150, 1100),
+    (13, 33, 1025), (24, 40, 513), (40, 700, 300), (64, 64, 64), (96, 96, 96), (130, 150, 40), (151, 97, 1030),
+    (200, 1, 600), (300, 40, 520), (300, 200, 300),
 ]  # fmt: skip
 
 
@@ -114,6 +114,82 @@ def test_a_row_alone_is_the_row_in_a_batch(layout):
         for rows in (slice(0, 1), slice(m - 1, m), slice(m // 3, m // 2 + 1)):
             part = ops.matmul(a[rows], b, transpose_b=layout == "transposed")
             assert part.tobytes() == whole[rows].tobytes()
+
+
+@pytest.mark.parametrize("offset", [1, 3, 5])
+def test_where_an_operand_begins_changes_no_bit(offset):
+    rng = np.random.default_rng(offset)
+    for m, n, k in ((1, 70, 300), (7, 40, 1100), (13, 70, 64), (40, 100, 513)):
+        a, weight = (
+            rng.standard_normal((m, k)).astype(np.float32),
+            rng.standard_normal((n, k)).astype(np.float32),
+        )
+        moved = np.empty(n * k + offset, np.float32)[offset:].reshape(n, k)
+        moved[...] = weight
+        expected = ops.matmul(a, weight, transpose_b=True)
+        assert ops.matmul(a, moved, transpose_b=True).tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("kind", ["matmul", "linear"])
+def test_a_packed_operand_gives_the_same_bits(xp, kind, isa, set_threads):
+    rng = np.random.default_rng(7)
+    transposed = kind == "linear"
+    paths = [(3, 17, 20), (1, 5, 0)]
+    if xp.name != "emulated":
+        paths += [*PATHS, (4, 1, 30), (3, 10, 84)] if isa != "scalar" else [(1, 70, 600), (8, 40, 513)]
+    for (m, n, k), dtype in itertools.product(paths, (np.float32, np.float64)):
+        a, b, bias = (xp.asarray(rng.standard_normal(s).astype(dtype)) for s in ((m, k), (k, n), n))
+        stored = xp.asarray(xp.asnumpy(b).T.copy()) if transposed else b
+        packed = ops.prepack(stored, kind)
+        assert (packed.kind, packed.shape, packed.dtype) == (kind, stored.shape, dtype)
+        for threads in (1, 2):
+            set_threads(threads)
+            expected = xp.asnumpy(ops.matmul(a, stored, bias, "gelu", transpose_b=transposed))
+            y = ops.matmul(a, packed, bias, "gelu", transpose_b=transposed)
+            assert xp.asnumpy(y).tobytes() == expected.tobytes()
+            out = xp.asarray(np.empty((1, m, n), dtype))
+            y = ops.matmul(a[None], packed, bias, "gelu", transpose_b=transposed, out=out)
+            assert y is out
+            assert xp.asnumpy(y).tobytes() == expected.tobytes()
+
+
+def test_a_packed_operand_says_what_it_does_not_fit():
+    a, weight = np.ones((2, 3), np.float32), np.ones((4, 3), np.float32)
+    packed = ops.prepack(Tensor(weight, requires_grad=True), "linear")
+    with pytest.raises(ValueError, match="kind: expected 'matmul' or 'linear'"):
+        ops.prepack(weight, "conv2d")
+    with pytest.raises(ValueError, match="weight: expected 2 dimensions"):
+        ops.prepack(weight[0], "linear")
+    with pytest.raises(TypeError, match="weight: expected float32 or float64"):
+        ops.prepack(weight.astype(np.int64))
+    with pytest.raises(ValueError, match="needs transpose_b=True, got False"):
+        ops.matmul(a, packed)
+    with pytest.raises(TypeError, match="b: expected float64"):
+        ops.matmul(a.astype(np.float64), packed, transpose_b=True)
+    with pytest.raises(ValueError, match="inner dimension of 2"):
+        ops.matmul(a[:, :2], packed, transpose_b=True)
+    with pytest.raises(TypeError, match="without gradient"):
+        ops.matmul(Tensor(a, requires_grad=True), packed, transpose_b=True).sum().backward()
+
+
+def test_a_packed_operand_belongs_to_its_instruction_set():
+    before, a = _cpu.isa(), np.ones((2, 3), np.float32)
+    packed = ops.prepack(np.ones((3, 4), np.float32))
+    try:
+        _cpu._set_isa("scalar" if before != "scalar" else "baseline")
+        with pytest.raises(ValueError, match=f"packed for the instruction set {before}"):
+            ops.matmul(a, packed)
+    finally:
+        _cpu._set_isa(before)
+    assert np.all(ops.matmul(a, packed) == 3)
+
+
+@pytest.mark.parametrize("size", [0, 1, 15, 16, 17, 1000])
+def test_the_binding_takes_no_other_vector_for_a_packed_operand(size):
+    a, y = np.ones((2, 3), np.float32), np.empty((2, 4), np.float32)
+    for dtype in (np.float32, np.uint8):
+        with pytest.raises((ValueError, TypeError)):
+            _cpu.matmul(a, np.ones(size, dtype), None, None, y, None, False, False, None)
 
 
 @given(seed=seeds, dtype=dtypes, rank=st.integers(0, 3), other=st.integers(0, 3))

@@ -26,6 +26,8 @@ from brasa.ops.optim import *
 from brasa.ops.optim import __all__ as _optim
 from brasa.ops.pool import *
 from brasa.ops.pool import __all__ as _pool
+from brasa.ops.prepack import *
+from brasa.ops.prepack import __all__ as _prepack
 from brasa.ops.softmax import *
 from brasa.ops.softmax import __all__ as _softmax
 
@@ -40,5 +42,6 @@ __all__ = [
     *_norm,
     *_optim,
     *_pool,
+    *_prepack,
     *_softmax,
 ]

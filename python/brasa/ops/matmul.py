@@ -14,6 +14,7 @@ from brasa import _backend
 from brasa._tape import differentiable
 from brasa.ops import _check
 from brasa.ops.activation import activation_backward, native_activation, needs_input
+from brasa.ops.prepack import PackedWeight, check_packed
 
 __all__ = ["matmul", "matmul_backward"]
 
@@ -50,8 +51,12 @@ def _result_shape(a: Any, b: Any, transpose_a: bool, transpose_b: bool) -> tuple
     return (*_batch_shape(a, b), m, n)
 
 
-def _check_operands(a: Any, b: Any) -> tuple[Any, Any]:
-    a, b = _check.floating("a", a), _check.floating("b", b)
+def _check_operands(a: Any, b: Any, transpose_b: bool) -> tuple[Any, Any]:
+    a = _check.floating("a", a)
+    if type(b) is PackedWeight:
+        check_packed(b, a, transpose_b)
+    else:
+        b = _check.floating("b", b)
     if not a.ndim or not b.ndim:
         raise ValueError(f"{'b' if a.ndim else 'a'}: expected at least 1 dimension, got shape ()")
     return a, b
@@ -65,10 +70,13 @@ def _plain_product(a: Any, b: Any, bias: Any, native: Any, transpose_a: bool, tr
         rows, columns = a.shape
         b_rows, b_columns = b.shape
         dtype = a.dtype
-        if type(b) is not type(a) or dtype is not b.dtype:
+        if dtype is not b.dtype:
             return None
         backend = _backend.backend_of(a)
         shape = columns if transpose_a else rows, b_rows if transpose_b else b_columns
+        if type(b) is not type(a):
+            check_packed(b, a, transpose_b)
+            b, transpose_b = b.operand, b.transposed
         y = backend.empty(shape, dtype, False)
         backend.kernels.matmul(a, b, bias, None, y, None, transpose_a, transpose_b, native)
     except _check.UNUSUAL:
@@ -122,8 +130,9 @@ def _matmul(
     ----------
     a : array or Tensor
         (..., m, k), or (..., k, m) with `transpose_a`, or (k,). float32 or float64.
-    b : array or Tensor
-        (..., k, n), or (..., n, k) with `transpose_b`, or (k,).
+    b : array, Tensor or PackedWeight
+        (..., k, n), or (..., n, k) with `transpose_b`, or (k,). A constant matrix may be what `prepack` made
+        of it.
     bias : array or Tensor, optional
         (n,), added to every row.
     activation : str or tuple, optional
@@ -170,7 +179,7 @@ def _matmul(
         y = _plain_product(a, b, bias, native, transpose_a, transpose_b)
         if y is not None:
             return (y, None) if save else y
-    a, b = _check_operands(a, b)
+    a, b = _check_operands(a, b, transpose_b)
     a2, b2 = _as_matrices(a, b)
     transpose_a, transpose_b = bool(transpose_a) and a.ndim > 1, bool(transpose_b) and b.ndim > 1
     full_shape = _result_shape(a2, b2, transpose_a, transpose_b)
@@ -184,6 +193,8 @@ def _matmul(
         residual = _check.floating("residual", residual)
         _check.shape("residual", residual, shape, "the shape of the result")
         residual = _backend.contiguous(residual).reshape(full_shape)
+    if type(b) is PackedWeight:
+        b, b2, transpose_b = None, b.operand, b.transposed
     _check.same_dtype(a=a, b=b, bias=bias, residual=residual)
     target = out
     if out is not None:
@@ -257,13 +268,15 @@ def matmul_backward(
     >>> da[0], db[0]
     (array([4., 4., 4.], dtype=float32), array([2., 2., 2., 2.], dtype=float32))
     """
+    if type(b) is PackedWeight:
+        raise TypeError("b: a packed weight is a constant without gradient; pass the weight itself")
     native = native_activation(activation)
     source = saved if native is not None and needs_input(native) else y
     wanted = (*mask[:2], mask[2] and bias is not None, mask[3])
     plain = _plain_gradients(dy, a, b, source, native, (transpose_a, transpose_b), wanted)
     if plain is not None:
         return plain
-    a, b = _check_operands(a, b)
+    a, b = _check_operands(a, b, transpose_b)
     dy = _check.floating("dy", dy)
     _check.same_dtype(a=a, b=b, dy=dy)
     a2, b2 = _as_matrices(a, b)
