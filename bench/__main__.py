@@ -2,16 +2,19 @@
 
 Each line has the time, GFLOP/s or GB/s, the share of this machine's limit, measured in the same run, and the
 ratio to each peer (above 1, brasa is faster) with its quartiles; geometric means follow. --json records the run,
---plot draws it, --compare names the rows that lost more than 10 % of their share. Ctrl-C ends a run early and
-keeps what was measured.
+--plot draws it, --compare names the rows that lost more than 10 % of their share. --record measures everything that
+is named (without names: all families, the footprint and the sweep), writes bench/results and fills docs/speed.md.
+Ctrl-C ends a run early and keeps what was measured.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import signal
 import sys
 import time
+from typing import Any
 
 from bench import families
 from bench.compare import comparison
@@ -23,6 +26,8 @@ from brasa._bench.harness import Case, Result
 from brasa._bench.limits import Limits
 
 PEERS = ("numpy", "torch", "jax")
+EXTRAS = ("footprint", "sweep")  # families that are no cases
+RECORD = {"rounds": 5, "patience": 1.2}
 _INTERRUPTED = 130
 
 
@@ -50,6 +55,11 @@ def parser() -> argparse.ArgumentParser:
     add("--json", metavar="FILE", help="write the results as JSON")
     add("--plot", metavar="DIR", help="draw the results into this folder")
     add("--compare", metavar="FILE", nargs="?", const="", help="name rows that lost against a recorded run")
+    add(
+        "--record",
+        action="store_true",
+        help="against all installed peers, for bench/results and docs/speed.md",
+    )
     add("--list", action="store_true", help="name the cases and measure nothing")
     return result
 
@@ -69,16 +79,36 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     options = arguments_of.parse_args(arguments)
     options.against = _known(arguments_of, options.against, PEERS)
     options.passes = _known(arguments_of, options.passes, PASSES)
+    options.extras = [name for name in options.family if name in EXTRAS]
+    options.family = [name for name in options.family if name not in EXTRAS]
     try:
         families.chosen(options.family)
     except ValueError as error:
         arguments_of.error(str(error))
     for peer in options.against:
-        if importlib.util.find_spec(peer) is None:
+        if not _installed(peer):
             arguments_of.error(f"--against {peer}: it is not installed (pip install {peer})")
+    if options.record:
+        _for_the_record(options)
+    options.rounds = 9 if options.rounds is None else options.rounds
+    options.patience = 10.0 if options.patience is None else options.patience
     if options.rounds < 1 or (options.threads is not None and options.threads < 1):
         arguments_of.error("--rounds and --threads: expected at least 1")
     return options
+
+
+def _installed(peer: str) -> bool:
+    return importlib.util.find_spec(peer) is not None
+
+
+def _for_the_record(options: argparse.Namespace) -> None:
+    """What --record sets where nothing else is asked for."""
+    options.rounds = options.rounds or RECORD["rounds"]
+    options.patience = RECORD["patience"] if options.patience is None else options.patience
+    options.against = options.against or [peer for peer in PEERS if _installed(peer)]
+    if not options.family and not options.extras:
+        options.extras = list(EXTRAS)
+        options.family = families.chosen(())
 
 
 class Progress:
@@ -104,17 +134,53 @@ def use_threads(against: list[str]) -> None:
         torch.set_num_threads(_cpu.num_threads())
 
 
-def run_until_interrupted(
-    cases: list[Case], machine: Limits, rounds: int, patience: float
-) -> tuple[list, bool]:
-    """The results, and whether Ctrl-C cut them short."""
+def selected(options: argparse.Namespace) -> list[Case]:
+    """The cases that are asked for. In a record JAX takes part in whole steps alone: it is slow to compile."""
+    if options.extras and not options.family:
+        return []
+    if not options.record:
+        return families.selected(options.family, options.against, options.passes, options.only)
+    few = [peer for peer in options.against if peer != "jax"]
+    return [
+        case
+        for name in families.chosen(options.family)
+        for case in families.selected(
+            [name], options.against if name in ("train", "infer") else few, options.passes, options.only
+        )
+    ]
+
+
+def run_all(
+    cases: list[Case], options: argparse.Namespace, machine: Limits
+) -> tuple[list[Result], dict, bool]:
+    """The results, what the extras found, and whether Ctrl-C cut it short."""
     results: list[Result] = []
+    more: dict[str, Any] = {}
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a time limit ends a run as Ctrl-C does
     try:
-        run(cases, machine, rounds, results, done=Progress(len(cases)), patience=patience)
+        run(cases, machine, options.rounds, results, Progress(len(cases)), options.patience)
+        for name in options.extras:
+            more[name] = measure_extra(name, machine, options.rounds)
     except KeyboardInterrupt:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it may come twice; the rest is short
         print(f"\ninterrupted: {len(results)} of {len(cases)} cases measured", file=sys.stderr)
-        return results, True
-    return results, False
+        return results, more, True
+    return results, more, False
+
+
+def measure_extra(name: str, machine: Limits, rounds: int) -> dict[str, Any]:
+    """The footprint or the sweep, printed line by line."""
+
+    def tell(text: str) -> None:
+        print(text, flush=True)
+
+    if name == "footprint":
+        from bench import footprint
+
+        return footprint.measure(tell)
+    from bench import sweep
+
+    return sweep.run(machine, tell, rounds)
 
 
 def main(arguments: list[str]) -> int:
@@ -124,8 +190,8 @@ def main(arguments: list[str]) -> int:
         _cpu._set_isa(options.isa)
     if options.threads:
         _cpu.set_num_threads(options.threads)
-    cases = families.selected(options.family, options.against, options.passes, options.only)
-    if not cases:
+    cases = selected(options)
+    if not cases and not options.extras:
         print(f"no case has {options.only!r} in its name", file=sys.stderr)
         return 2
     if options.list:
@@ -134,28 +200,40 @@ def main(arguments: list[str]) -> int:
     use_threads(options.against)
     machine = Limits()
     print(report.machine_line(machine))
-    print(report.header())
-    results, interrupted = run_until_interrupted(cases, machine, options.rounds, options.patience)
-    if results:
-        conclude(options, results, machine)
+    if cases:
+        print(report.header())
+    results, more, interrupted = run_all(cases, options, machine)
+    if results or more:
+        conclude(options, results, more, machine)
     return _INTERRUPTED if interrupted else 0
 
 
-def conclude(options: argparse.Namespace, results: list[Result], machine: Limits) -> None:
-    """Means, JSON, pictures and the comparison, as the options ask for."""
-    print(report.means(results))
-    if options.json:
-        report.write_json(options.json, results, machine)
-    if options.plot:
-        from bench.pictures import draw
-
-        for path in draw(options.plot, results, machine.peak, machine.bandwidth):
-            print(path)
+def conclude(
+    options: argparse.Namespace, results: list[Result], more: dict[str, Any], machine: Limits
+) -> None:
+    """Means, comparison, JSON and pictures, as the options ask for."""
+    if results:
+        print(report.means(results))
     if options.compare is not None:
         try:
             print(comparison(results, options.compare))
         except (OSError, ValueError) as error:
             print(error, file=sys.stderr)
+    if options.json:
+        report.write_json(options.json, results, machine, **more)
+    if options.plot and results:
+        from bench.pictures import draw
+
+        print(*draw(options.plot, results, machine.peak, machine.bandwidth), sep="\n")
+    if options.plot and "sweep" in more:
+        from bench.sweep import draw as draw_sweep
+
+        print(draw_sweep(options.plot, more["sweep"]))
+    if options.record:
+        from bench.record import publish, save
+
+        print(save({**report.as_record(results, machine), **more}))
+        print(*publish(), sep="\n")
 
 
 if __name__ == "__main__":

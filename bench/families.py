@@ -196,7 +196,7 @@ STEPS = (
 )
 
 
-def _step_peers(kind: str, name: str, peers: Peers) -> cases.step.MakePeers | None:
+def step_peers(kind: str, name: str, peers: Peers) -> cases.step.MakePeers | None:
     """What makes the steps ("steps") or inferences of the peers that have networks."""
     modules = [f"bench.in_{peer}" for peer in ("torch", "jax") if peer in peers]
     if not modules:
@@ -213,12 +213,12 @@ def _step_peers(kind: str, name: str, peers: Peers) -> cases.step.MakePeers | No
 
 def train(peers: Peers, _: Sequence[str]) -> Iterator[Case]:
     for name, batch in STEPS:
-        yield cases.training_step(name, batch, _step_peers("steps", name, peers))
+        yield cases.training_step(name, batch, step_peers("steps", name, peers))
 
 
 def infer(peers: Peers, _: Sequence[str]) -> Iterator[Case]:
     for name, batch in STEPS:
-        yield cases.inference(name, batch, _step_peers("inferences", name, peers))
+        yield cases.inference(name, batch, step_peers("inferences", name, peers))
 
 
 NETWORKS = (

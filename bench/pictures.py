@@ -21,17 +21,19 @@ _PALETTE = ("#3b6fb6", "#d9822b", "#2a7f62", "#8b5fb0", "#c0492f", "#7f6b52", "#
 _DPI = 150
 
 
-def _pyplot() -> Any:
+def start(folder: str | Path) -> tuple[Any, Path]:
+    """Matplotlib's pyplot, which needs no screen, and the folder, which is there from now on."""
     from brasa._extras import require
 
     require("matplotlib", "plot", "to draw pictures").use("Agg")
-    return require("matplotlib.pyplot", "plot", "to draw pictures")
+    where = Path(folder)
+    where.mkdir(parents=True, exist_ok=True)
+    return require("matplotlib.pyplot", "plot", "to draw pictures"), where
 
 
 def draw(folder: str | Path, results: Sequence[Result], peak: float, bandwidth: float) -> list[Path]:
     """Draw all pictures of a run; `peak` and `bandwidth` per second. Returns the files."""
-    pyplot, where = _pyplot(), Path(folder)
-    where.mkdir(parents=True, exist_ok=True)
+    pyplot, where = start(folder)
     rows = list(results)
     files = [roofline(pyplot, where, rows, peak, bandwidth), shares(pyplot, where, rows)]
     for peer in peers(rows):
@@ -48,7 +50,8 @@ def _style(axes: Any) -> None:
     axes.set_axisbelow(True)
 
 
-def _save(pyplot: Any, figure: Any, path: Path) -> Path:
+def save(pyplot: Any, figure: Any, path: Path) -> Path:
+    """Write the picture and forget it."""
     figure.savefig(path, dpi=_DPI, facecolor="white")
     pyplot.close(figure)
     return path
@@ -97,7 +100,7 @@ def roofline(pyplot: Any, folder: Path, results: list[Result], peak: float, band
     axes.grid(True, which="major", color=GRID, linewidth=0.6)
     axes.legend(frameon=False, fontsize=9, loc="lower right")
     _style(axes)
-    return _save(pyplot, figure, folder / "roofline.png")
+    return save(pyplot, figure, folder / "roofline.png")
 
 
 def _spread(count: int) -> np.ndarray:
@@ -123,7 +126,7 @@ def shares(pyplot: Any, folder: Path, results: list[Result]) -> Path:
     axes.set_xlabel("share of the machine's limit at that moment (%); the line is the median")
     axes.tick_params(left=False)
     _style(axes)
-    return _save(pyplot, figure, folder / "shares.png")
+    return save(pyplot, figure, folder / "shares.png")
 
 
 def _ratio_axis(axes: Any, values: Sequence[float]) -> None:
@@ -159,7 +162,7 @@ def overview(pyplot: Any, folder: Path, results: list[Result], peer: str) -> Pat
     )
     axes.tick_params(left=False)
     _style(axes)
-    return _save(pyplot, figure, folder / f"ratios-{peer}.png")
+    return save(pyplot, figure, folder / f"ratios-{peer}.png")
 
 
 def bars(pyplot: Any, folder: Path, members: list[Result], peer: str) -> Path | None:
@@ -182,4 +185,4 @@ def bars(pyplot: Any, folder: Path, members: list[Result], peer: str) -> Path | 
     _style(axes)
     axes.tick_params(axis="y", labelsize=7.5)
     name = re.sub(r"[^a-z0-9]+", "-", family.lower()).strip("-")
-    return _save(pyplot, figure, folder / f"ratios-{peer}-{name}.png")
+    return save(pyplot, figure, folder / f"ratios-{peer}-{name}.png")

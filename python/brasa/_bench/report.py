@@ -106,18 +106,18 @@ def as_record(results: list[Result], machine: Limits) -> dict[str, Any]:
         "versions": versions,
         "peak_gflops": round(machine.peak / 1e9, 1),
         "copy_gbytes": round(machine.bandwidth / 1e9, 1),
-        "results": [_rounded(asdict(result)) for result in results],
+        "results": [rounded(asdict(result)) for result in results],
     }
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
     """Five digits of every number: more are noise."""
     if isinstance(value, float):
         return float(f"{value:.5g}")
     if isinstance(value, dict):
-        return {key: _rounded(part) for key, part in value.items()}
+        return {key: rounded(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_rounded(part) for part in value]
+        return [rounded(part) for part in value]
     return value
 
 

@@ -31,9 +31,10 @@ def torch_function(name: str) -> Callable[[Any], Any] | None:
     return getattr(torch.nn.functional, name, None) or getattr(torch, name, None)
 
 
-def activation(name: str, against: Peers, *, backward: bool = False) -> Case:
-    """One activation of 16x64x112x112, or its gradient alone."""
-    shape = (16, 64, 112, 112)
+def activation(
+    name: str, against: Peers, *, backward: bool = False, shape: tuple[int, ...] = (16, 64, 112, 112)
+) -> Case:
+    """One activation, or its gradient alone."""
 
     def make() -> dict[str, Call]:
         x, dy = array(*shape), array(*shape, seed=1)

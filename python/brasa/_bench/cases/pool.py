@@ -10,10 +10,18 @@ from brasa._bench.harness import Call, Case
 
 
 def pool(
-    kind: str, kernel: int, stride: int, padding: int, against: Peers, layout: str, *, backward: bool = False
+    kind: str,
+    kernel: int,
+    stride: int,
+    padding: int,
+    against: Peers,
+    layout: str,
+    *,
+    backward: bool = False,
+    shape: tuple[int, int, int] = (16, 64, 112),
 ) -> Case:
-    """Max or average pooling of 16x64x112x112, or its gradient alone."""
-    n, c, size = 16, 64, 112
+    """Max or average pooling of square images, or its gradient alone."""
+    n, c, size = shape
     out = (size + 2 * padding - kernel) // stride + 1
 
     def make() -> dict[str, Call]:

@@ -17,7 +17,8 @@ from brasa._bench.networks import NETWORKS, forward_flops, in_brasa
 MakePeers = Callable[[np.ndarray, np.ndarray, list[np.ndarray]], dict[str, Call]]
 
 
-def _batch(name: str, batch: int) -> tuple[np.ndarray, np.ndarray]:
+def random_batch(name: str, batch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images, and what the loss compares with: classes, or the images themselves."""
     network = NETWORKS[name]
     x = array(batch, *network.sample)
     if network.classes is None:
@@ -31,7 +32,7 @@ def training_step(name: str, batch: int, peers: MakePeers | None = None) -> Case
     def make() -> dict[str, Call]:
         from brasa import nn, optim
 
-        x, target = _batch(name, batch)
+        x, target = random_batch(name, batch)
         network = in_brasa(name)
         values = [p.numpy().copy() for p in network.parameters()] if peers else []
         loss_function = nn.MSELoss() if NETWORKS[name].classes is None else nn.CrossEntropyLoss()
@@ -55,7 +56,7 @@ def inference(name: str, batch: int, peers: MakePeers | None = None) -> Case:
     """The network's result for random images, nothing recorded. The call returns it."""
 
     def make() -> dict[str, Call]:
-        x, target = _batch(name, batch)
+        x, target = random_batch(name, batch)
         network = in_brasa(name)
         values = [p.numpy().copy() for p in network.parameters()] if peers else []
         network.eval()

@@ -1,0 +1,169 @@
+"""The tables of ``docs/speed.md``, written from a record between markers: no figure of that page is typed.
+
+A table stands between ``<!-- begin:NAME -->`` and ``<!-- end:NAME -->``; everything else on the page is kept.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.sweep import Piece, describe
+from brasa._bench.harness import Result, geometric_mean
+from brasa._bench.report import families, seconds
+
+PAGE = Path(__file__).parent.parent / "docs" / "speed.md"
+_MEBI = 1 << 20
+_NAMES = {"torch": "PyTorch", "numpy": "NumPy", "jax": "JAX", "brasa": "brasa"}
+
+
+def results_of(record: dict[str, Any]) -> list[Result]:
+    """The rows of a record."""
+    return [
+        Result(**{**row, "ratios": {peer: tuple(q) for peer, q in row["ratios"].items()}})
+        for row in record["results"]
+    ]
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def machine(record: dict[str, Any]) -> str:
+    """Where and with what it was measured."""
+    versions = record["versions"]
+    peers = ", ".join(
+        f"{_NAMES[name]} {versions[name]}" for name in ("torch", "numpy", "jax") if name in versions
+    )
+    return (
+        f"Recorded on {record['date'][:10]}: {record['cpu']}, {record['threads']} threads, {record['isa']} kernels; "
+        f"an FMA loop reaches {record['peak_gflops']:.0f} GFLOP/s, a copy {record['copy_gbytes']:.0f} GB/s. "
+        f"brasa {versions['brasa']}, Python {versions['python']}, {peers}. "
+        f"{len(record['results'])} rows."
+    )
+
+
+def _ratio_cell(rows: list[Result], peer: str) -> str:
+    ratios = [r.ratios[peer][1] for r in rows if peer in r.ratios]
+    return f"{geometric_mean(ratios):.2f} ({min(ratios):.2f})" if ratios else ""
+
+
+def by_family(record: dict[str, Any]) -> str:
+    """Geometric means, and the least row, of every family."""
+    rows = []
+    for family, members in families(results_of(record)).items():
+        share = float(np.median([r.share for r in members]))
+        cells = [_ratio_cell(members, peer) for peer in ("torch", "numpy", "jax")]
+        rows.append([family, str(len(members)), f"{share:.0%}", *cells])
+    return _table(
+        ["family", "rows", "share of the limit", "to PyTorch (least)", "to NumPy (least)", "to JAX (least)"],
+        rows,
+    )
+
+
+def _quartiles(values: tuple[float, float, float]) -> str:
+    return f"{values[1]:.2f} ({values[0]:.2f} to {values[2]:.2f})"
+
+
+def losses(record: dict[str, Any]) -> str:
+    """Rows where a peer is faster: surely (the upper quartile of the ratio is below 1), or in the median."""
+    parts = []
+    for peer in ("torch", "numpy", "jax"):
+        rows = [r for r in results_of(record) if peer in r.ratios]
+        if not rows:
+            continue
+        lost = sorted((r for r in rows if r.ratios[peer][2] < 1), key=lambda r: r.ratios[peer][1])
+        level = sum(r.ratios[peer][1] < 1 <= r.ratios[peer][2] for r in rows)
+        parts.append(
+            f"To {_NAMES[peer]}: {len(lost)} of {len(rows)} rows; in {level} more the median is below 1 and the upper "
+            "quartile is not."
+        )
+        if lost:
+            cells = [
+                [r.name, r.family, seconds(r.seconds), _quartiles(r.ratios[peer]), f"{r.share:.0%}"]
+                for r in lost
+            ]
+            parts.append(_table(["row", "family", "time", "ratio (quartiles)", "share of the limit"], cells))
+    return "\n\n".join(parts)
+
+
+def steps(record: dict[str, Any]) -> str:
+    """Whole steps."""
+    rows = []
+    for result in results_of(record):
+        if result.family in ("train", "infer"):
+            ratios = [_quartiles(result.ratios[p]) if p in result.ratios else "" for p in ("torch", "jax")]
+            rows.append(
+                [result.name, seconds(result.seconds), f"{result.rate:.0f}", f"{result.share:.0%}", *ratios]
+            )
+    return _table(["step", "time", "GFLOP/s", "of the peak", "to PyTorch", "to JAX"], rows)
+
+
+def footprint(record: dict[str, Any]) -> str:
+    """Import times, sizes, peak memory."""
+    found = record.get("footprint")
+    if not found:
+        return "Not measured."
+    imports = [[f"`import {name}`", f"{1e3 * t:.0f} ms"] for name, t in found["import_seconds"].items()]
+    sizes = [
+        [
+            f"{_NAMES.get(name, name)}, on disk" if name in _NAMES else f"{name} as a wheel",
+            f"{b / _MEBI:.1f} MiB",
+        ]
+        for name, b in found["installed_bytes"].items()
+    ]
+    memory = []
+    for step, who in found["peak_memory_bytes"].items():
+        cells = [f"{who[w]['growth'] / _MEBI:.0f} / {who[w]['total'] / _MEBI:.0f}" for w in who]
+        cells += (
+            [f"{who['torch'][k] / who['brasa'][k]:.2f}" for k in ("growth", "total")]
+            if "torch" in who
+            else []
+        )
+        memory.append([step, *cells])
+    head = ["training step", "brasa, MiB", "PyTorch, MiB", "ratio of growth", "ratio of total"]
+    return "\n\n".join([_table(["what", "figure"], imports + sizes), _table(head[: len(memory[0])], memory)])
+
+
+def sweep(record: dict[str, Any]) -> str:
+    """The fitted exponents."""
+    found = record.get("sweep")
+    if not found:
+        return "Not measured."
+    rows = [
+        [name, swept["axis"], describe([Piece(**piece) for piece in swept["pieces"]])]
+        for name, swept in found.items()
+    ]
+    return _table(["kernel", "size", "time grows as"], rows)
+
+
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "machine": machine,
+    "families": by_family,
+    "losses": losses,
+    "steps": steps,
+    "footprint": footprint,
+    "sweep": sweep,
+}
+
+
+def fill(text: str, record: dict[str, Any]) -> str:
+    """The page with the tables of this record.
+
+    Raises
+    ------
+    ValueError
+        A marker has no table, or a table no place.
+    """
+    for name, make in TABLES.items():
+        pattern = re.compile(rf"(<!-- begin:{name} -->\n).*?(<!-- end:{name} -->)", re.DOTALL)
+        if len(pattern.findall(text)) != 1:
+            raise ValueError(f"the page needs exactly one pair of markers begin:{name} and end:{name}")
+        body = make(record)
+        text = pattern.sub(lambda match, body=body: f"{match[1]}{body}\n{match[2]}", text)
+    return text

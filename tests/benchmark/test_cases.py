@@ -1,0 +1,206 @@
+"""Cases of the benchmark: all can be named, and small ones agree with their peers."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from bench import families
+
+from brasa import ops
+from brasa._bench import cases, networks
+from brasa._bench.cases.contestants import array
+from brasa._bench.cases.conv import PASSES
+
+PEERS = ("numpy", "torch", "jax")
+
+
+def arrays(result):
+    """A call's result as a list of arrays."""
+    if isinstance(result, (tuple, list)):
+        return [part for item in result for part in arrays(item)]
+    return [] if result is None else [np.asarray(result.detach() if hasattr(result, "detach") else result)]
+
+
+def check(case, peer, tolerance=2e-4):
+    """Every contestant computes what brasa computes."""
+    calls = case.make()
+    expected = arrays(calls["brasa"]())
+    assert all(np.isfinite(array).all() for array in expected)
+    others = [name for name in calls if name.partition("/")[0] == peer]
+    assert others
+    for name in others:
+        found = arrays(calls[name]())
+        assert len(found) == len(expected)
+        for theirs, ours in zip(found, expected, strict=True):
+            if peer == "jax" and theirs.ndim == 4:
+                theirs = theirs.transpose(0, 3, 1, 2)
+            assert theirs.shape == ours.shape
+            np.testing.assert_allclose(theirs, ours, rtol=tolerance, atol=tolerance)
+
+
+def test_every_case_has_its_own_name():
+    everything = families.selected(list(families.FAMILIES), PEERS, PASSES)
+    assert len(everything) > 900
+    names = [(case.family, case.name) for case in everything]
+    assert [name for name, count in Counter(names).items() if count > 1] == []
+    assert all(case.nbytes > 0 or case.flops > 0 for case in everything)
+
+
+def test_conv_stands_for_its_networks_and_only_filters():
+    everything = families.selected(["conv"], (), ("fwd",))
+    assert {case.family for case in everything} == {"conv fwd", "conv NCHW fwd", "conv 1d", "conv transposed"}
+    chosen = families.selected(["conv/lenet", "conv"], (), ("bwd-data",), only="data lenet 1 ")
+    assert [case.name for case in chosen] == ["lenet 1 1->6 5x5 28 bwd-data"]
+    with pytest.raises(ValueError, match="conf"):
+        families.chosen(["conf"])
+
+
+def test_large_arrays_repeat_their_numbers():
+    large = array(3, 1 << 20)
+    assert large.shape == (3, 1 << 20)
+    assert large.std() == pytest.approx(1, abs=0.01)
+    assert not np.array_equal(large[0], large[1])
+
+
+LAYER = {"N": 2, "C": 4, "H": 7, "W": 6, "O": 6, "kernel": 3, "stride": 2, "padding": 1, "groups": 2}
+SMALL = {
+    "matmul": lambda peers: cases.matmul(3, 5, 4, peers),
+    "matmul transposed": lambda peers: cases.matmul(3, 5, 4, peers, transposed=True, transposed_a=True),
+    "matmul native": lambda peers: cases.native_matmul(8, peers),
+    "matmul batched": lambda peers: cases.batched_matmul(2, 3, 5, 4, peers, transposed=True),
+    **{f"conv {d}": lambda peers, d=d: cases.conv2d(LAYER, peers, direction=d) for d in PASSES},
+    "conv NCHW": lambda peers: cases.conv2d(LAYER, peers, nchw=True),
+    "conv1d": lambda peers: cases.conv1d(2, 3, 20, 4, 5, 2, peers),
+    "conv transposed": lambda peers: cases.conv_transpose2d(2, 6, 4, 3, 4, 2, 1, peers),
+    "softmax": lambda peers: cases.softmax(3, 7, peers),
+    "softmax backward": lambda peers: cases.softmax(3, 7, peers, backward=True),
+    "layer norm": lambda peers: cases.layer_norm(3, 7, peers),
+    "layer norm backward": lambda peers: cases.layer_norm(3, 7, peers, backward=True),
+    "batch norm": lambda peers: cases.batch_norm(2, 3, 4, peers, layout="contiguous"),
+    "batch norm backward": lambda p: cases.batch_norm(2, 3, 4, p, layout="channels-last", backward=True),
+    "embedding": lambda peers: cases.embedding(5, 7, 3, peers),
+    "embedding backward": lambda peers: cases.embedding(5, 7, 3, peers, backward=True),
+    "tanh": lambda peers: cases.activation("tanh", peers, shape=(3, 50)),
+    "relu": lambda peers: cases.activation("relu", peers, shape=(3, 50)),
+}
+BY_NUMPY = (
+    "matmul",
+    "matmul transposed",
+    "matmul native",
+    "matmul batched",
+    "softmax",
+    "embedding",
+    "tanh",
+    "relu",
+)
+
+
+@pytest.mark.parametrize("name", BY_NUMPY)
+def test_agrees_with_numpy(name):
+    check(SMALL[name](("numpy",)), "numpy")
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("name", SMALL)
+def test_agrees_with_torch(name):
+    pytest.importorskip("torch")
+    check(SMALL[name](("torch",)), "torch")
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("name", ops.ACTIVATIONS)
+def test_activations_agree_with_torch(name, backward):
+    pytest.importorskip("torch")
+    if backward and name in ("step", "sign"):
+        pytest.skip("the derivative is 0")
+    check(cases.activation(name, ("torch",), backward=backward, shape=(4, 33)), "torch")
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("kind", ["max", "avg"])
+def test_pooling_agrees_with_torch(kind, backward):
+    pytest.importorskip("torch")
+    shape = (2, 3, 8)
+    check(cases.pool(kind, 2, 2, 0, ("torch",), "channels-last", backward=backward, shape=shape), "torch")
+
+
+@pytest.mark.parametrize("name", ["conv fwd", "softmax", "tanh", "relu", "matmul"])
+def test_agrees_with_jax(name):
+    pytest.importorskip("jax")
+    layer = {**LAYER, "groups": 1}
+    case = cases.conv2d(layer, ("jax",)) if name == "conv fwd" else SMALL[name](("jax",))
+    check(case, "jax")
+
+
+SIZES = {"mlp": 669_706, "lenet": 61_706, "resnet20": 269_722, "resnet18": 11_689_512, "vgg11": 132_863_336}
+
+
+def parameters(layers):
+    """The number of parameters in a description."""
+    count = 0
+    for layer in layers:
+        if isinstance(layer, networks.Residual):
+            count += parameters(layer.body) + parameters(layer.shortcut)
+        elif isinstance(layer, networks.Conv):
+            count += layer.outputs * (layer.inputs * layer.kernel**2 + layer.bias)
+        elif isinstance(layer, networks.Linear):
+            count += layer.outputs * (layer.inputs + 1)
+        elif isinstance(layer, networks.Norm):
+            count += 2 * layer.channels
+    return count
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_descriptions_have_the_networks_parameters(name):
+    assert parameters(networks.NETWORKS[name].layers) == SIZES[name]
+
+
+def test_operations_of_a_forward():
+    lenet = 2 * (6 * 28 * 28 * 25 + 16 * 100 * 150 + 400 * 120 + 120 * 84 + 84 * 10)
+    assert networks.forward_flops("lenet") == lenet
+    assert networks.forward_flops("resnet18") == pytest.approx(
+        3.63e9, rel=0.01
+    )  # the paper: 1.8e9 multiply-adds
+    assert networks.forward_flops("vgg11") == pytest.approx(15.2e9, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "peer"),
+    [
+        ("mlp", "torch"),
+        ("lenet", "torch"),
+        ("resnet20", "torch"),
+        ("autoencoder", "torch"),
+        ("lenet", "jax"),
+        ("autoencoder", "jax"),
+    ],
+)
+def test_steps_agree_with_peers(name, peer):
+    """The same losses for two steps from the same weights: forward, backward and Adam are the same."""
+    pytest.importorskip(peer)
+    case = cases.training_step(name, 2, families.step_peers("steps", name, (peer,)))
+    calls = case.make()
+    for tolerance in (1e-4, 5e-3):
+        losses = {who: float(np.asarray(arrays(call())[0])) for who, call in calls.items()}
+        for loss in losses.values():
+            assert loss == pytest.approx(losses["brasa"], rel=tolerance)
+
+
+@pytest.mark.parametrize("peer", ["torch", "jax"])
+def test_inference_agrees_with_peers(peer):
+    pytest.importorskip(peer)
+    check(cases.inference("resnet20", 2, families.step_peers("inferences", "resnet20", (peer,))), peer, 1e-3)
+
+
+def test_optimiser_steps_run():
+    calls = cases.optimizer_step("adamw", "tiny", [(3, 4), (4,)], ()).make()
+    assert calls["brasa"]() is None
