@@ -57,6 +57,12 @@ struct ConvParams {
   }
 };
 
+/// An activation whose derivative at v (laid out as y) multiplies dy; none where v is null.
+template <class T> struct Slope {
+  const T* v;
+  Activation activation;
+};
+
 }  // namespace brasa
 
 /// y (channels-last) from x and w (out_channels, in_channels / groups, taps in C order).
@@ -68,6 +74,8 @@ BRASA_FUNCTION(size_t, conv_forward_workspace, const ConvParams& params, int thr
 BRASA_KERNEL(conv_backward_input, const T* dy, const T* w, T* dx, const ConvParams& params)
 BRASA_FUNCTION(size_t, conv_backward_input_workspace, const ConvParams& params, int threads)
 
-/// dw, laid out as w, and db; either may be null.
-BRASA_KERNEL(conv_backward_weight, const T* dy, const T* x, T* dw, T* db, const ConvParams& params)
-BRASA_FUNCTION(size_t, conv_backward_weight_workspace, const ConvParams& params, int threads)
+/// dw, laid out as w, and db; either may be null. dy is that of the activation's result.
+BRASA_KERNEL(conv_backward_weight, const T* dy, const T* x, T* dw, T* db, const ConvParams& params,
+             const Slope<T>& slope)
+BRASA_FUNCTION(size_t, conv_backward_weight_workspace, const ConvParams& params, bool has_slope,
+               int threads)

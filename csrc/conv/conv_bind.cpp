@@ -120,10 +120,10 @@ void backward_input(In dy, In weight, Out dx, const std::vector<int64_t>& stride
   });
 }
 
-/// `weight` gives the shape alone.
-void backward_weight(In dy, In x, In weight, OptionalOut dweight, OptionalOut dbias,
+/// `weight` gives the shape alone; dy is multiplied by the activation's derivative at `v`.
+void backward_weight(In dy, In x, In weight, OptionalIn v, OptionalOut dweight, OptionalOut dbias,
                      const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
-                     const std::vector<int64_t>& dilation, int64_t groups) {
+                     const std::vector<int64_t>& dilation, int64_t groups, Activation activation) {
   const ConvParams params = make_params(x, weight, dy, {stride, padding, dilation, groups});
   if (dweight) {
     require_same_dtype(dweight, dy);
@@ -135,12 +135,16 @@ void backward_weight(In dy, In x, In weight, OptionalOut dweight, OptionalOut db
     require_shape(dbias, params.out_channels);
     require_c_order(dbias);
   }
+  require_like_result(v, dy);
+  BRASA_REQUIRE(bool(v) == (activation.kind != ActivationKind::none),
+                "an activation and v needed, or neither");
   Context ctx = context_for(dy, params);
   visit<float, double>(dy.dtype, [&]<class T>() {
-    const Workspace workspace(ctx, device::conv_backward_weight_workspace<T>(params, ctx.threads));
+    const Workspace workspace(
+        ctx, device::conv_backward_weight_workspace<T>(params, bool(v), ctx.threads));
     const ReleaseGil gil(work_of(params));
     device::conv_backward_weight<T>(ctx, dy.as<const T>(), x.as<const T>(), dweight.as<T>(),
-                                    dbias.as<T>(), params);
+                                    dbias.as<T>(), params, Slope<T>{v.as<const T>(), activation});
   });
 }
 
@@ -167,8 +171,8 @@ void bind_conv(py::module_& m) {
         "y"_a, "stride"_a, "padding"_a, "dilation"_a, "groups"_a, "activation"_a);
   m.def("conv_backward_input", &backward_input, "dy"_a, "weight"_a, "dx"_a, "stride"_a, "padding"_a,
         "dilation"_a, "groups"_a);
-  m.def("conv_backward_weight", &backward_weight, "dy"_a, "x"_a, "weight"_a, "dweight"_a, "dbias"_a,
-        "stride"_a, "padding"_a, "dilation"_a, "groups"_a);
+  m.def("conv_backward_weight", &backward_weight, "dy"_a, "x"_a, "weight"_a, "v"_a, "dweight"_a,
+        "dbias"_a, "stride"_a, "padding"_a, "dilation"_a, "groups"_a, "activation"_a);
 }
 
 }  // namespace brasa

@@ -1,5 +1,6 @@
 #include "conv/conv_narrow.h"
 
+#include "activation/activation.h"
 #include "core/order.h"
 
 namespace brasa::cpu::BRASA_ISA {
@@ -7,6 +8,9 @@ namespace brasa::cpu::BRASA_ISA {
 constexpr int64_t kVirtual = order::kConvNarrowLanes;
 /// A tile: with 32 registers 8 x 3 sums, 3 of dy and one of x; with 16, 4 x 2.
 constexpr int kTileTaps = kConvVectors == 4 ? 8 : 4, kTileOutputs = kConvVectors == 4 ? 3 : 2;
+
+/// Rows that dy is multiplied by the slope of before they are split, from L1.
+constexpr int64_t kSlopeRows = 8;
 
 bool is_narrow(const ConvParams& p) {
   if (p.in_channels != 1 || p.out_channels > order::kConvNarrowOutputs || p.taps() == 1 ||
@@ -25,7 +29,8 @@ template <class T> struct NarrowPlan {
   int64_t reach, x_pitch, x_elements;
   int64_t row_pitch, plane;  ///< of dy's planes
   T* lanes;                  ///< [part][tile][tap][output][virtual lane]
-  T* scratch;                ///< per thread: rows of x, planes of dy
+  T* bias_lanes;             ///< [part][output][virtual lane]
+  T* scratch;                ///< per thread: rows of x, planes of dy, dy times the slope
 
   NarrowPlan(Arena& arena, const ConvParams& params, int threads)
       : p(params),
@@ -36,10 +41,15 @@ template <class T> struct NarrowPlan {
     const BlockStage stage = this->stage();
     x_elements = ceil_div(stage.elements, kVirtual) * kVirtual;
     lanes = arena.take<T>(rows.parts * p.taps() * p.out_channels * kVirtual);
+    bias_lanes = arena.take<T>(rows.parts * p.out_channels * kVirtual);
     scratch = arena.take<T>(threads * scratch_elements());
   }
   BlockStage stage() const { return BlockStage(p, axis, rows.per_block, true); }
-  int64_t scratch_elements() const { return x_elements + plane * p.out_channels; }
+  int64_t row_elements() const { return p.out[2] * p.out_channels; }
+  int64_t scratch_elements() const {
+    return x_elements + plane * p.out_channels +
+           ceil_div(kSlopeRows * row_elements(), kVirtual) * kVirtual;
+  }
 };
 
 /// load_live() for at least one element. With masks the masked form serves for all: it stays one
@@ -173,55 +183,105 @@ static void split_row(const T* dy, int64_t outputs, int64_t width, T* planes, in
   separate_row(dy, plane, outputs, width, planes);
 }
 
-/// planes[output][row][q] of rows [begin, end) of dy; what follows up to the row's pitch stays
-/// zero.
+/// lanes[output][virtual lane] += the rows of the planes, in four chains that do not wait for one
+/// another.
 template <class T>
-static void split_rows(const NarrowPlan<T>& plan, const T* dy, int64_t begin, int64_t end,
-                       T* planes) {
-  const int64_t width = plan.p.out[2], outputs = plan.p.out_channels;
-  for (int64_t row = begin; row < end; ++row, planes += plan.row_pitch)
-    split_row(dy + row * width * outputs, outputs, width, planes, plan.plane);
+static void sum_planes(const NarrowPlan<T>& plan, const T* planes, int64_t rows, T* lanes) {
+  constexpr int kChains = 4;
+  const int64_t end = rows * plan.row_pitch;
+  for (int64_t o = 0; o < plan.p.out_channels; ++o, planes += plan.plane, lanes += kVirtual)
+    for (int64_t lane = 0; lane < kVirtual; lane += kLanes<T>) {
+      Vec<T> sum[kChains] = {};
+      int64_t q = lane;
+      for (; q + (kChains - 1) * kVirtual < end; q += kChains * kVirtual)
+#pragma GCC unroll 4
+        for (int i = 0; i < kChains; ++i) sum[i] += load(planes + q + i * kVirtual);
+      for (; q < end; q += kVirtual) sum[0] += load(planes + q);
+      store(lanes + lane, load(lanes + lane) + ((sum[0] + sum[1]) + (sum[2] + sum[3])));
+    }
+}
+
+/// What all parts read and which sums are wanted.
+template <class T> struct NarrowTask {
+  const T* dy;
+  const T* x;
+  Slope<T> slope;
+  bool weight, bias;
+};
+
+/// planes[output][row][q] of rows of dy, times the slope, through `gradient`; what follows up to
+/// the row's pitch stays zero.
+template <class T>
+static void split_rows(const NarrowPlan<T>& plan, const NarrowTask<T>& task, Context ctx,
+                       int64_t begin, int64_t rows, T* gradient, T* planes) {
+  const int64_t elements = plan.row_elements();
+  const T* dy = task.dy + begin * elements;
+  if (task.slope.v) {
+    activation_backward(ctx, dy, task.slope.v + begin * elements, gradient, rows * elements,
+                        task.slope.activation);
+    dy = gradient;
+  }
+  for (int64_t row = 0; row < rows; ++row, planes += plan.row_pitch, dy += elements)
+    split_row(dy, plan.p.out_channels, plan.p.out[2], planes, plan.plane);
 }
 
 template <class T>
-static void sum_part(const NarrowPlan<T>& plan, const T* x, const T* dy, int64_t part, T* scratch) {
+static void sum_part(const NarrowPlan<T>& plan, const NarrowTask<T>& task, Context ctx,
+                     int64_t part, T* scratch) {
   const ConvParams& p = plan.p;
   const BlockStage stage = plan.stage();
   const int64_t first = plan.rows.first(part), sums = p.taps() * p.out_channels;
   const EvenCut cut(plan.rows.first(part + 1) - first, int(plan.rows.per_block));
   T* planes = scratch + plan.x_elements;
+  T* gradient = planes + plan.plane * p.out_channels;
   T* lanes = plan.lanes + part * sums * kVirtual;
+  T* bias_lanes = plan.bias_lanes + part * p.out_channels * kVirtual;
   zero_fill(lanes, sums * kVirtual);
+  zero_fill(bias_lanes, p.out_channels * kVirtual);
   zero_fill(planes, plan.plane * p.out_channels);
   Segment<T> row[order::kConvBlockRows];
+  ctx.threads = 1;
   for (int64_t b = 0; b < cut.count; ++b) {
-    const int64_t begin = first + cut.first(b), end = first + cut.first(b + 1);
-    stage_block(p, stage, plan.axis, x, begin, end, scratch, row);
-    for (int64_t r = 0; r < end - begin; ++r) row[r].count = p.out[2];
-    split_rows(plan, dy, begin, end, planes);
-    sum_taps(plan, row, end - begin, stage.pitch, planes, lanes);
+    const int64_t begin = first + cut.first(b), end = first + cut.first(b + 1), rows = end - begin;
+    for (int64_t r = 0; r < rows; r += kSlopeRows)
+      split_rows(plan, task, ctx, begin + r, smaller(kSlopeRows, rows - r), gradient,
+                 planes + r * plan.row_pitch);
+    if (task.bias) sum_planes(plan, planes, rows, bias_lanes);
+    if (!task.weight) continue;
+    stage_block(p, stage, plan.axis, task.x, begin, end, scratch, row);
+    for (int64_t r = 0; r < rows; ++r) row[r].count = p.out[2];
+    sum_taps(plan, row, rows, stage.pitch, planes, lanes);
   }
 }
 
+/// The sum over parts, `step` apart, and lanes.
+template <class T> static T sum_lanes(const T* lanes, int64_t parts, int64_t step) {
+  LaneSum<T> sum;
+  for (int64_t part = 0; part < parts; ++part)
+    sum.add_mapped(lanes + part * step, [](Vec<T> v, int) { return v; });
+  return sum.total();
+}
+
 template <class T>
-void narrow_backward_weight(Context ctx, const T* dy, const T* x, T* dw, const ConvParams& p,
-                            void* workspace) {
+void narrow_backward_weight(Context ctx, const T* dy, const T* x, T* dw, T* db, const ConvParams& p,
+                            const Slope<T>& slope, void* workspace) {
   Arena arena(workspace);
   const NarrowPlan<T> plan(arena, p, ctx.threads);
+  const NarrowTask<T> task{dy, x, slope, dw != nullptr, db != nullptr};
   run_items(
       ctx, weight_work(p), plan.rows.parts, 0,
       [&](int member, int64_t part) {
-        sum_part(plan, x, dy, part, plan.scratch + member * plan.scratch_elements());
+        sum_part(plan, task, ctx, part, plan.scratch + member * plan.scratch_elements());
       },
       [](int64_t) {});
-  const int64_t sums = p.taps() * p.out_channels;
-  for_each_tile(p, plan.lanes, [&](int taps, int64_t t, int outputs, int64_t o, const T* lanes) {
-    for (int64_t i = 0; i < taps * outputs; ++i, lanes += kVirtual) {
-      LaneSum<T> sum;
-      for (int64_t part = 0; part < plan.rows.parts; ++part)
-        sum.add_mapped(lanes + part * sums * kVirtual, [](Vec<T> v, int) { return v; });
-      dw[(o + i % outputs) * p.taps() + t + i / outputs] = sum.total();
-    }
+  const int64_t parts = plan.rows.parts, outputs = p.out_channels;
+  for (int64_t o = 0; db && o < outputs; ++o)
+    db[o] = sum_lanes(plan.bias_lanes + o * kVirtual, parts, outputs * kVirtual);
+  if (!dw) return;
+  for_each_tile(p, plan.lanes, [&](int taps, int64_t t, int count, int64_t o, const T* lanes) {
+    for (int64_t i = 0; i < taps * count; ++i, lanes += kVirtual)
+      dw[(o + i % count) * p.taps() + t + i / count] =
+          sum_lanes(lanes, parts, p.taps() * outputs * kVirtual);
   });
 }
 

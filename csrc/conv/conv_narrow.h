@@ -9,10 +9,10 @@
 // general algorithm, but padding is multiplied. Measured against the tile of pixels x output
 // channels, on LeNet's first layer: 2.6 x.
 //
-// Weight gradient: dy's rows are split into planes, and a tile of taps x outputs gathers
-// x[pixel + tap] * dy[pixel], each of 16 virtual lanes a sum of its own (the same at every vector
-// width), lanes added in a fixed tree at the end of a part. Measured against the tile of input
-// channels x output channels: 2 x on LeNet's first layer.
+// Gradients of weight and bias: dy's rows, times the activation's derivative, are split into
+// planes, and a tile of taps x outputs gathers x[pixel + tap] * dy[pixel], each of 16 virtual lanes
+// a sum of its own (the same at every vector width), lanes added in a fixed tree at the end of a
+// part. Measured against the tile of input channels x output channels: 2 x on LeNet's first layer.
 #pragma once
 
 #include "conv/conv_weight.h"
@@ -29,9 +29,10 @@ void narrow_forward(Context ctx, const T* x, const T* w, T* y, const ConvParams&
 
 template <class T> size_t narrow_forward_workspace(const ConvParams& params, int threads);
 
+/// dw and db; either may be null.
 template <class T>
-void narrow_backward_weight(Context ctx, const T* dy, const T* x, T* dw, const ConvParams& params,
-                            void* workspace);
+void narrow_backward_weight(Context ctx, const T* dy, const T* x, T* dw, T* db,
+                            const ConvParams& params, const Slope<T>& slope, void* workspace);
 
 template <class T> size_t narrow_workspace(const ConvParams& params, int threads);
 

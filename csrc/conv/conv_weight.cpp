@@ -1,5 +1,6 @@
 #include "conv/conv_weight.h"
 
+#include "activation/activation.h"
 #include "conv/conv_bias.h"
 #include "conv/conv_depthwise.h"
 #include "conv/conv_narrow.h"
@@ -354,21 +355,27 @@ static void backward_bias(Context ctx, const ConvParams& p, const RowCut& rows, 
 
 template <class T>
 void conv_backward_weight(Context ctx, const T* dy, const T* x, T* dw, T* db,
-                          const ConvParams& params) {
+                          const ConvParams& params, const Slope<T>& slope) {
   if (params.batch == 0) {
     if (dw) zero_fill(dw, params.out_channels * params.group_in() * params.taps());
     if (db) zero_fill(db, params.out_channels);
     return;
   }
   Arena arena(ctx.workspace);
-  if (!dw || params.is_depthwise() || is_narrow(params)) {
+  if (is_narrow(params))
+    return narrow_backward_weight(ctx, dy, x, dw, db, params, slope, arena.rest());
+  if (slope.v) {
+    const int64_t elements = params.batch * params.out_pixels() * params.out_channels;
+    T* g = arena.take<T>(elements);
+    activation_backward(ctx, dy, slope.v, g, elements, slope.activation);
+    dy = g;
+  }
+  if (!dw || params.is_depthwise()) {
     const RowCut rows(params, order::kConvBlockElements);
     T* sums = arena.take<T>(bias_elements(params, rows));
     if (db) backward_bias(ctx, params, rows, dy, sums, db);
-    if (!dw) return;
-    if (params.is_depthwise())
-      return depthwise_backward_weight(ctx, dy, x, dw, params, arena.rest());
-    return narrow_backward_weight(ctx, dy, x, dw, params, arena.rest());
+    if (dw) depthwise_backward_weight(ctx, dy, x, dw, params, arena.rest());
+    return;
   }
   WeightPlan<T> plan = plan_weight(arena, params, x, ctx.threads);
   if (plan.staged)
@@ -378,13 +385,15 @@ void conv_backward_weight(Context ctx, const T* dy, const T* x, T* dw, T* db,
   if (db) add_bias_parts(params, plan.rows, plan.bias_sums, db);
 }
 
-template <class T> size_t conv_backward_weight_workspace(const ConvParams& params, int threads) {
+template <class T>
+size_t conv_backward_weight_workspace(const ConvParams& params, bool has_slope, int threads) {
   if (params.batch == 0) return 0;
+  if (is_narrow(params)) return narrow_workspace<T>(params, threads);
   Arena arena(nullptr);
-  if (params.is_depthwise() || is_narrow(params)) {
+  if (has_slope) arena.take<T>(params.batch * params.out_pixels() * params.out_channels);
+  if (params.is_depthwise()) {
     arena.take<T>(bias_elements(params, RowCut(params, order::kConvBlockElements)));
-    return arena.used() + (params.is_depthwise() ? depthwise_workspace<T>(params)
-                                                 : narrow_workspace<T>(params, threads));
+    return arena.used() + depthwise_workspace<T>(params);
   }
   plan_weight<T>(arena, params, nullptr, threads);
   return arena.used();

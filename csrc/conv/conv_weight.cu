@@ -3,6 +3,7 @@
 // The weight's is a product of (taps, input channels) x (pixels) by (pixels) x (output channels),
 // its pixels dealt to parts that are added in order. Groups of few channels have a block per
 // weight.
+#include "activation/activation.h"
 #include "conv/conv_tile.cuh"
 
 namespace brasa::cuda {
@@ -168,10 +169,21 @@ static void backward_bias(Context ctx, const T* dy, T* db, T* of_part, const Con
   add_parts(ctx, of_part, db, p.out_channels, parts);
 }
 
+static int64_t result_elements(const ConvParams& p) {
+  return p.batch * p.out_pixels() * p.out_channels;
+}
+
 template <class T>
-void conv_backward_weight(Context ctx, const T* dy, const T* x, T* dw, T* db, const ConvParams& p) {
+void conv_backward_weight(Context ctx, const T* dy, const T* x, T* dw, T* db, const ConvParams& p,
+                          const Slope<T>& slope) {
   const Parts parts(p);
   T* of_part = static_cast<T*>(ctx.workspace);
+  if (slope.v) {
+    T* g = of_part;
+    activation_backward(ctx, dy, slope.v, g, result_elements(p), slope.activation);
+    dy = g;
+    of_part += result_elements(p);
+  }
   if (db) backward_bias(ctx, dy, db, of_part, p, parts.bias);
   if (!dw) return;
   WeightTask<T> task{{},
@@ -201,11 +213,12 @@ void conv_backward_weight(Context ctx, const T* dy, const T* x, T* dw, T* db, co
   if (parts.weight > 1) add_parts(ctx, task.out, dw, task.weights(), parts.weight);
 }
 
-template <class T> size_t conv_backward_weight_workspace(const ConvParams& p, int) {
+template <class T> size_t conv_backward_weight_workspace(const ConvParams& p, bool has_slope, int) {
   const Parts parts(p);
   const int64_t weights = p.out_channels * p.group_in() * p.taps();
   return sizeof(T) *
-         size_t(parts.bias * p.out_channels + (parts.weight > 1 ? parts.weight * weights : 0));
+         size_t(parts.bias * p.out_channels + (parts.weight > 1 ? parts.weight * weights : 0) +
+                (has_slope ? result_elements(p) : 0));
 }
 
 BRASA_INSTANTIATE(conv_backward_weight, float, double)

@@ -337,3 +337,32 @@ def test_bindings_refuse_what_does_not_fit():
             bad = [*good[:position], value, *good[position + 1 :]]
             with pytest.raises((ValueError, TypeError)):
                 _cpu.conv_forward(*bad)
+
+
+@pytest.mark.parametrize("name", ["lenet 1", "lenet 2", "depthwise"])
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_weights_alone_take_the_activation_along(xp, name, activation):
+    """The first layer of a network, which needs no dx: the same bits as by way of the gradient before."""
+    x, weight, arguments = CASES[name]
+    rng = np.random.default_rng(0)
+    x, weight = (rng.standard_normal(s).astype(np.float32) for s in (x, weight))
+    y, (v,) = ops.conv2d(x, weight, **arguments, activation=activation, save=True)
+    dy = rng.standard_normal(y.shape).astype(np.float32)
+    g = ops.activation_backward(channels_last(dy), y if v is None else v, activation)
+    expected = ops.conv2d_backward(g, x, weight, **arguments, mask=(False, True, True, False))
+    arrays = [xp.asarray(a) for a in (channels_last(dy), x, weight, y)]
+    saved = (None if v is None else xp.asarray(v),)
+    got = ops.conv2d_backward(
+        *arrays[:3],
+        **arguments,
+        activation=activation,
+        y=arrays[3],
+        saved=saved,
+        mask=(False, True, True, False),
+    )
+    assert got[0] is None and got[3] is None
+    for found, wanted in zip(got[1:3], expected[1:3], strict=True):
+        if xp.name == "cpu":
+            np.testing.assert_array_equal(found, wanted)
+        else:
+            np.testing.assert_allclose(xp.asnumpy(found), wanted, rtol=1e-4, atol=1e-3)

@@ -240,9 +240,17 @@ def _gradient_before_activation(dy: Any, source: Any, native: Native | None) -> 
 
 
 def _gradients(
-    g: Any, x: Any, weight: Any, geometry: Geometry, mask: tuple[bool, bool, bool, bool]
+    g: Any,
+    x: Any,
+    weight: Any,
+    geometry: Geometry,
+    mask: tuple[bool, bool, bool, bool],
+    source: Any = None,
+    native: Native | None = None,
 ) -> tuple[Any, Any, Any, Any]:
-    """The gradients from `g`, that of what the activation was applied to."""
+    """The gradients from `g`, that of what the activation was applied to; with `native`, which needs
+    `source`, that of the result.
+    """
     backend = _backend.backend_of(x)
     dx = dweight = dbias = None
     if mask[0]:
@@ -251,7 +259,7 @@ def _gradients(
     if mask[1] or mask[2]:
         dweight = backend.empty(weight.shape, weight.dtype, False) if mask[1] else None
         dbias = backend.empty(weight.shape[:1], weight.dtype, False) if mask[2] else None
-        backend.kernels.conv_backward_weight(g, x, weight, dweight, dbias, *geometry)
+        backend.kernels.conv_backward_weight(g, x, weight, source, dweight, dbias, *geometry, native)
     return dx, dweight, dbias, g if mask[3] else None
 
 
@@ -270,6 +278,8 @@ def _plain_backward(
         if native is not None:
             if type(source) is not kind:
                 return None
+            if not (mask[0] or mask[3]):  # of the first layer: the kernel takes the activation along
+                return _gradients(dy, x, weight, geometry, mask, source, native)
             backend = _backend.backend_of(dy)
             g = backend.empty_like(dy)
             backend.kernels.activation_backward(dy, source, g, native)
