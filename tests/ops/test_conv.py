@@ -360,7 +360,8 @@ def test_weights_alone_take_the_activation_along(xp, name, activation):
         saved=saved,
         mask=(False, True, True, False),
     )
-    assert got[0] is None and got[3] is None
+    assert got[0] is None
+    assert got[3] is None
     for found, wanted in zip(got[1:3], expected[1:3], strict=True):
         if xp.name == "cpu":
             np.testing.assert_array_equal(found, wanted)
