@@ -25,6 +25,7 @@ _HOMES = {
     "_profiler": ("detect_anomaly", "profile"),
     "_train": ("History", "Trainer", "callbacks", "metrics"),
     "autograd": ("enable_grad", "grad", "is_grad_enabled", "no_grad"),
+    "nn._inference": ("inference",),
     "io": ("CheckpointError", "load", "load_metadata", "load_state", "save"),
     "random": ("Generator", "default_generator", "manual_seed"),
     "tensor": ("Tensor", "cat", "maximum", "minimum", "split", "stack", "where"),

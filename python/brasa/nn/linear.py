@@ -92,6 +92,8 @@ class Linear(Module):
         if device is not None:
             self.to(device)
 
+    _kept: Any = None  # within `inference`: what keeps the packed weight
+
     def reset_parameters(self) -> None:
         """Draw weight and bias anew."""
         bound = 1.0 / sqrt(self.in_features)
@@ -105,7 +107,8 @@ class Linear(Module):
 
     def fused(self, x: Any, activation: ActivationName | None, residual: Any = None) -> Any:
         """Apply the layer with another activation; ``Sequential`` calls it."""
-        return ops.matmul(x, self.weight, self.bias, activation, residual=residual, transpose_b=True)
+        weight = self.weight if self._kept is None else self._kept.of(self.weight)
+        return ops.matmul(x, weight, self.bias, activation, residual=residual, transpose_b=True)
 
     def extra_repr(self) -> str:
         text = (
