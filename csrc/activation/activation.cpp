@@ -5,19 +5,20 @@
 
 namespace brasa::cpu::BRASA_ISA {
 
-/// Whether the derivative of A is a few instructions: all are that take the result.
-template <class A> constexpr bool kLightDerivative = __is_base_of(Light, A);
-#define BRASA_LIGHT_DERIVATIVE(name, type, needs, alpha, beta) \
-  template <> constexpr bool kLightDerivative<type> = __is_base_of(Light, type) || needs == 'y';
-BRASA_ACTIVATIONS(BRASA_LIGHT_DERIVATIVE)
-#undef BRASA_LIGHT_DERIVATIVE
+/// Whether softplus has its default parameters, or a higher threshold: multiplying by 1 is then all
+/// that its general form adds, as the float32 result is x from 17 on.
+template <class T> static bool is_plain_softplus(Activation activation) {
+  return sizeof(T) == 4 && activation.kind == ActivationKind::softplus && activation.alpha == 1 &&
+         activation.beta >= 17;
+}
 
 template <class T>
 void activation_forward(Context ctx, const T* x, T* y, int64_t n, Activation activation) {
   const Vec<T> alpha = broadcast(T(activation.alpha)), beta = broadcast(T(activation.beta));
+  if (is_plain_softplus<T>(activation))
+    return map_large(ctx, n, [](Vec<T> v) { return vsoftplus(v); }, y, x);
   visit_activation(activation.kind, [&]<class A>() {
-    map_large<__is_base_of(Light, A)>(
-        ctx, n, [=](Vec<T> v) { return A::forward(v, alpha, beta); }, y, x);
+    map_large(ctx, n, [=](Vec<T> v) { return A::forward(v, alpha, beta); }, y, x);
   });
 }
 
@@ -27,7 +28,7 @@ void activation_backward(Context ctx, const T* dy, const T* v, T* dx, int64_t n,
   const Vec<T> alpha = broadcast(T(activation.alpha)), beta = broadcast(T(activation.beta));
   visit_activation(activation.kind, [&]<class A>() {
     const auto slope = [=](Vec<T> g, Vec<T> u) { return g * A::derivative(u, alpha, beta); };
-    map_large<kLightDerivative<A>>(ctx, n, slope, dx, dy, v);
+    map_large(ctx, n, slope, dx, dy, v);
   });
 }
 

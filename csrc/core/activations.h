@@ -52,7 +52,7 @@ struct Activation {
 #if defined(BRASA_ISA) || defined(BRASA_FOR_CUDA)
 
 #if defined(BRASA_ISA)
-#include "core/vmath.h"
+#include "core/vsmooth.h"
 #define BRASA_ACTIVATION_FN static inline __attribute__((always_inline))
 namespace brasa::cpu::BRASA_ISA {
 #else
@@ -63,10 +63,7 @@ namespace brasa::cuda {
 
 // Inside: V is the value type; `value<V>(c)` makes a constant of it.
 
-/// Base of activations that are a few instructions long: memory is what limits them.
-struct Light {};
-
-struct Relu : Light {
+struct Relu {
   template <class V> BRASA_ACTIVATION_FN V forward(V x, V, V) { return select(x <= V{}, V{}, x); }
   template <class V> BRASA_ACTIVATION_FN V derivative(V y, V, V) {
     return select(y <= V{}, V{}, value<V>(1));
@@ -74,7 +71,7 @@ struct Relu : Light {
 };
 
 /// x > 0 ? x : alpha x. The derivative tells the sides apart by v: y where alpha >= 0, else x.
-struct LeakyRelu : Light {
+struct LeakyRelu {
   template <class V> BRASA_ACTIVATION_FN V forward(V x, V alpha, V) {
     return select(x <= V{}, alpha * x, x);
   }
@@ -86,7 +83,7 @@ struct LeakyRelu : Light {
 /// x > 0 ? x : alpha (exp(x) - 1), alpha >= 0
 struct Elu {
   template <class V> BRASA_ACTIVATION_FN V forward(V x, V alpha, V) {
-    return select(x <= V{}, alpha * vexpm1(min(x, V{})), x);
+    return select(x <= V{}, alpha * vexpm1(x), x);
   }
   template <class V> BRASA_ACTIVATION_FN V derivative(V y, V alpha, V) {
     return select(y <= V{}, y + alpha, value<V>(1));
@@ -99,7 +96,7 @@ struct Selu {
   static constexpr double kScale = 1.0507009873554804934193349852946;
   static constexpr double kAlpha = 1.6732632423543772848170429916717;
   template <class V> BRASA_ACTIVATION_FN V forward(V x, V, V) {
-    return select(x <= V{}, value<V>(kScale * kAlpha) * vexpm1(min(x, V{})), value<V>(kScale) * x);
+    return select(x <= V{}, value<V>(kScale * kAlpha) * vexpm1(x), value<V>(kScale) * x);
   }
   template <class V> BRASA_ACTIVATION_FN V derivative(V y, V, V) {
     return select(y <= V{}, y + value<V>(kScale * kAlpha), value<V>(kScale));
@@ -109,10 +106,10 @@ struct Selu {
 /// x > 0 ? x : alpha (exp(x / alpha) - 1), alpha > 0
 struct Celu {
   template <class V> BRASA_ACTIVATION_FN V forward(V x, V alpha, V) {
-    return select(x <= V{}, alpha * vexpm1(min(x, V{}) / alpha), x);
+    return select(x <= V{}, alpha * vexpm1(x * (value<V>(1) / alpha)), x);
   }
   template <class V> BRASA_ACTIVATION_FN V derivative(V y, V alpha, V) {
-    return select(y <= V{}, y / alpha + value<V>(1), value<V>(1));
+    return select(y <= V{}, y * (value<V>(1) / alpha) + value<V>(1), value<V>(1));
   }
 };
 
@@ -128,14 +125,8 @@ struct Tanh {
 
 /// x Phi(x), Phi the normal distribution function (Hendrycks and Gimpel 2016).
 struct Gelu {
-  static constexpr double kInverseSqrt2 = 0.70710678118654752440;
-  static constexpr double kInverseSqrt2Pi = 0.39894228040143267794;
   template <class V> BRASA_ACTIVATION_FN V forward(V x, V, V) { return vgelu(x); }
-  template <class V> BRASA_ACTIVATION_FN V derivative(V x, V, V) {
-    const V cdf = vnormal_cdf(x);  // before the density, or ptxas spills a register
-    const V density = value<V>(kInverseSqrt2Pi) * vexp(value<V>(-0.5) * x * x);
-    return cdf + select(density == V{}, V{}, x * density);
-  }
+  template <class V> BRASA_ACTIVATION_FN V derivative(V x, V, V) { return vgelu_slope(x); }
 };
 
 /// Its approximation x sigmoid(2 u), u = sqrt(2 / pi) (x + 0.044715 x^3).
@@ -144,11 +135,11 @@ struct GeluTanh {
   static constexpr double kCubic = 0.044715;
   template <class V> BRASA_ACTIVATION_FN V forward(V x, V, V) {
     const V u = value<V>(kTwoSqrt2OverPi) * (x + value<V>(kCubic) * x * x * x);
-    return select(x == -infinity<V>(), V{}, x * vsigmoid(u));
+    return select(x == -infinity<V>(), V{}, vx_sigmoid(x, u));
   }
   template <class V> BRASA_ACTIVATION_FN V derivative(V x, V, V) {
     const V u = value<V>(kTwoSqrt2OverPi) * (x + value<V>(kCubic) * x * x * x);
-    const V s = vsigmoid(u), slope = s * (value<V>(1) - s);
+    const V s = vlogistic(u), slope = s * (value<V>(1) - s);
     const V du = value<V>(kTwoSqrt2OverPi) * (value<V>(1) + value<V>(3 * kCubic) * x * x);
     return s + select(slope == V{}, V{}, x * slope * du);
   }
@@ -157,48 +148,30 @@ struct GeluTanh {
 /// x sigmoid(x), also called swish.
 struct Silu {
   template <class V> BRASA_ACTIVATION_FN V forward(V x, V, V) { return vsilu(x); }
-  template <class V> BRASA_ACTIVATION_FN V derivative(V x, V, V) {
-    const V s = vsigmoid(x), slope = s * (value<V>(1) - s);
-    return s + select(slope == V{}, V{}, x * slope);
-  }
+  template <class V> BRASA_ACTIVATION_FN V derivative(V x, V, V) { return vsilu_slope(x); }
 };
 
-/// x tanh(softplus(x)) (Misra 2019). With e = exp(-|x|), tanh(log(1 + exp(x))) is n / (n + 2) with
-/// n = exp(x) (exp(x) + 2), scaled by exp(-2x) where x > 0, so nothing overflows.
+/// x tanh(softplus(x)) (Misra 2019).
 struct Mish {
-  template <class V> BRASA_ACTIVATION_FN V tanh_softplus(V x) {
-    const V e = vexp(-abs(x)), one = value<V>(1), two = value<V>(2);
-    const V n = select(x > V{}, one + two * e, e * (e + two));
-    return n / (n + two * select(x > V{}, e * e, one));
-  }
-  /// x exp(x) is formed in one, as it is not yet denormal where exp(x) is.
-  template <class V> BRASA_ACTIVATION_FN V forward(V x, V, V) {
-    const V e = vexp(-abs(x)), one = value<V>(1), two = value<V>(2);
-    const V n = select(x > V{}, one + two * e, e * (e + two));
-    const V product = select(x > V{}, x * n, vx_exp_x(x) * (e + two));
-    return product / (n + two * select(x > V{}, e * e, one));
-  }
-  template <class V> BRASA_ACTIVATION_FN V derivative(V x, V, V) {
-    const V t = tanh_softplus(x), slope = (value<V>(1) - t * t) * vsigmoid(x);
-    return t + select(slope == V{}, V{}, x * slope);
-  }
+  template <class V> BRASA_ACTIVATION_FN V forward(V x, V, V) { return vmish(x); }
+  template <class V> BRASA_ACTIVATION_FN V derivative(V x, V, V) { return vmish_slope(x); }
 };
 
 /// log(1 + exp(alpha x)) / alpha; x itself where alpha x > beta (the threshold).
 struct Softplus {
   template <class V> BRASA_ACTIVATION_FN V forward(V x, V alpha, V beta) {
     const V z = alpha * x;
-    return select(z > beta, x, vsoftplus(z) / alpha);
+    return select(z > beta, x, vsoftplus(z) * (value<V>(1) / alpha));
   }
   /// Not from the result: just below the threshold it is larger than just above.
   template <class V> BRASA_ACTIVATION_FN V derivative(V x, V alpha, V beta) {
     const V z = alpha * x;
-    return select(z > beta, value<V>(1), vsigmoid(z));
+    return select(z > beta, value<V>(1), vlogistic(z));
   }
 };
 
 /// x limited to [alpha, beta]: the piecewise linear function.
-struct Hardtanh : Light {
+struct Hardtanh {
   template <class V> BRASA_ACTIVATION_FN V forward(V x, V alpha, V beta) {
     return select(x < alpha, alpha, select(x > beta, beta, x));
   }
@@ -208,9 +181,9 @@ struct Hardtanh : Light {
 };
 
 /// x / 6 + 1 / 2 limited to [0, 1]
-struct Hardsigmoid : Light {
+struct Hardsigmoid {
   template <class V> BRASA_ACTIVATION_FN V forward(V x, V, V) {
-    const V line = (x + value<V>(3)) / value<V>(6);
+    const V line = (x + value<V>(3)) * value<V>(1.0 / 6);
     return select(line < V{}, V{}, select(line > value<V>(1), value<V>(1), line));
   }
   template <class V> BRASA_ACTIVATION_FN V derivative(V y, V, V) {
@@ -219,19 +192,19 @@ struct Hardsigmoid : Light {
 };
 
 /// x hardsigmoid(x)
-struct Hardswish : Light {
+struct Hardswish {
   template <class V> BRASA_ACTIVATION_FN V forward(V x, V, V) {
     const V product = x * Hardsigmoid::forward(x, x, x);
     return select(x <= value<V>(-3), V{}, product);
   }
   template <class V> BRASA_ACTIVATION_FN V derivative(V x, V, V) {
-    const V inner = x / value<V>(3) + value<V>(0.5);
+    const V inner = x * value<V>(1.0 / 3) + value<V>(0.5);
     return select(x <= value<V>(-3), V{}, select(x >= value<V>(3), value<V>(1), inner));
   }
 };
 
 /// The unit step: x > 0 ? 1 : 0, NaN for NaN; its derivative is 0.
-struct Step : Light {
+struct Step {
   template <class V> BRASA_ACTIVATION_FN V forward(V x, V, V) {
     return select(x <= V{}, V{}, select(x > V{}, value<V>(1), x));
   }
@@ -239,7 +212,7 @@ struct Step : Light {
 };
 
 /// -1, 0 or 1; its derivative is 0.
-struct Sign : Light {
+struct Sign {
   template <class V> BRASA_ACTIVATION_FN V forward(V x, V, V) {
     return select(x > V{}, value<V>(1), select(x < V{}, value<V>(-1), x));
   }

@@ -99,6 +99,31 @@ template <class V> BRASA_DEVICE_FN V vsilu(V x) {
   return (x < V(0) ? vx_exp_x(x) : x) / (V(1) + vexp(-abs(x)));
 }
 
+template <class V> BRASA_DEVICE_FN V vlogistic(V x) {
+  return vsigmoid(x);
+}
+template <class V> BRASA_DEVICE_FN V vx_sigmoid(V x, V v) {
+  return x * vsigmoid(v);
+}
+template <class V> BRASA_DEVICE_FN V vsilu_slope(V x) {
+  const V s = vsigmoid(x), slope = s * (V(1) - s);
+  return s + (slope == V(0) ? V(0) : x * slope);
+}
+
+/// x tanh(log(1 + exp(x))). With e = exp(-|x|), tanh(log(1 + exp(x))) is n / (n + 2) with n =
+/// exp(x) (exp(x) + 2), scaled by exp(-2x) where x > 0, so nothing overflows.
+template <class V> BRASA_DEVICE_FN V vmish(V x) {
+  const V e = vexp(-abs(x)), n = x > V(0) ? V(1) + V(2) * e : e * (e + V(2));
+  const V product = x > V(0) ? x * n : vx_exp_x(x) * (e + V(2));
+  return product / (n + V(2) * (x > V(0) ? e * e : V(1)));
+}
+template <class V> BRASA_DEVICE_FN V vmish_slope(V x) {
+  const V e = vexp(-abs(x)), n = x > V(0) ? V(1) + V(2) * e : e * (e + V(2));
+  const V t = n / (n + V(2) * (x > V(0) ? e * e : V(1)));
+  const V slope = (V(1) - t * t) * vsigmoid(x);
+  return t + (slope == V(0) ? V(0) : x * slope);
+}
+
 /// log(1 + exp(x)).
 template <class V> BRASA_DEVICE_FN V vsoftplus(V x) {
   return max(x, V(0)) + vlog1p(vexp(-abs(x)));
@@ -126,6 +151,11 @@ BRASA_DEVICE_FN float vgelu(float x) {
 }
 BRASA_DEVICE_FN double vgelu(double x) {
   return x < -40.0 ? -0.0 : x * vnormal_cdf(x);
+}
+template <class V> BRASA_DEVICE_FN V vgelu_slope(V x) {
+  const V cdf = vnormal_cdf(x);  // before the density, or ptxas spills a register
+  const V density = V(0.39894228040143267794) * vexp(V(-0.5) * x * x);
+  return cdf + (density == V(0) ? V(0) : x * density);
 }
 
 }  // namespace brasa::cuda

@@ -11,20 +11,17 @@
 // those that are left. "Fit" below is that error, in relative terms: 2^-24 = 6.0e-8 is half a unit
 // in the last place (ULP) of float.
 //
-// Largest error found, in ULP of the exact result. float: every bit pattern for exp, tanh, gelu and
-// log around 1, every third or seventh for the others; double: 3 million samples. Speed of float in
+// Largest error found, in ULP of the exact result. float: every bit pattern for exp, tanh and log
+// around 1, every third or seventh for the others; double: 3 million samples. Speed of float in
 // 10^9 elements per second, one Zen 4 core at 3.7 GHz, AVX-512, data in L1 (on a busy machine):
 //
 //              float  double  speed                 float  double  speed
-//   exp         0.88    0.93    3.7     softplus     1.77    1.62    1.6
-//   expm1       1.50    1.43    3.2     silu         3.19    2.86    2.0
+//   exp         0.88    0.93    3.7     tanh         1.97    1.92    2.9
+//   expm1       1.50    1.43    3.2     sigmoid      2.40    2.28    3.1
 //   log         0.92    0.86    2.4     erf          1.10    1.16    1.9
-//   log1p       1.52    1.36    2.3     normal_cdf   4.10    4.29    1.6
-//   tanh        1.97    1.92    2.9     gelu         3.66       -    1.6
-//   sigmoid     2.40    2.28    3.1
+//   log1p       1.52    1.36    2.3
 //
-// erf, normal_cdf and gelu of double go to libm lane by lane: they serve gradient checks, where
-// time does not count.
+// erf of double goes to libm lane by lane: it serves gradient checks, where time does not count.
 #pragma once
 
 #include "core/simd.h"
@@ -44,29 +41,45 @@ template <class V> BRASA_INLINE V vsqrt(V x) {
   return sqrt(x);
 }
 
-/// x limited to [low, high]; NaN passes. x86's own minimum and maximum return the second operand
-/// when one is a NaN, which halves the instructions of compare and select.
-template <class V> BRASA_INLINE V clamp(V x, double low, double high) {
-  const V floor = value<V>(low), ceiling = value<V>(high);
+/// The larger of x and `low`, the smaller of x and `high`; NaN passes. x86's own maximum and
+/// minimum return the second operand when one is a NaN, which halves the instructions of compare
+/// and select.
+template <class V> BRASA_INLINE V not_below(V x, double low) {
+  const V floor = value<V>(low);
 #if defined(__AVX512F__) && !defined(BRASA_SCALAR)
   constexpr __mmask16 kAll = -1;  // GCC 12 warns of an uninitialised value in the unmasked forms
-  if constexpr (sizeof(ElementOf<V>) == 4) {
-    return (V)_mm512_maskz_min_ps(kAll, (__m512)ceiling,
-                                  _mm512_maskz_max_ps(kAll, (__m512)floor, (__m512)x));
-  } else {
-    return (V)_mm512_maskz_min_pd(__mmask8(kAll), (__m512d)ceiling,
-                                  _mm512_maskz_max_pd(__mmask8(kAll), (__m512d)floor, (__m512d)x));
-  }
+  if constexpr (sizeof(ElementOf<V>) == 4)
+    return (V)_mm512_maskz_max_ps(kAll, (__m512)floor, (__m512)x);
+  else
+    return (V)_mm512_maskz_max_pd(__mmask8(kAll), (__m512d)floor, (__m512d)x);
 #elif defined(__AVX2__) && !defined(BRASA_SCALAR)
-  if constexpr (sizeof(ElementOf<V>) == 4) {
-    return (V)_mm256_min_ps((__m256)ceiling, _mm256_max_ps((__m256)floor, (__m256)x));
-  } else {
-    return (V)_mm256_min_pd((__m256d)ceiling, _mm256_max_pd((__m256d)floor, (__m256d)x));
-  }
+  if constexpr (sizeof(ElementOf<V>) == 4)
+    return (V)_mm256_max_ps((__m256)floor, (__m256)x);
+  else
+    return (V)_mm256_max_pd((__m256d)floor, (__m256d)x);
 #else
-  x = x < floor ? floor : x;
+  return x < floor ? floor : x;
+#endif
+}
+template <class V> BRASA_INLINE V not_above(V x, double high) {
+  const V ceiling = value<V>(high);
+#if defined(__AVX512F__) && !defined(BRASA_SCALAR)
+  constexpr __mmask16 kAll = -1;
+  if constexpr (sizeof(ElementOf<V>) == 4)
+    return (V)_mm512_maskz_min_ps(kAll, (__m512)ceiling, (__m512)x);
+  else
+    return (V)_mm512_maskz_min_pd(__mmask8(kAll), (__m512d)ceiling, (__m512d)x);
+#elif defined(__AVX2__) && !defined(BRASA_SCALAR)
+  if constexpr (sizeof(ElementOf<V>) == 4)
+    return (V)_mm256_min_ps((__m256)ceiling, (__m256)x);
+  else
+    return (V)_mm256_min_pd((__m256d)ceiling, (__m256d)x);
+#else
   return x > ceiling ? ceiling : x;
 #endif
+}
+template <class V> BRASA_INLINE V clamp(V x, double low, double high) {
+  return not_above(not_below(x, low), high);
 }
 
 /// c + c1 x + c2 x^2 + ... by Horner's rule: the chains of neighbouring vectors overlap, so
@@ -257,16 +270,6 @@ template <class V> BRASA_INLINE V vlog1p(V x) {
   return copysign(y, x);
 }
 
-/// log(1 + exp(x)) = max(x, 0) + log(1 + e) with e = exp(-|x|) in [0, 1]: log1p without its other
-/// cases.
-template <class V> BRASA_INLINE V vsoftplus(V x) {
-  constexpr double kSqrt2MinusOne = 0.41421356237309504880;
-  const V e = vexp(-abs(x)), one = value<V>(1);
-  const auto above = e > value<V>(kSqrt2MinusOne);
-  const V n = above ? one : V{}, f = above ? value<V>(0.5) * (e - one) : e;
-  return max(x, V{}) + log_from_parts(n, f);
-}
-
 // -------------------------------------------------------------------------------- sigmoid and tanh
 
 /// 1 / (1 + exp(-x)); from exp(-|x|), so that nothing overflows and small results keep their
@@ -276,23 +279,18 @@ template <class V> BRASA_INLINE V vsigmoid(V x) {
   return (x < V{} ? e : one) / (one + e);
 }
 
-/// x / (1 + exp(-x)) = x exp(x) / (1 + exp(x)).
-template <class V> BRASA_INLINE V vsilu(V x) {
-  const V e = vexp(-abs(x));
-  return (x < V{} ? vx_exp_x(x) : x) / (value<V>(1) + e);
-}
-
 /// tanh(x) = -d / (d + 2) with d = exp(-2 |x|) - 1 = s p + (s - 1), s = 2^n: d and d + 2 are each
 /// one fma from p, so that neither inherits the other's rounding. (An odd polynomial below 0.625
 /// with 1 - 2 / (exp(2 |x|) + 1) above it reaches 1.3 ULP, at twice the instructions.)
 template <class V> BRASA_INLINE V vtanh(V x) {
   constexpr double kAllOfOne = sizeof(ElementOf<V>) == 4 ? 9.5 : 20;
-  const Reduced<V> z = reduce_by_ln2(value<V>(-2) * clamp(abs(x), 0, kAllOfOne));
+  const V a = not_above(abs(x), kAllOfOne);
+  const Reduced<V> z = reduce_by_ln2(-(a + a));
   const V p = expm1_reduced(z), s = power_of_two<V>(z.integer()), one = value<V>(1);
   return copysign(fma(s, p, s - one) / fma(s, p, s + one), x);
 }
 
-// ------------------------------------------------------------------------ erf, normal distribution
+// ------------------------------------------------------------------------------------------- erf
 
 /// erf(x): x + x P(x^2) below 0.921875 (fit 1.6e-8), 1 - exp(-|x| R(|x|)) above (fit 3.0e-9).
 BRASA_INLINE Vec<float> verf(Vec<float> x) {
@@ -310,73 +308,6 @@ BRASA_INLINE Vec<float> verf(Vec<float> x) {
 BRASA_INLINE Vec<double> verf(Vec<double> x) {
   for (int i = 0; i < kLanes<double>; ++i) x[i] = __builtin_erf(x[i]);
   return x;
-}
-
-/// Phi(-a) for 7/8 < a, Phi the normal distribution function, is exp(-a^2 / 2) P(t) w with w = 1 /
-/// (a + k) and t = 1 - 2 k w (fit 9.2e-9). a^2 is formed without error, or the tail would lose a^2
-/// ULP: the 12 upper bits of a have an exact square, and the rest of it enters after the reduction.
-/// Still to be multiplied and scaled by 2^n, in this order: a Phi(-a) may be a normal number where
-/// Phi(-a) is not. (A quotient of polynomials in a would serve all a >= 0, but loses 4 ULP far out;
-/// this form would, near 0.)
-struct NormalTail {
-  static constexpr double kBegin = 0.875, kIsZero = 14.5;  ///< a Phi(-a) < 2^-150 from kIsZero on
-  static constexpr double kShift = 1.78125;                ///< k
-  Vec<float> product, weight;                              ///< exp(r) P(t), and w
-  Reduced<Vec<float>> reduced;
-};
-BRASA_INLINE NormalTail normal_tail(Vec<float> a) {
-  using V = Vec<float>;
-  const V upper = (V)(bits(a) & ~0xfff), minus_half = value<V>(-0.5), one = value<V>(1);
-  Reduced<V> z = reduce_by_ln2(minus_half * upper * upper);
-  z.low = fma(minus_half * (a - upper), a + upper, z.low);
-  const V w = one / (a + value<V>(NormalTail::kShift));
-  const V p = polynomial(fma(value<V>(-2 * NormalTail::kShift), w, one), 0.6516554951667786,
-                         -0.27627062797546387, -0.013156701810657978, 0.03475750982761383,
-                         0.009368046186864376, -0.0039407056756317616, -0.003911823034286499,
-                         -0.0010935915634036064, 0.001541182049550116);
-  return {fma(expm1_reduced(z), p, p), w, z};
-}
-
-/// Phi(x) for |x| <= 7/8: 1/2 + x P(x^2) (fit 7.5e-9).
-BRASA_INLINE Vec<float> normal_cdf_near_zero(Vec<float> x) {
-  const auto p = polynomial(x * x, 0.3989422619342804, -0.06648978590965271, 0.00996902771294117,
-                            -0.0011736053274944425, 9.711299207992852e-05);
-  return fma(x, p, value<Vec<float>>(0.5));
-}
-
-/// Phi(x) = 0.5 erfc(-x / sqrt(2)).
-BRASA_INLINE Vec<float> vnormal_cdf(Vec<float> x) {
-  using V = Vec<float>;
-  const V a = clamp(abs(x), 0, NormalTail::kIsZero);
-  const NormalTail tail = normal_tail(a);
-  const V phi = scale(tail.product * tail.weight, tail.reduced);
-  const V far = x < V{} ? phi : value<V>(1) - phi;
-  return a > value<V>(NormalTail::kBegin) ? far : normal_cdf_near_zero(x);
-}
-
-/// x Phi(x); a w = 1 - k w.
-BRASA_INLINE Vec<float> vgelu(Vec<float> x) {
-  using V = Vec<float>;
-  const V a = clamp(abs(x), 0, NormalTail::kIsZero);
-  const NormalTail tail = normal_tail(a);
-  const V minus_aw = fma(value<V>(NormalTail::kShift), tail.weight, value<V>(-1));
-  const V minus_a_phi = scale(tail.product * minus_aw, tail.reduced);
-  const V far = x < V{} ? minus_a_phi : x + minus_a_phi;
-  return a > value<V>(NormalTail::kBegin) ? far : x * normal_cdf_near_zero(x);
-}
-
-/// z = -x / sqrt(2) is rounded, and erfc falls by the factor exp(-2 z dz) over that error dz.
-BRASA_INLINE Vec<double> vnormal_cdf(Vec<double> x) {
-  constexpr double kSqrtHalf = 0x1.6a09e667f3bcdp-1, kSqrtHalfLow = -0x1.bdd3413b26456p-55;
-  for (int i = 0; i < kLanes<double>; ++i) {
-    const double z = -x[i] * kSqrtHalf, y = 0.5 * __builtin_erfc(z);
-    const double dz = __builtin_fma(-x[i], kSqrtHalf, -z) - x[i] * kSqrtHalfLow;
-    x[i] = z > 1 && z < 40 ? y - y * (2 * z * dz) : y;
-  }
-  return x;
-}
-BRASA_INLINE Vec<double> vgelu(Vec<double> x) {
-  return x < value<Vec<double>>(-40) ? value<Vec<double>>(-0.0) : x * vnormal_cdf(x);
 }
 
 }  // namespace brasa::cpu::BRASA_ISA

@@ -28,7 +28,7 @@ template <class T> int64_t fma_loop(Context ctx, T* sink, int64_t rounds) {
 }
 
 template <class T> void copy_loop(Context ctx, const T* x, T* y, int64_t n) {
-  map_light(ctx, n, [](Vec<T> v) { return v; }, y, x);
+  map_large(ctx, n, [](Vec<T> v) { return v; }, y, x);
 }
 
 BRASA_INSTANTIATE(fma_loop, float, double)
