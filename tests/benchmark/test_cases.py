@@ -74,6 +74,7 @@ SMALL = {
     "matmul": lambda peers: cases.matmul(3, 5, 4, peers),
     "matmul transposed": lambda peers: cases.matmul(3, 5, 4, peers, transposed=True, transposed_a=True),
     "matmul native": lambda peers: cases.native_matmul(8, peers),
+    "matmul packed": lambda peers: cases.packed_matmul(3, 5, 4, peers),
     "matmul batched": lambda peers: cases.batched_matmul(2, 3, 5, 4, peers, transposed=True),
     **{f"conv {d}": lambda peers, d=d: cases.conv2d(LAYER, peers, direction=d) for d in PASSES},
     "conv NCHW": lambda peers: cases.conv2d(LAYER, peers, nchw=True),

@@ -3,12 +3,13 @@
 Absolute times prove nothing on a machine whose clock and neighbours change, so contestants take turns
 (A B C A B C ...), every turn is compared with the turns beside it, and what is reported are medians of those
 ratios with their interquartile range. Two pools of threads in one process disturb each other: their threads
-spin for a while after work (OpenBLAS's for 0.1 s). So a turn begins when no thread of the process runs any more,
-and with one call that is not timed.
+spin for a while after work (OpenBLAS's for 0.1 s). So a turn begins when no thread of the process runs any more
+and the machine has its full peak, and with one call that is not timed.
 """
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -128,6 +129,7 @@ def measure(case: Case, limits: Limits, rounds: int = 9, patience: float = float
     Result
         Medians over the rounds.
     """
+    gc.collect()  # what the case before has left
     calls = case.make()
     repeats = {name: _repeats(call) for name, call in calls.items()}
     times: dict[str, list[float]] = {name: [] for name in calls}
@@ -136,8 +138,11 @@ def measure(case: Case, limits: Limits, rounds: int = 9, patience: float = float
     floors = []
     start = time.perf_counter()
     for done in range(1, rounds + 1):
-        rate = limits.rate(bound, size)
+        rate = 0.0
         for name, call in calls.items():
+            limits.wait_for_peak()
+            if name == "brasa":
+                rate = limits.rate(bound, size)
             times[name].append(_steady_turn(call, *repeats[name], times[name]))
             if name == "brasa":
                 rate = max(rate, limits.rate(bound, size))

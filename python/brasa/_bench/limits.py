@@ -17,6 +17,7 @@ import numpy as np
 from brasa import _cpu, ops
 
 _LEAST, _MOST = 1 << 16, 1 << 26  # bytes of a probe: a call's cost matters below, memory alone above
+_GOOD_MOMENT = 0.75  # of the peak
 _SECONDS = 0.002  # of one timing of a probe
 
 
@@ -53,6 +54,19 @@ class Limits:
         if bound == "fma":
             return self._peak()
         return self._bandwidth(bound, int(min(max(size, _LEAST), _MOST)))
+
+    def wait_for_peak(self) -> None:
+        """Return when the machine has its peak again, a third of a second later at most.
+
+        The host of a virtual machine may put two of its cores on one of its own for a moment; a ratio of turns
+        from before and after would compare nothing.
+        """
+        for _ in range(10):
+            now = self._peak()
+            self.peak = max(self.peak, now)  # the run may have begun in a bad moment
+            if now > _GOOD_MOMENT * self.peak:
+                return
+            time.sleep(0.03)
 
 
 class _Probes:

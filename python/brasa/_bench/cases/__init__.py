@@ -12,7 +12,7 @@ from brasa._bench.cases.conv import conv1d, conv2d, conv_transpose2d
 from brasa._bench.cases.dropout import dropout
 from brasa._bench.cases.embedding import embedding
 from brasa._bench.cases.loss import loss
-from brasa._bench.cases.matmul import batched_matmul, matmul, native_matmul
+from brasa._bench.cases.matmul import batched_matmul, matmul, native_matmul, packed_matmul
 from brasa._bench.cases.norm import batch_norm, layer_norm, softmax
 from brasa._bench.cases.optim import model_sizes, optimizer_step
 from brasa._bench.cases.pool import pool
@@ -34,6 +34,7 @@ __all__ = [
     "model_sizes",
     "native_matmul",
     "optimizer_step",
+    "packed_matmul",
     "pool",
     "softmax",
     "training_step",

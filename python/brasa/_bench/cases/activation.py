@@ -32,7 +32,12 @@ def torch_function(name: str) -> Callable[[Any], Any] | None:
 
 
 def activation(
-    name: str, against: Peers, *, backward: bool = False, shape: tuple[int, ...] = (16, 64, 112, 112)
+    name: str,
+    against: Peers,
+    *,
+    backward: bool = False,
+    shape: tuple[int, ...] = (16, 64, 112, 112),
+    family: str = "",
 ) -> Case:
     """One activation, or its gradient alone."""
 
@@ -58,7 +63,7 @@ def activation(
     kind = "bwd" if backward else "fwd"
     size = float(np.prod(shape))
     label = f"{name} {kind} {'x'.join(map(str, shape))}"
-    return Case(f"activation {kind}", label, make, 0, (3 if backward else 2) * 4.0 * size)
+    return Case(family or f"activation {kind}", label, make, 0, (3 if backward else 2) * 4.0 * size)
 
 
 def _by_torch(name: str, x: np.ndarray, dy: np.ndarray, backward: bool) -> dict[str, Call]:

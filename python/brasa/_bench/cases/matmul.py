@@ -81,6 +81,25 @@ def native_matmul(n: int, against: Peers) -> Case:
     return _case("matmul native", f"{n}x{n} @ {n}x{n} native call, out=", make, n, n, n)
 
 
+def packed_matmul(m: int, k: int, n: int, against: Peers, *, label: str = "") -> Case:
+    """(m, k) x (k, n)^T with a constant second operand, which brasa has packed once, as for inference."""
+
+    def make() -> dict[str, Call]:
+        a, b = array(m, k), array(n, k, seed=1)
+        packed, out = ops.prepack(b, "linear"), np.empty((m, n), np.float32)
+        calls: dict[str, Call] = {"brasa": lambda: ops.matmul(a, packed, transpose_b=True)}
+        if "numpy" in against:
+            calls["numpy"] = lambda: np.matmul(a, b.T, out=out)
+        if "torch" in against:
+            import torch
+
+            ta, tb = torch.from_numpy(a), torch.from_numpy(b)
+            calls["torch"] = lambda: torch.nn.functional.linear(ta, tb)
+        return calls
+
+    return _case("matmul packed", f"{label} {m}x{k} @ {k}x{n}^T packed once".strip(), make, m, k, n)
+
+
 def batched_matmul(batch: int, m: int, k: int, n: int, against: Peers, *, transposed: bool = False) -> Case:
     """`batch` products of (m, k) x (k, n), or with the second operands stored (n, k), as attention needs."""
 
