@@ -51,6 +51,20 @@ BRASA_INLINE void finish_streaming() {
 #endif
 }
 
+/// Whether a kernel that writes rows of `row` elements to y, `n` in all, streams them.
+template <class T> static inline bool streams_rows(const T* y, int64_t n, int64_t row) {
+  return n * int64_t(sizeof(T)) >= kStreamBytes && row % kLanes<T> == 0 &&
+         reinterpret_cast<uintptr_t>(y) % kVectorBytes<T> == 0;
+}
+
+/// `live` lanes to p; with kStream, where rows are streamed, a whole vector past the caches.
+template <bool kStream, class T> BRASA_INLINE void put_row(T* p, Vec<T> x, int64_t live) {
+  if constexpr (kStream)
+    stream(p, x);
+  else
+    write(p, x, live);
+}
+
 /// How far ahead of its loads a streaming loop fetches. The hardware's own prefetch falls behind
 /// while stores bypass the caches: with two inputs it takes a quarter longer.
 constexpr int64_t kFetchBytes = 2048;

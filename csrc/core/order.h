@@ -27,6 +27,10 @@ static inline constexpr int64_t gemm_block_begin(int64_t k, int64_t blocks, int6
 /// the blocks in order.
 constexpr int64_t kRowBlock = 128;
 
+/// Sums along memory (the rows of layer norm, the planes of batch norm) have so many virtual lanes:
+/// four chains of additions with vectors of 16, which is what hides their latency.
+constexpr int kRowLanes = 64;
+
 /// Sums over the elements of a channel in C order go through blocks of about this many: whole
 /// planes where several fit, else parts of one. 16 KiB of float32, so that a second pass reads L1.
 constexpr int64_t kPlaneBlock = 4096;

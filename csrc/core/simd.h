@@ -5,7 +5,7 @@
 // so the width follows the target macros; `scalar` has one lane.
 //
 // Arithmetic that several instruction sets must round alike uses fma(), never a * b + c: the build
-// forbids contraction. Sums use 16 virtual lanes and one fixed tree (LaneSum), whatever the width.
+// forbids contraction. Sums use virtual lanes and one fixed tree (LaneSum), whatever the width.
 #pragma once
 
 #include <cstddef>
@@ -22,6 +22,7 @@
 #endif
 
 #define BRASA_INLINE static inline __attribute__((always_inline))
+#define BRASA_INLINE_MEMBER inline __attribute__((always_inline))
 
 namespace brasa::cpu::BRASA_ISA {
 
@@ -184,37 +185,95 @@ template <class V> BRASA_INLINE V min(V a, V b) {
   return ((a < b) | (a != a)) ? a : b;
 }
 
-/// Sum over 16 virtual lanes: the same additions in the same order at every vector width.
-template <class T> struct LaneSum {
-  static constexpr int kVirtual = 16;
+/// Reads or writes a whole vector, or its first `live` lanes.
+template <class T> BRASA_INLINE Vec<T> read(const T* p, int64_t live) {
+  return live == kLanes<T> ? load(p) : load_partial(p, live);
+}
+template <class T> BRASA_INLINE void write(T* p, Vec<T> x, int64_t live) {
+  if (live == kLanes<T>)
+    store(p, x);
+  else
+    store_partial(p, x, live);
+}
+
+/// x with the lanes from n on +0; what was there leaves no trace.
+template <class T> BRASA_INLINE Vec<T> first_lanes(Vec<T> x, int64_t n) {
+  IntVec<T> lane{};
+  for (int i = 0; i < kLanes<T>; ++i) lane[i] = i;
+  return (Vec<T>)(bits(x) & (lane < IntVec<T>{} + typename IntOf<T>::type(n)));
+}
+
+/// Lane i is lane (i + kBy) % width of x.
+template <int kBy, class V> BRASA_INLINE V rotate_lanes(V x) {
+  constexpr int k = kBy, n = kLanes<ElementOf<V>>;
+  if constexpr (n == 16)
+    return __builtin_shufflevector(x, x, k, k + 1, k + 2, k + 3, k + 4, k + 5, k + 6, k + 7, k + 8,
+                                   k + 9, k + 10, k + 11, k + 12, k + 13, k + 14, k + 15);
+  else if constexpr (n == 8)
+    return __builtin_shufflevector(x, x, k, k + 1, k + 2, k + 3, k + 4, k + 5, k + 6, k + 7);
+  else if constexpr (n == 4)
+    return __builtin_shufflevector(x, x, k, k + 1, k + 2, k + 3);
+  else
+    return __builtin_shufflevector(x, x, k, k + 1);
+}
+
+/// f over all lanes by a fixed tree: lanes half the width apart, then a quarter, ... In registers:
+/// by way of memory it takes twice as long.
+template <class V, class F> BRASA_INLINE ElementOf<V> fold_lanes(V x, const F& f) {
+  constexpr int kWidth = kLanes<ElementOf<V>>;
+  if constexpr (kWidth >= 16) x = f(x, rotate_lanes<8>(x));
+  if constexpr (kWidth >= 8) x = f(x, rotate_lanes<4>(x));
+  if constexpr (kWidth >= 4) x = f(x, rotate_lanes<2>(x));
+  if constexpr (kWidth >= 2) x = f(x, rotate_lanes<1>(x));
+  return x[0];
+}
+
+/// Sum over virtual lanes: the same additions in the same order at every vector width.
+template <class T, int kVirtualLanes = 16> struct LaneSum {
+  static constexpr int kVirtual = kVirtualLanes;
   static constexpr int kParts = kVirtual / kLanes<T>;
   Vec<T> part[kParts] = {};
 
-  /// Adds the 16 elements at p, or f(element vector, offset) of them.
+  /// Adds the kVirtual elements at p, or f(element vector, offset) of them.
   template <class F> __attribute__((always_inline)) void add_mapped(const T* p, F f) {
 #pragma GCC unroll 16
     for (int i = 0; i < kParts; ++i) part[i] += f(load(p + i * kLanes<T>), i * kLanes<T>);
   }
-  /// Adds the first n < 16 elements at p, mapped; f is not applied beyond them.
-  template <class F> __attribute__((always_inline)) void add_tail(const T* p, int64_t n, F f) {
-    alignas(64) T mapped[kVirtual] = {};
-    for (int i = 0; i < kParts; ++i) {
-      const int64_t left = n - i * kLanes<T>;
-      if (left <= 0) break;
-      const int64_t live = left < kLanes<T> ? left : kLanes<T>;
-      store_partial(mapped + i * kLanes<T>, f(load_partial(p + i * kLanes<T>, live), i * kLanes<T>),
-                    live);
-    }
-    for (int i = 0; i < kParts; ++i) part[i] += load(mapped + i * kLanes<T>);
+  /// Adds the first `live` lanes of x.
+  __attribute__((always_inline)) void add(int i, Vec<T> x, int64_t live) {
+    part[i] += live == kLanes<T> ? x : first_lanes<T>(x, live);
   }
-  /// The fixed tree: lanes 8 apart, then 4, 2, 1.
+  /// Adds the squares of the first `live` lanes of x.
+  __attribute__((always_inline)) void add_square(int i, Vec<T> x, int64_t live) {
+    const Vec<T> alive = live == kLanes<T> ? x : first_lanes<T>(x, live);
+    part[i] = fma(alive, alive, part[i]);
+  }
+  /// The fixed tree: lanes half the virtual width apart, then a quarter, ..., 1.
   __attribute__((always_inline)) T total() const {
-    alignas(64) T lane[kVirtual];
-    for (int i = 0; i < kParts; ++i) store(lane + i * kLanes<T>, part[i]);
-    for (int step = kVirtual / 2; step; step /= 2)
-      for (int i = 0; i < step; ++i) lane[i] += lane[i + step];
-    return lane[0];
+    Vec<T> x[kParts];
+    for (int i = 0; i < kParts; ++i) x[i] = part[i];
+#pragma GCC unroll 8
+    for (int step = kParts / 2; step; step /= 2)
+#pragma GCC unroll 16
+      for (int i = 0; i < step; ++i) x[i] += x[i + step];
+    return fold_lanes(x[0], [](Vec<T> a, Vec<T> b) { return a + b; });
   }
 };
+
+/// f(i, j, live) for the vectors of a row of n elements: element j and the live - 1 after it, i
+/// counts vectors modulo kParts (a constant, so that sums indexed by it stay in registers).
+template <class T, int kParts, class F> BRASA_INLINE void each_part(int64_t n, const F& f) {
+  constexpr int64_t kWidth = kLanes<T>;
+  int64_t j = 0;
+  for (; j + kParts * kWidth <= n; j += kParts * kWidth) {
+#pragma GCC unroll 8
+    for (int i = 0; i < kParts; ++i) f(i, j + i * kWidth, kWidth);
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < kParts; ++i, j += kWidth) {
+    if (j >= n) break;
+    f(i, j, n - j < kWidth ? n - j : kWidth);
+  }
+}
 
 }  // namespace brasa::cpu::BRASA_ISA

@@ -1,3 +1,4 @@
+#include "core/elementwise.h"
 #include "core/epilogue.h"
 #include "norm/channel_sums.h"
 
@@ -5,7 +6,7 @@ namespace brasa::cpu::BRASA_ISA {
 
 /// Scratch: the blocks' results, then per channel the numbers that normalising needs.
 template <class T> struct BatchNormScratch {
-  Pair* blocks;
+  Pairs blocks;
   T* scale;   ///< rstd * weight
   T* first;   ///< backward: sum(dy) / n
   T* second;  ///< backward: sum(dy xhat) / n * rstd
@@ -14,8 +15,10 @@ template <class T> struct BatchNormScratch {
     return size_t(channel_blocks(p).count * p.c) * sizeof(Pair) + size_t(3 * p.c) * sizeof(T);
   }
   BatchNormScratch(Context ctx, const BatchNormParams& p) {
-    blocks = static_cast<Pair*>(ctx.workspace);
-    scale = reinterpret_cast<T*>(blocks + channel_blocks(p).count * p.c);
+    const int64_t pairs = channel_blocks(p).count * p.c;
+    blocks.first = static_cast<double*>(ctx.workspace);
+    blocks.second = blocks.first + pairs;
+    scale = reinterpret_cast<T*>(blocks.second + pairs);
     first = scale + p.c;
     second = first + p.c;
   }
@@ -26,7 +29,9 @@ template <class T> size_t batch_norm_workspace(const BatchNormParams& p) {
 }
 
 /// f(begin, end, length) over the runs of the dense array in parallel: rows of p.c channels
-/// (channels-last) or planes of one channel (C order), a few L1-sized groups of them per chunk.
+/// (channels-last) or planes of one channel (C order), a few L1-sized groups of them per chunk. The
+/// chunks go from the end of the array to its begin: of an array larger than the caches, what the
+/// sums read last is still there.
 template <class F> static void each_run(Context ctx, const BatchNormParams& p, const F& f) {
   constexpr int64_t kGroup =
       4096;  // elements: what f wrote is still in L1 when it comes back to it
@@ -34,64 +39,117 @@ template <class F> static void each_run(Context ctx, const BatchNormParams& p, c
   const int64_t length = p.channels_last ? p.c : p.s;
   if (length == 0) return;
   const int64_t group = length < kGroup ? kGroup / length : 1;
-  parallel_for(ctx, runs, kNormGrain / length + 1, [&](int64_t begin, int64_t end) {
-    for (int64_t run = begin; run < end; run += group)
+  parallel_for(ctx, runs, kNormGrain / length + 1, [&](int64_t from_end, int64_t to) {
+    for (int64_t run = runs - to, end = runs - from_end; run < end; run += group)
       f(run, run + group < end ? run + group : end, length);
+  });
+}
+
+/// f(channel, channels) over all channels in groups of up to kMergedChannels, in parallel.
+constexpr int64_t kMergedChannels = 64;
+template <class F> static void each_group(Context ctx, const BatchNormParams& p, const F& f) {
+  const int64_t groups = (p.c + kMergedChannels - 1) / kMergedChannels;
+  const int64_t work = (channel_blocks(p).count + 1) * kMergedChannels;
+  parallel_for(ctx, groups, kNormGrain / work + 1, [&](int64_t begin, int64_t end) {
+    for (int64_t c = begin * kMergedChannels; c < end * kMergedChannels; c += kMergedChannels)
+      if (c < p.c) f(c, p.c - c < kMergedChannels ? p.c - c : kMergedChannels);
   });
 }
 
 // -------------------------------------------------------------------------------------------
 // forward
 
-/// Merges the blocks of channels [begin, end): mean, rstd, and the running statistics.
-template <class T>
-static void merge_statistics(const BatchNormForward<T>& a, const BatchNormParams& p,
-                             const Pair* results, int64_t begin, int64_t end) {
+/// Merges the blocks of n channels from c on: their means, and sums of squares around them.
+static void merge_blocks(const BatchNormParams& p, Pairs results, int64_t c, int64_t n,
+                         double* mean, double* squares) {
   const ChannelBlocks blocks = channel_blocks(p);
-  const double n = double(p.n * p.s);
-  for (int64_t c = begin; c < end; ++c) {
-    double sum = 0, squares = 0;
-    for (int64_t b = 0; b < blocks.count; ++b)
-      sum += double(blocks.elements(p, b)) * results[b * p.c + c].first;
-    const double mean = sum / n;
-    for (int64_t b = 0; b < blocks.count; ++b) {
-      const double distance = results[b * p.c + c].first - mean;
-      squares += results[b * p.c + c].second + double(blocks.elements(p, b)) * distance * distance;
+  for (int64_t i = 0; i < n; ++i) mean[i] = squares[i] = 0;
+  for (int64_t b = 0; b < blocks.count; ++b) {
+    const double elements = double(blocks.elements(p, b));
+    const Pairs block = results.at(b * p.c + c);
+    for (int64_t i = 0; i < n; ++i) mean[i] += elements * block.first[i];
+  }
+  for (int64_t i = 0; i < n; ++i) mean[i] /= double(p.n * p.s);
+  for (int64_t b = 0; b < blocks.count; ++b) {
+    const double elements = double(blocks.elements(p, b));
+    const Pairs block = results.at(b * p.c + c);
+    for (int64_t i = 0; i < n; ++i) {
+      const double distance = block.first[i] - mean[i];
+      squares[i] += block.second[i] + elements * distance * distance;
     }
-    a.mean[c] = T(mean);
-    a.rstd[c] = T(1 / __builtin_sqrt(squares / n + p.eps));
-    if (a.running_mean) {
-      const double old_share = 1 - p.momentum;
-      a.running_mean[c] = T(old_share * double(a.running_mean[c]) + p.momentum * mean);
-      a.running_var[c] = T(old_share * double(a.running_var[c]) + p.momentum * (squares / (n - 1)));
-    }
+  }
+}
+
+/// mean, rstd and the running statistics of n channels from c on.
+template <class T>
+static void merge_statistics(const BatchNormForward<T>& a, const BatchNormParams& p, Pairs results,
+                             int64_t c, int64_t n) {
+  double mean[kMergedChannels], squares[kMergedChannels];
+  merge_blocks(p, results, c, n, mean, squares);
+  const double count = double(p.n * p.s);
+  for (int64_t i = 0; i < n; ++i) {
+    a.mean[c + i] = T(mean[i]);
+    a.rstd[c + i] = T(1 / __builtin_sqrt(squares[i] / count + p.eps));
+  }
+  if (!a.running_mean) return;
+  const double kept = 1 - p.momentum;
+  for (int64_t i = 0; i < n; ++i) {
+    T &running_mean = a.running_mean[c + i], &running_var = a.running_var[c + i];
+    running_mean = T(kept * double(running_mean) + p.momentum * mean[i]);
+    running_var = T(kept * double(running_var) + p.momentum * (squares[i] / (count - 1)));
   }
 }
 
 template <class T>
 static void batch_statistics(Context ctx, const BatchNormForward<T>& a, const BatchNormParams& p,
-                             Pair* results) {
-  each_block<T>(
+                             Pairs results) {
+  each_block<T, kSumVectors>(
       ctx, p, results, [&](const Block& block, int64_t) { return plane_statistics(a.x, block); },
-      [&]<int kVectors>(const Block& block, int64_t, int64_t live, Pair* result) {
+      [&]<int kVectors>(const Block& block, int64_t, int64_t live, Pairs result) {
         row_statistics<kVectors>(a.x, block, live, result);
       });
-  parallel_for(ctx, p.c, kNormGrain / (channel_blocks(p).count + 1) + 1,
-               [&](int64_t begin, int64_t end) { merge_statistics(a, p, results, begin, end); });
+  each_group(ctx, p, [&](int64_t c, int64_t n) { merge_statistics(a, p, results, c, n); });
 }
 
-/// (x - mean) scale + bias + residual over n elements; each of the per-channel numbers is one or a
-/// row.
-template <class T, class Mean, class Scale, class Bias>
+/// A number per channel: `of_row` reads those of a row of channels, `of_plane` repeats one.
+template <class T> BRASA_INLINE auto of_row(const T* numbers) {
+  return [=](int64_t i, int64_t live) { return read(numbers + i, live); };
+}
+template <class T> BRASA_INLINE auto of_plane(T number) {
+  return [=](int64_t, int64_t) { return broadcast(number); };
+}
+
+/// (x - mean) scale + bias + residual over n elements.
+template <bool kStream, class T, class Mean, class Scale, class Bias>
 BRASA_INLINE void normalize_run(const BatchNormForward<T>& a, int64_t at, int64_t n,
                                 const Mean& mean, const Scale& scale, const Bias& bias) {
-  for (int64_t i = 0; i < n; i += kLanes<T>) {
-    const int64_t live = n - i < kLanes<T> ? n - i : kLanes<T>;
-    Vec<T> v = fma(read(a.x + at + i, live) - mean(i, live), scale(i, live), bias(i, live));
-    if (a.residual) v += read(a.residual + at + i, live);
-    write(a.y + at + i, v, live);
-    if (a.pre_activation) write(a.pre_activation + at + i, v, live);
+  constexpr int64_t kAhead = kFetchBytes / sizeof(T);
+  const T *x = a.x + at, *residual = a.residual ? a.residual + at : nullptr;
+  T *y = a.y + at, *pre = a.pre_activation ? a.pre_activation + at : nullptr;
+  each_part<T, 4>(n, [=](int, int64_t i, int64_t live) {
+    __builtin_prefetch(x + i + kAhead);
+    Vec<T> v = fma(read(x + i, live) - mean(i, live), scale(i, live), bias(i, live));
+    if (residual) v += read(residual + i, live);
+    put_row<kStream>(y + i, v, live);
+    if (pre) write(pre + i, v, live);
+  });
+}
+
+/// Runs [begin, end) of `length` elements.
+template <bool kStream, class T>
+static void normalize_runs(const BatchNormForward<T>& a, const BatchNormParams& p, const T* scale,
+                           int64_t begin, int64_t end, int64_t length) {
+  for (int64_t run = begin; run < end; ++run) {
+    const int64_t at = run * length, c = run % p.c;
+    if (!p.channels_last)
+      normalize_run<kStream>(a, at, length, of_plane(a.mean[c]), of_plane(scale[c]),
+                             of_plane(a.bias ? a.bias[c] : T(0)));
+    else if (a.bias)
+      normalize_run<kStream>(a, at, length, of_row(a.mean), of_row(scale), of_row(a.bias));
+    else
+      normalize_run<kStream>(a, at, length, of_row(a.mean), of_row(scale), of_plane(T(0)));
   }
+  if (kStream) finish_streaming();
 }
 
 template <class T>
@@ -99,26 +157,11 @@ static void normalize(Context ctx, const BatchNormForward<T>& a, const BatchNorm
                       const T* scale) {
   const RowActivation<T> activate =
       p.activation.kind == ActivationKind::none ? nullptr : row_activation<T>(p.activation.kind);
-  each_run(ctx, p, [&](int64_t begin, int64_t end, int64_t length) {
-    for (int64_t run = begin; run < end; ++run) {
-      const int64_t at = run * length;
-      if (p.channels_last) {
-        const auto row = [](const T* numbers) {
-          return [=](int64_t i, int64_t live) { return read(numbers + i, live); };
-        };
-        if (a.bias)
-          normalize_run(a, at, length, row(a.mean), row(scale), row(a.bias));
-        else
-          normalize_run(a, at, length, row(a.mean), row(scale),
-                        [](int64_t, int64_t) { return Vec<T>{}; });
-      } else {
-        const auto one = [](T number) {
-          return [=](int64_t, int64_t) { return broadcast(number); };
-        };
-        const int64_t c = run % p.c;
-        normalize_run(a, at, length, one(a.mean[c]), one(scale[c]), one(a.bias ? a.bias[c] : T(0)));
-      }
-    }
+  const int64_t length = p.channels_last ? p.c : p.s;
+  const bool streaming = !activate && streams_rows(a.y, p.n * p.c * p.s, length);
+  each_run(ctx, p, [&](int64_t begin, int64_t end, int64_t) {
+    if (streaming) return normalize_runs<true>(a, p, scale, begin, end, length);
+    normalize_runs<false>(a, p, scale, begin, end, length);
     T* y = a.y + begin * length;
     if (activate)
       activate(y, y, (end - begin) * length, T(p.activation.alpha), T(p.activation.beta));
@@ -144,37 +187,60 @@ void batch_norm_forward(Context ctx, const BatchNormForward<T>& a, const BatchNo
 // ------------------------------------------------------------------------------------------
 // backward
 
-/// Merges the blocks of channels [begin, end): gradients of the vectors, coefficients of dx.
+/// Merges the blocks of n channels from c on: gradients of the vectors, coefficients of dx.
 template <class T>
 static void merge_products(const BatchNormBackward<T>& a, const BatchNormParams& p,
-                           const BatchNormScratch<T>& scratch, int64_t begin, int64_t end) {
-  const int64_t count = channel_blocks(p).count;
-  const double n = double(p.n * p.s);
-  for (int64_t c = begin; c < end; ++c) {
-    double sum = 0, products = 0;
-    for (int64_t b = 0; b < count; ++b) {
-      sum += scratch.blocks[b * p.c + c].first;
-      products += scratch.blocks[b * p.c + c].second;
+                           const BatchNormScratch<T>& scratch, int64_t c, int64_t n) {
+  double sum[kMergedChannels] = {}, products[kMergedChannels] = {};
+  for (int64_t b = 0; b < channel_blocks(p).count; ++b) {
+    const Pairs block = scratch.blocks.at(b * p.c + c);
+    for (int64_t i = 0; i < n; ++i) {
+      sum[i] += block.first[i];
+      products[i] += block.second[i];
     }
-    const double rstd = double(a.rstd[c]);
-    if (a.dbias) a.dbias[c] = T(sum);
-    if (a.dweight) a.dweight[c] = T(products * rstd);
-    scratch.first[c] = p.training ? T(sum / n) : T(0);
-    scratch.second[c] = p.training ? T(products * rstd * rstd / n) : T(0);
+  }
+  const double part = p.training ? 1 / double(p.n * p.s) : 0;
+  for (int64_t i = 0; i < n; ++i) {
+    const double rstd = double(a.rstd[c + i]);
+    if (a.dbias) a.dbias[c + i] = T(sum[i]);
+    if (a.dweight) a.dweight[c + i] = T(products[i] * rstd);
+    scratch.first[c + i] = p.training ? T(sum[i] * part) : T(0);
+    scratch.second[c + i] = p.training ? T(products[i] * rstd * rstd * part) : T(0);
   }
 }
 
-/// dx = scale (dy - first - (x - mean) second)
-template <class T, class Row>
+/// dx = scale (dy - first - (x - mean) second) over n elements; `of` gives numbers per channel.
+template <bool kStream, class T, class Of>
 BRASA_INLINE void gradient_run(const BatchNormBackward<T>& a, const BatchNormScratch<T>& scratch,
-                               int64_t at, int64_t n, const Row& number) {
-  for (int64_t i = 0; i < n; i += kLanes<T>) {
-    const int64_t live = n - i < kLanes<T> ? n - i : kLanes<T>;
-    const Vec<T> distance = read(a.x + at + i, live) - number(a.mean, i, live);
-    const Vec<T> centred = read(a.dy + at + i, live) - number(scratch.first, i, live);
-    const Vec<T> d = fma(-distance, number(scratch.second, i, live), centred);
-    write(a.dx + at + i, d * number(scratch.scale, i, live), live);
+                               int64_t at, int64_t n, const Of& of) {
+  constexpr int64_t kAhead = kFetchBytes / sizeof(T);
+  const auto mean = of(a.mean), first = of(scratch.first), second = of(scratch.second),
+             scale = of(scratch.scale);
+  const T *x = a.x + at, *dy = a.dy + at;
+  T* dx = a.dx + at;
+  each_part<T, 4>(n, [=](int, int64_t i, int64_t live) {
+    __builtin_prefetch(x + i + kAhead);
+    __builtin_prefetch(dy + i + kAhead);
+    const Vec<T> distance = read(x + i, live) - mean(i, live);
+    const Vec<T> centred = read(dy + i, live) - first(i, live);
+    put_row<kStream>(dx + i, fma(-distance, second(i, live), centred) * scale(i, live), live);
+  });
+}
+
+/// Runs [begin, end) of `length` elements.
+template <bool kStream, class T>
+static void gradient_runs(const BatchNormBackward<T>& a, const BatchNormParams& p,
+                          const BatchNormScratch<T>& scratch, int64_t begin, int64_t end,
+                          int64_t length) {
+  for (int64_t run = begin; run < end; ++run) {
+    if (p.channels_last)
+      gradient_run<kStream>(a, scratch, run * length, length,
+                            [](const T* numbers) { return of_row(numbers); });
+    else
+      gradient_run<kStream>(a, scratch, run * length, length,
+                            [c = run % p.c](const T* numbers) { return of_plane(numbers[c]); });
   }
+  if (kStream) finish_streaming();
 }
 
 template <class T>
@@ -182,25 +248,18 @@ void batch_norm_backward(Context ctx, const BatchNormBackward<T>& a, const Batch
   const BatchNormScratch<T> scratch(ctx, p);
   for (int64_t c = 0; c < p.c; ++c)
     scratch.scale[c] = a.weight ? a.rstd[c] * a.weight[c] : a.rstd[c];
-  each_block<T>(
+  each_block<T, kTwoSumVectors>(
       ctx, p, scratch.blocks,
       [&](const Block& block, int64_t c) { return plane_products(a.dy, a.x, a.mean[c], block); },
-      [&]<int kVectors>(const Block& block, int64_t c, int64_t live, Pair* result) {
+      [&]<int kVectors>(const Block& block, int64_t c, int64_t live, Pairs result) {
         row_products<kVectors>(a.dy, a.x, a.mean + c, block, live, result);
       });
-  parallel_for(ctx, p.c, kNormGrain / (channel_blocks(p).count + 1) + 1,
-               [&](int64_t begin, int64_t end) { merge_products(a, p, scratch, begin, end); });
+  each_group(ctx, p, [&](int64_t c, int64_t n) { merge_products(a, p, scratch, c, n); });
   if (!a.dx) return;
+  const bool streaming = streams_rows(a.dx, p.n * p.c * p.s, p.channels_last ? p.c : p.s);
   each_run(ctx, p, [&](int64_t begin, int64_t end, int64_t length) {
-    for (int64_t run = begin; run < end; ++run) {
-      if (p.channels_last) {
-        gradient_run(a, scratch, run * length, length,
-                     [](const T* p, int64_t i, int64_t live) { return read(p + i, live); });
-      } else {
-        gradient_run(a, scratch, run * length, length,
-                     [c = run % p.c](const T* p, int64_t, int64_t) { return broadcast(p[c]); });
-      }
-    }
+    (streaming ? gradient_runs<true, T> : gradient_runs<false, T>)(a, p, scratch, begin, end,
+                                                                   length);
   });
 }
 

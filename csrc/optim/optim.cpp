@@ -9,16 +9,6 @@ namespace {
 /// Up to this many elements one thread steps alone: it takes some 10 us.
 constexpr int64_t kSerialStep = 32 * 1024;
 
-template <class T> BRASA_INLINE Vec<T> read(const T* p, int64_t live) {
-  return live == kLanes<T> ? load(p) : load_partial(p, live);
-}
-template <class T> BRASA_INLINE void write(T* p, Vec<T> x, int64_t live) {
-  if (live == kLanes<T>)
-    store(p, x);
-  else
-    store_partial(p, x, live);
-}
-
 /// Element i and the live - 1 after it.
 template <class T, class Rule>
 BRASA_INLINE void step_vector(const StepTensor<T>& t, const Rule& rule, int64_t i, int64_t live) {

@@ -40,16 +40,6 @@ BRASA_INLINE IntVec<T> load_offsets(const Offset* p, int64_t live) {
   return lanes;
 }
 
-template <class T> BRASA_INLINE Vec<T> read(const T* p, int64_t live) {
-  return live == kLanes<T> ? load(p) : load_partial(p, live);
-}
-template <class T> BRASA_INLINE void write(T* p, Vec<T> x, int64_t live) {
-  if (live == kLanes<T>)
-    store(p, x);
-  else
-    store_partial(p, x, live);
-}
-
 /// 0, 1, 2, ...
 template <class T> BRASA_INLINE IntVec<T> lane_numbers() {
   IntVec<T> lanes{};

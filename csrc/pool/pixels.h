@@ -5,7 +5,6 @@
 #include "pool/offsets.h"
 #include "pool/window.h"
 
-#define BRASA_INLINE_MEMBER inline __attribute__((always_inline))
 
 namespace brasa::cpu::BRASA_ISA {
 

@@ -14,7 +14,6 @@
 #include "core/simd.h"
 #include "softmax/softmax.h"
 
-#define BRASA_INLINE_MEMBER inline __attribute__((always_inline))
 
 namespace brasa::cpu::BRASA_ISA {
 
@@ -26,16 +25,6 @@ constexpr int64_t kTileElements = 8 * 1024;
 constexpr int64_t kShortLine = 32;
 /// Elements of a parallel chunk, some 10 us of exponentials.
 constexpr int64_t kLinesGrain = 16 * 1024;
-
-template <class T> BRASA_INLINE Vec<T> read(const T* p, int64_t live) {
-  return live == kLanes<T> ? load(p) : load_partial(p, live);
-}
-template <class T> BRASA_INLINE void write(T* p, Vec<T> x, int64_t live) {
-  if (live == kLanes<T>)
-    store(p, x);
-  else
-    store_partial(p, x, live);
-}
 
 /// An array as a piece sees it: element j of line i at data[j * stride + i].
 template <class T> struct Operand {
