@@ -98,6 +98,7 @@ template <class T> static Pair plane_statistics(const T* x, const Block& b) {
   const T shift = sum.total() / count;
   const Vec<T> s = broadcast(shift);
   const auto add_offset = [&](int i, const T* p, int64_t live) {
+    __builtin_prefetch(p + b.length);  // what comes next: memory would idle while this is in L1
     offsets.add(i, read(p, live) - s, live);
   };
   const auto add_square = [&](int i, const T* p, int64_t live) {
@@ -170,6 +171,11 @@ template <int kVectors, class T> struct Strip {
     return read(data + r * step + v * kWidth, live);
   }
   /// The same, with the row that comes kRowsAhead later fetched.
+  /// The same, with what lies `rows` further down fetched into L2.
+  BRASA_INLINE_MEMBER Vec<T> at_last_sight(int64_t r, int v, int64_t rows) const {
+    __builtin_prefetch(data + (r + rows) * step + v * kWidth, 0, 2);
+    return at(r, v);
+  }
   BRASA_INLINE_MEMBER Vec<T> at_first_sight(int64_t r, int v) const {
     __builtin_prefetch(data + (r + kRowsAhead) * step + v * kWidth);
     return at(r, v);
@@ -193,7 +199,7 @@ BRASA_INLINE void row_statistics(const T* x, const Block& b, int64_t live, Pairs
 #pragma GCC unroll 2
     for (int i = 0; i < kGroup; ++i) s[i] = shift[0][v + i] * broadcast(T(part));
     sum_rows<kGroup, 2, T>(b.runs, total, [&](int64_t r, int i, Vec<T>* sums) {
-      const Vec<T> d = strip.at(r, v + i) - s[i];
+      const Vec<T> d = strip.at_last_sight(r, v + i, b.runs) - s[i];
       sums[0] += d;
       sums[1] = fma(d, d, sums[1]);
     });
@@ -244,10 +250,12 @@ static void each_block(Context ctx, const BatchNormParams& p, Pairs results,
   if (!p.channels_last) {
     const int64_t grain = kNormGrain / (blocks.rows * (p.s > 0 ? p.s : 1)) + 1;
     parallel_for(ctx, blocks.count * p.c, grain, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        const Pair pair = of_plane(block_at(p, blocks, i / p.c, i % p.c), i % p.c);
-        results.first[i] = pair.first;
-        results.second[i] = pair.second;
+      for (int64_t i = begin; i < end; ++i) {  // along memory
+        const int64_t c = i / blocks.parts % p.c;
+        const int64_t block = i / blocks.parts / p.c * blocks.parts + i % blocks.parts;
+        const Pair pair = of_plane(block_at(p, blocks, block, c), c);
+        results.first[block * p.c + c] = pair.first;
+        results.second[block * p.c + c] = pair.second;
       }
     });
     return;
