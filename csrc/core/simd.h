@@ -196,11 +196,11 @@ template <class T> BRASA_INLINE void write(T* p, Vec<T> x, int64_t live) {
     store_partial(p, x, live);
 }
 
-/// x with the lanes from n on +0; what was there leaves no trace.
-template <class T> BRASA_INLINE Vec<T> first_lanes(Vec<T> x, int64_t n) {
+/// x with the lanes from n on replaced; what was there leaves no trace.
+template <class T> BRASA_INLINE Vec<T> first_lanes(Vec<T> x, int64_t n, Vec<T> others = Vec<T>{}) {
   IntVec<T> lane{};
   for (int i = 0; i < kLanes<T>; ++i) lane[i] = i;
-  return (Vec<T>)(bits(x) & (lane < IntVec<T>{} + typename IntOf<T>::type(n)));
+  return lane < IntVec<T>{} + typename IntOf<T>::type(n) ? x : others;
 }
 
 /// Lane i is lane (i + kBy) % width of x.
@@ -226,6 +226,19 @@ template <class V, class F> BRASA_INLINE ElementOf<V> fold_lanes(V x, const F& f
   if constexpr (kWidth >= 4) x = f(x, rotate_lanes<2>(x));
   if constexpr (kWidth >= 2) x = f(x, rotate_lanes<1>(x));
   return x[0];
+}
+
+/// a > b ? a : b, which is what x86's instruction does: of zeros and where one is a NaN it is b.
+template <class T> BRASA_INLINE Vec<T> max_lanes(Vec<T> a, Vec<T> b) {
+#if defined(__AVX512F__) && !defined(BRASA_SCALAR)
+  constexpr __mmask16 kAll = -1;  // GCC 12 warns of an uninitialised value in the unmasked forms
+  if constexpr (sizeof(T) == 4)
+    return (Vec<T>)_mm512_maskz_max_ps(kAll, (__m512)a, (__m512)b);
+  else
+    return (Vec<T>)_mm512_maskz_max_pd(__mmask8(kAll), (__m512d)a, (__m512d)b);
+#else
+  return a > b ? a : b;
+#endif
 }
 
 /// Sum over virtual lanes: the same additions in the same order at every vector width.

@@ -221,6 +221,12 @@ template <class V> BRASA_INLINE V vexp(V x) {
   return scale(expm1_reduced(z) + value<V>(1), z);
 }
 
+/// The same for x <= 0, which needs one limit only.
+template <class V> BRASA_INLINE V vexp_below_zero(V x) {
+  const Reduced<V> z = reduce_by_ln2(not_below(x, ExpLimits<ElementOf<V>>::kLow));
+  return scale(expm1_reduced(z) + value<V>(1), z);
+}
+
 /// x exp(x), rounded once: where exp(x) is denormal, x exp(x) need not be. Of use for x <= 0.
 template <class V> BRASA_INLINE V vx_exp_x(V x) {
   const V limited = limit_to_exp_range(x);

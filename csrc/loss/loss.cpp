@@ -75,7 +75,10 @@ void forward_positions(Context ctx, const T* logits, const CrossEntropyParams<T>
     alignas(64) T tile[kTileElements], maximum[Piece::kStates], log_sum[Piece::kStates];
     const Operand<const T> x = place.input(logits, tile);
     piece.max_of(x, maximum);
-    piece.sum_of(log_sum, [&](auto k) { return vexp(piece.get(x, k) - piece.state(maximum, k)); });
+    piece.sum_of(log_sum, [&](auto k) {
+      piece.fetch_next(x, k);
+      return vexp_below_zero(piece.get(x, k) - piece.state(maximum, k));
+    });
     piece.map_state(log_sum, [&](int64_t i) { return vlog(load(log_sum + i)); });
     T* const losses_here = losses + piece.line;
     if (p.probabilities) {
@@ -146,6 +149,7 @@ void cross_entropy_backward(Context ctx, const T* dy, const T* logits, CrossEntr
   const T weights = sum_of_weights(params), kept = T(1 - params.label_smoothing);
   const T share = T(params.label_smoothing) / T(params.shape.n);
   const int64_t positions = params.shape.lines();
+  const bool streaming = streams_lines(dlogits, params.shape);
   for_pieces<T>(
       ctx, params.shape,
       [=, p = &params]<class Piece>(const Piece& piece, const Placement<T>& place) {
@@ -180,7 +184,7 @@ void cross_entropy_backward(Context ctx, const T* dy, const T* logits, CrossEntr
               const Vec<T> w = p->weight ? piece.per_element(p->weight, k) : broadcast(T(1));
               d -= piece.state(g, k) * broadcast(share) * w;
             }
-            piece.put(out, k, d);
+            piece.put_result(out, k, d, streaming);
           });
           for (int64_t i = 0; i < piece.lines(); ++i) {
             const int64_t c = class_of(*p, piece.line + i);

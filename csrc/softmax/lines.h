@@ -10,10 +10,8 @@
 // of a 512 x 512 image for instance into one.
 #pragma once
 
-#include "core/parallel.h"
-#include "core/simd.h"
+#include "core/elementwise.h"
 #include "softmax/softmax.h"
-
 
 namespace brasa::cpu::BRASA_ISA {
 
@@ -33,9 +31,12 @@ template <class T> struct Operand {
   operator Operand<const T>() const { return {data, stride}; }
 };
 
-/// One contiguous line of n elements, n >= kLanes.
+/// One contiguous line of n elements.
 template <class T> struct LinePiece {
   using V = Vec<T>;
+  /// Vectors in a turn of the loops: maxima have as many chains, sums the 16 lanes that strips
+  /// have.
+  static constexpr int kParts = 4 * LaneSum<T>::kParts;
   static constexpr int64_t kStates = kLanes<T>;
   struct Index {
     int64_t j, live;
@@ -45,6 +46,9 @@ template <class T> struct LinePiece {
   int64_t lines() const { return 1; }
   V get(Operand<const T> a, Index k) const { return read(a.data + k.j, k.live); }
   void put(Operand<T> a, Index k, V v) const { write(a.data + k.j, v, k.live); }
+  void put_result(Operand<T> a, Index k, V v, bool streaming) const {
+    streaming ? put_row<true>(a.data + k.j, v, k.live) : put(a, k, v);
+  }
   V state(const T* s, Index) const { return broadcast(s[0]); }
   V per_element(const T* w, Index k) const { return read(w + k.j, k.live); }
   int64_t position(Operand<const T>, int64_t j, int64_t) const { return j; }
@@ -54,29 +58,34 @@ template <class T> struct LinePiece {
     for (; j + kLanes<T> <= n; j += kLanes<T>) f(Index{j, kLanes<T>});
     if (j < n) f(Index{j, n - j});
   }
+  /// The largest element. If there is a NaN it need not be the result: its exponential makes the
+  /// line's sum a NaN, and thus everything else.
   BRASA_INLINE_MEMBER void max_of(Operand<const T> a, T* result) const {
-    V m = load(a.data + n - kLanes<T>);
-    for (int64_t j = 0; j + kLanes<T> < n; j += kLanes<T>) m = max(m, load(a.data + j));
-    T largest = m[0];
-    for (int i = 1; i < kLanes<T>; ++i) largest = m[i] > largest || m[i] != m[i] ? m[i] : largest;
-    store(result, broadcast(largest));
+    const V lowest = broadcast(T(-__builtin_inf()));
+    V most[kParts];
+#pragma GCC unroll 8
+    for (int i = 0; i < kParts; ++i) most[i] = lowest;
+    each_part<T, kParts>(n, [&](int i, int64_t j, int64_t live) {
+      const V x = read(a.data + j, live);
+      most[i] = max_lanes<T>(most[i], live == kLanes<T> ? x : first_lanes<T>(x, live, lowest));
+    });
+#pragma GCC unroll 8
+    for (int step = kParts / 2; step; step /= 2)
+#pragma GCC unroll 8
+      for (int i = 0; i < step; ++i) most[i] = max_lanes<T>(most[i], most[i + step]);
+    store(result, broadcast(fold_lanes(most[0], max_lanes<T>)));
   }
   /// result = sum of f(k) over the line.
   template <class F> BRASA_INLINE_MEMBER void sum_of(T* result, const F& f) const {
-    constexpr int kParts = LaneSum<T>::kParts;
     LaneSum<T> sum;
-    int64_t j = 0;
-    for (; j + 16 <= n; j += 16) {
-#pragma GCC unroll 16
-      for (int i = 0; i < kParts; ++i) sum.part[i] += f(Index{j + i * kLanes<T>, kLanes<T>});
-    }
-    for (int i = 0; i < kParts && j < n; ++i, j += kLanes<T>) {
-      const int64_t live = n - j < kLanes<T> ? n - j : kLanes<T>;
-      alignas(64) T mapped[kLanes<T>] = {};
-      write(mapped, f(Index{j, live}), live);
-      sum.part[i] += load(mapped);
-    }
+    each_part<T, kParts>(n, [&](int i, int64_t j, int64_t live) {
+      sum.add(i % LaneSum<T>::kParts, f(Index{j, live}), live);
+    });
     store(result, broadcast(sum.total()));
+  }
+  /// Fetches what the next line has at k, while this one is worked on: memory would idle meanwhile.
+  BRASA_INLINE_MEMBER void fetch_next(Operand<const T> a, Index k) const {
+    __builtin_prefetch(a.data + n + k.j);
   }
   template <class F> BRASA_INLINE_MEMBER void map_state(T* result, const F& f) const {
     store(result, f(int64_t{0}));
@@ -95,6 +104,8 @@ template <class T> struct StripPiece {
   int64_t lines() const { return width; }
   V get(Operand<const T> a, Index k) const { return read(a.data + k.j * a.stride + k.i, k.live); }
   void put(Operand<T> a, Index k, V v) const { write(a.data + k.j * a.stride + k.i, v, k.live); }
+  void put_result(Operand<T> a, Index k, V v, bool) const { put(a, k, v); }
+  void fetch_next(Operand<const T>, Index) const {}
   V state(const T* s, Index k) const { return load(s + k.i); }
   V per_element(const T* w, Index k) const { return broadcast(w[k.j]); }
   int64_t position(Operand<const T> a, int64_t j, int64_t i) const { return j * a.stride + i; }
@@ -112,7 +123,7 @@ template <class T> struct StripPiece {
     across([&](int64_t i, int64_t live) { store(result + i, get(a, {0, i, live})); });
     for (int64_t j = 1; j < n; ++j)
       across([&](int64_t i, int64_t live) {
-        store(result + i, max(load(result + i), get(a, {j, i, live})));
+        store(result + i, max_lanes<T>(load(result + i), get(a, {j, i, live})));
       });
   }
   template <class F> BRASA_INLINE_MEMBER void sum_of(T* result, const F& f) const {
@@ -173,6 +184,12 @@ template <class T> struct Placement {
   }
 };
 
+/// Whether the results of lines, in y, are streamed.
+template <class T> static bool streams_lines(const T* y, AxisShape shape) {
+  constexpr int64_t kLongLine = 256;
+  return shape.inner == 1 && shape.n >= kLongLine && streams_rows(y, shape.size(), shape.n);
+}
+
 /// Calls f(piece, placement) for all lines, in parallel.
 template <class T, class F>
 static inline void for_pieces(Context ctx, AxisShape shape, const F& f) {
@@ -184,6 +201,7 @@ static inline void for_pieces(Context ctx, AxisShape shape, const F& f) {
     parallel_for(ctx, shape.outer, grain, [&](int64_t begin, int64_t end) {
       for (int64_t line = begin; line < end; ++line)
         f(LinePiece<T>{line, n}, Placement<T>{Kind::in_place, line * n, n, 1, 1});
+      finish_streaming();
     });
     return;
   }

@@ -6,35 +6,45 @@
 namespace brasa::cpu::BRASA_ISA {
 
 template <class T> void softmax_forward(Context ctx, const T* x, T* y, AxisShape shape) {
+  const bool streaming = shape.n <= kTileElements && streams_lines(y, shape);
   for_pieces<T>(ctx, shape, [=]<class Piece>(const Piece& piece, const Placement<T>& place) {
     constexpr int64_t kStates = Piece::kStates;
     alignas(64) T tile[kTileElements], maximum[kStates], factor[kStates];
     const Operand<const T> in = place.input(x, tile);
-    const Operand<T> exponentials = place.work(y, tile), out = place.output(y, tile);
+    const Operand<T> out = place.output(y, tile);
+    const Operand<T> exponentials = streaming ? Operand<T>{tile, 1} : place.work(y, tile);
     piece.max_of(in, maximum);
     piece.sum_of(factor, [&](auto k) {
-      const Vec<T> e = vexp(piece.get(in, k) - piece.state(maximum, k));
+      piece.fetch_next(in, k);
+      const Vec<T> e = vexp_below_zero(piece.get(in, k) - piece.state(maximum, k));
       piece.put(exponentials, k, e);
       return e;
     });
     piece.map_state(factor, [&](int64_t i) { return value<Vec<T>>(1) / load(factor + i); });
-    piece.each(
-        [&](auto k) { piece.put(out, k, piece.get(exponentials, k) * piece.state(factor, k)); });
+    piece.each([&](auto k) {
+      const Vec<T> e = piece.get(exponentials, k);
+      piece.put_result(out, k, e * piece.state(factor, k), streaming);
+    });
     place.finish(y, tile);
   });
 }
 
 template <class T> void log_softmax_forward(Context ctx, const T* x, T* y, AxisShape shape) {
+  const bool streaming = streams_lines(y, shape);
   for_pieces<T>(ctx, shape, [=]<class Piece>(const Piece& piece, const Placement<T>& place) {
     constexpr int64_t kStates = Piece::kStates;
     alignas(64) T tile[kTileElements], maximum[kStates], log_sum[kStates];
     const Operand<const T> in = place.input(x, tile);
     const Operand<T> out = place.output(y, tile);
     piece.max_of(in, maximum);
-    piece.sum_of(log_sum, [&](auto k) { return vexp(piece.get(in, k) - piece.state(maximum, k)); });
+    piece.sum_of(log_sum, [&](auto k) {
+      piece.fetch_next(in, k);
+      return vexp_below_zero(piece.get(in, k) - piece.state(maximum, k));
+    });
     piece.map_state(log_sum, [&](int64_t i) { return vlog(load(log_sum + i)); });
     piece.each([&](auto k) {
-      piece.put(out, k, piece.get(in, k) - piece.state(maximum, k) - piece.state(log_sum, k));
+      const Vec<T> below = piece.get(in, k) - piece.state(maximum, k);
+      piece.put_result(out, k, below - piece.state(log_sum, k), streaming);
     });
     place.finish(y, tile);
   });
@@ -42,6 +52,7 @@ template <class T> void log_softmax_forward(Context ctx, const T* x, T* y, AxisS
 
 template <class T>
 void softmax_backward(Context ctx, const T* dy, const T* y, T* dx, AxisShape shape) {
+  const bool streaming = streams_lines(dx, shape);
   for_pieces<T>(ctx, shape, [=]<class Piece>(const Piece& piece, const Placement<T>& place) {
     constexpr int64_t kStates = Piece::kStates;
     alignas(64) T tile[kTileElements], y_tile[kTileElements], dot[kStates];
@@ -49,7 +60,8 @@ void softmax_backward(Context ctx, const T* dy, const T* y, T* dx, AxisShape sha
     const Operand<T> out = place.output(dx, tile);
     piece.sum_of(dot, [&](auto k) { return piece.get(p, k) * piece.get(g, k); });
     piece.each([&](auto k) {
-      piece.put(out, k, piece.get(p, k) * (piece.get(g, k) - piece.state(dot, k)));
+      const Vec<T> d = piece.get(p, k) * (piece.get(g, k) - piece.state(dot, k));
+      piece.put_result(out, k, d, streaming);
     });
     place.finish(dx, tile);
   });
@@ -57,6 +69,7 @@ void softmax_backward(Context ctx, const T* dy, const T* y, T* dx, AxisShape sha
 
 template <class T>
 void log_softmax_backward(Context ctx, const T* dy, const T* y, T* dx, AxisShape shape) {
+  const bool streaming = streams_lines(dx, shape);
   for_pieces<T>(ctx, shape, [=]<class Piece>(const Piece& piece, const Placement<T>& place) {
     constexpr int64_t kStates = Piece::kStates;
     alignas(64) T tile[kTileElements], y_tile[kTileElements], sum[kStates];
@@ -64,7 +77,10 @@ void log_softmax_backward(Context ctx, const T* dy, const T* y, T* dx, AxisShape
     const Operand<T> out = place.output(dx, tile);
     piece.sum_of(sum, [&](auto k) { return piece.get(g, k); });
     piece.each([&](auto k) {
-      piece.put(out, k, fma(-vexp(piece.get(p, k)), piece.state(sum, k), piece.get(g, k)));
+      piece.fetch_next(p, k);
+      piece.fetch_next(g, k);
+      const Vec<T> d = fma(-vexp(piece.get(p, k)), piece.state(sum, k), piece.get(g, k));
+      piece.put_result(out, k, d, streaming);
     });
     place.finish(dx, tile);
   });
