@@ -42,8 +42,10 @@ BRASA_INLINE Winners<T> column_winners(const T* p, int64_t rows, int64_t step, i
                                        int64_t kernel, int64_t live) {
   const Vec<T> padding = broadcast(T(-__builtin_inf()));
   if (live <= 0 || rows <= 0) return {padding, int_lanes<T>(kNoRow)};
+  fetch_ahead(p, rows);
   Winners<T> best{read_at_most(p, live), int_lanes<T>(tap * kernel)};
   for (int64_t r = 1; r < rows; ++r) {
+    fetch_ahead(p + r * step, rows - r);
     const Vec<T> value = read_at_most(p + r * step, live);
     const IntVec<T> later = (value > best.value) | (value != value);
     best.value = later ? value : best.value;
@@ -125,7 +127,10 @@ template <class T>
 BRASA_INLINE Vec<T> column_sums(const T* p, int64_t rows, int64_t step, int64_t live) {
   Vec<T> sum{};
   if (live <= 0) return sum;
-  for (int64_t r = 0; r < rows; ++r) sum += read_at_most(p + r * step, live);
+  for (int64_t r = 0; r < rows; ++r) {
+    fetch_ahead(p + r * step, rows - r);
+    sum += read_at_most(p + r * step, live);
+  }
   return sum;
 }
 

@@ -149,6 +149,35 @@ void halve_planes_backward(const PoolParams& p, const T* dy, const Offset* offse
   if (streaming) finish_streaming();
 }
 
+/// Gradients of means over 2x2 windows, as halve_planes_backward(): both rows of a pair get every
+/// quotient twice.
+template <class T>
+void halve_means_backward(const PoolParams& p, const T* dy, T* dx, int64_t begin, int64_t end,
+                          T* memory) {
+  const bool streaming = streams(dx, p.w.in, p.n * p.c * p.h.in * p.w.in * int64_t(sizeof(T)));
+  const int64_t row_pairs = pairs(p.h), length = 2 * round_up(pairs(p.w), 16);
+  Scratch<T> scratch{memory};
+  T *const line = scratch.take(length), *const divisors = scratch.take(p.w.out + 16);
+  fill_column_divisors(p, divisors, p.w.out + 16);
+  for (int64_t pair = begin; pair < end; ++pair) {
+    const int64_t plane = pair / row_pairs, m = pair % row_pairs;
+    fill(line, length, T(0));
+    const T* from = dy + (plane * p.h.out + m) * p.w.out;
+    for (int64_t o = 0; m < p.h.out && o < p.w.out; o += kLanes<T>) {
+      fetch_ahead(from + o, 0);
+      const int64_t live = p.w.out - o < kLanes<T> ? p.w.out - o : kLanes<T>;
+      const Vec<T> divisor = broadcast(T(row_divisor(p, m))) * load(divisors + o);
+      const Vec<T> quotient = Vec<T>{} + read(from + o, live) / divisor;
+      store(line + 2 * o, zip_low(quotient, quotient));
+      store(line + 2 * o + kLanes<T>, zip_high(quotient, quotient));
+    }
+    const int64_t first = plane * p.h.in + 2 * m, rows = 2 * m + 1 < p.h.in ? 2 : 1;
+    for (int64_t row = first; row < first + rows; ++row)
+      write_row(line, p.w.in, streaming, dx, row * p.w.in, (first + rows) * p.w.in);
+  }
+  if (streaming) finish_streaming();
+}
+
 // ---- channels-last ---------------------------------------------------------------------------
 
 /// A pair of rows and of columns: its four pixels and the windows that gather_quad() wants, null

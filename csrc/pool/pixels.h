@@ -5,7 +5,6 @@
 #include "pool/offsets.h"
 #include "pool/window.h"
 
-
 namespace brasa::cpu::BRASA_ISA {
 
 /// Vectors of channels that go through a window together: 256 bytes of each pixel at a time keep
@@ -65,7 +64,9 @@ BRASA_INLINE void max_of_pixels(const PixelWindow<T>& window, int64_t live, Pixe
       const IntVec<T> tap = int_lanes<T>(first_tap + i * (kKernel ? kKernel : window.kernel_w) + j);
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) {
-        const Vec<T> value = window.lanes_at(row + j * window.pixel_step + v * kWidth, live);
+        const T* lanes = row + j * window.pixel_step + v * kWidth;
+        if (rows - i <= 2) fetch_ahead(lanes, columns - j);
+        const Vec<T> value = window.lanes_at(lanes, live);
         const IntVec<T> better = (value > best[v]) | (value != value);
         best[v] = better ? value : best[v];
         if constexpr (kKeeps<Offset>) where[v] = better ? tap : where[v];
@@ -90,7 +91,10 @@ BRASA_INLINE void mean_of_pixels(const PixelWindow<T>& window, int64_t live, T d
     for (int64_t i = 0; i < window.h.count; ++i) {
       const T* pixel = window.x + i * window.row_step + j * window.pixel_step;
 #pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) column[v] += window.lanes_at(pixel + v * kWidth, live);
+      for (int v = 0; v < kVectors; ++v) {
+        if (window.h.count - i <= 2) fetch_ahead(pixel + v * kWidth, window.w.count - j);
+        column[v] += window.lanes_at(pixel + v * kWidth, live);
+      }
     }
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) total[v] += column[v];

@@ -151,6 +151,11 @@ template <class T> void mean_pool_backward(Context ctx, const T* dy, T* dx, cons
     each_pixel_row<T>(ctx, p, p.h.in, [&](int64_t row, int64_t c_begin, int64_t c_end) {
       mean_pool_pixels_backward(p, dy, dx, row, c_begin, c_end);
     });
+  } else if (halving_kernel(p) == 2) {
+    each_plane_chunk<T>(ctx, p, pairs(p.h), GradientBuffers<T>::elements(p),
+                        [&](int64_t begin, int64_t end, T* scratch) {
+                          halve_means_backward(p, dy, dx, begin, end, scratch);
+                        });
   } else {
     each_plane_chunk<T>(ctx, p, p.h.in, GradientBuffers<T>::elements(p),
                         [&](int64_t begin, int64_t end, T* scratch) {
