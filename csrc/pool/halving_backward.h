@@ -15,6 +15,10 @@
 
 namespace brasa::cpu::BRASA_ISA {
 
+/// Pairs of columns that one vector of channels goes along before the next one does: the windows it
+/// loads again at their begin are an eighth, and 4 KiB of 64 channels stay together.
+constexpr int64_t kColumnPairs = 8;
+
 /// Windows with their gradients: as many as a vector has lanes. `where` is negative for none.
 template <class T> struct Gradients {
   Vec<T> dy;
@@ -205,17 +209,47 @@ template <class T> struct PixelPair {
   }
 };
 
-/// The pair of rows `pair`, counted over all images, of channels [c_begin, c_end).
+/// A vector of channels of neighbouring pairs of columns, all of whose windows and pixels exist:
+/// what is the left window of a pair was the own one of the pair before, and is not loaded again.
+template <class T, class Offset>
+static void gather_columns(const PoolParams& p, int64_t columns, const T* own,
+                           const Offset* own_offsets, T* row0, T* row1, bool streaming) {
+  constexpr int64_t kWidth = kLanes<T>;
+  const int64_t up = p.w.out * p.c;
+  const auto window = [=](int64_t at) -> Gradients<T> {
+    return {load(own + at), load_offsets<T>(own_offsets + at, kWidth)};
+  };
+  Gradients<T> left = window(-p.c), above_left = window(-p.c - up);
+  for (int64_t k = 0; k < columns; ++k) {
+    const Gradients<T> here = window(k * p.c), above = window(k * p.c - up);
+    __builtin_prefetch(own + k * p.c + kFetchBytes / sizeof(T));
+    const Quad<T> quad = gather_quad<3, T>(above_left, above, left, here);
+    for (int64_t j = 0; j < 2; ++j) {
+      const int64_t at = (2 * k + j) * p.c;
+      put(streaming, row0 + at, quad.pixel[0][j], kWidth, kWidth);
+      put(streaming, row1 + at, quad.pixel[1][j], kWidth, kWidth);
+    }
+    left = here;
+    above_left = above;
+  }
+}
+
+/// The pairs of an axis all of whose windows and pixels exist are [1, end).
+static inline int64_t inner_pairs_end(const PoolAxis& a) {
+  const int64_t whole = (a.in + a.pad) / 2;
+  return whole < a.out ? whole : a.out;
+}
+
+/// Pairs of columns [begin, end) of a pair of rows of image n.
 template <int kKernel, class T, class Offset>
-void halve_pixels_backward(const PoolParams& p, const T* dy, const Offset* offsets, T* dx,
-                           int64_t pair, int64_t c_begin, int64_t c_end) {
-  const int64_t n = pair / pairs(p.h), row = pair % pairs(p.h);
+static void gather_pairs(const PoolParams& p, const T* dy, const Offset* offsets, T* dx, int64_t n,
+                         int64_t row, int64_t begin, int64_t end, int64_t c_begin, int64_t c_end,
+                         bool streaming) {
   const T* dy_end = dy + p.n * p.h.out * p.w.out * p.c;
   const bool whole = c_begin == 0 && c_end == p.c;
   // Is what follows a pixel's channels written later? Of column 0 that is column 1.
   const bool later[2] = {whole && p.c <= kLanes<T>, whole};
-  const bool streaming = streams(dx, p.c, p.n * p.c * p.h.in * p.w.in * int64_t(sizeof(T)));
-  for (int64_t column = 0; column < pairs(p.w); ++column) {
+  for (int64_t column = begin; column < end; ++column) {
     const PixelPair<T> at(p, dy, dx, n, row, column);
     for (int64_t c = c_begin; c < c_end; c += kLanes<T>) {
       const int64_t live = c_end - c < kLanes<T> ? c_end - c : kLanes<T>;
@@ -232,6 +266,33 @@ void halve_pixels_backward(const PoolParams& p, const T* dy, const Offset* offse
             put(streaming, to + c, quad.pixel[i][j], live,
                 lanes_to_write<T>(to + c - dx, live, later[j] ? at.row_end[i] : 0));
     }
+  }
+}
+
+/// The pair of rows `pair`, counted over all images, of channels [c_begin, c_end).
+template <int kKernel, class T, class Offset>
+void halve_pixels_backward(const PoolParams& p, const T* dy, const Offset* offsets, T* dx,
+                           int64_t pair, int64_t c_begin, int64_t c_end) {
+  const int64_t n = pair / pairs(p.h), row = pair % pairs(p.h);
+  const bool streaming = streams(dx, p.c, p.n * p.c * p.h.in * p.w.in * int64_t(sizeof(T)));
+  const auto gather = [&](int64_t begin, int64_t end) {
+    gather_pairs<kKernel>(p, dy, offsets, dx, n, row, begin, end, c_begin, c_end, streaming);
+  };
+  const bool inner_row = row >= 1 && row < inner_pairs_end(p.h);
+  if (kKernel == 3 && inner_row && (c_end - c_begin) % kLanes<T> == 0) {
+    const int64_t end = inner_pairs_end(p.w);
+    gather(0, 1);
+    for (int64_t column = 1; column < end; column += kColumnPairs) {
+      const int64_t columns = end - column < kColumnPairs ? end - column : kColumnPairs;
+      const int64_t window = ((n * p.h.out + row) * p.w.out + column) * p.c;
+      T* pixel = dx + ((n * p.h.in + 2 * row - p.h.pad) * p.w.in + 2 * column - p.w.pad) * p.c;
+      for (int64_t c = c_begin; c < c_end; c += kLanes<T>)
+        gather_columns(p, columns, dy + window + c, offsets + window + c, pixel + c,
+                       pixel + p.w.in * p.c + c, streaming);
+    }
+    gather(end > 1 ? end : 1, pairs(p.w));
+  } else {
+    gather(0, pairs(p.w));
   }
   if (streaming) finish_streaming();
 }

@@ -27,6 +27,8 @@ CASES = [
     ((2, 7, 35, 36), {"kernel_size": 3, "stride": 2}),
     ((2, 7, 35, 36), {"kernel_size": 3, "stride": 2, "padding": (0, 1), "ceil_mode": True}),
     ((1, 70, 6, 5), {"kernel_size": 3, "stride": 2, "padding": (1, 0), "ceil_mode": True}),
+    ((2, 32, 9, 39), {"kernel_size": 3, "stride": 2, "padding": 1}),
+    ((1, 48, 8, 40), {"kernel_size": 3, "stride": 2}),
     ((1, 2, 1, 1), {"kernel_size": 3, "stride": 2, "padding": 1}),
     ((1, 2, 2, 1), {"kernel_size": 2, "stride": 2, "ceil_mode": True}),
     ((1, 3, 13, 40), {"kernel_size": 3, "stride": 1, "padding": 1}),
