@@ -14,6 +14,21 @@ BRASA_INLINE int64_t index_at(const RowIndices& r, int64_t p) {
   return r.wide ? r.wide[p] : int64_t(r.narrow[p]);
 }
 
+/// The row that is copied kRowsAhead positions later, or one that may be fetched in its place.
+constexpr int64_t kRowsAhead = 2;
+BRASA_INLINE int64_t next_row(const RowIndices& indices, TableShape shape, int64_t p, int64_t end) {
+  const int64_t v = p + kRowsAhead < end ? index_at(indices, p + kRowsAhead) : 0;
+  return v >= 0 && v < shape.rows ? v : 0;
+}
+
+/// y = x, with a later row fetched: rows lie anywhere, and no hardware foresees that.
+template <class T> BRASA_INLINE void copy_row(const T* x, const T* later, int64_t n, T* y) {
+  each_part<T, 4>(n, [=](int, int64_t d, int64_t live) {
+    __builtin_prefetch(later + d);
+    write(y + d, read(x + d, live), live);
+  });
+}
+
 }  // namespace
 
 template <class T>
@@ -25,11 +40,11 @@ void embedding_forward(Context ctx, RowIndices indices, const T* weight, T* y, T
     for (int64_t p = begin; p < end; ++p) {
       const int64_t v = index_at(indices, p);
       T* const row = y + p * columns;
-      if (v >= 0 && v < shape.rows) {
-        __builtin_memcpy(row, weight + v * columns, size_t(columns) * sizeof(T));
-      } else {
+      if (v >= 0 && v < shape.rows)
+        copy_row(weight + v * columns, weight + next_row(indices, shape, p, end) * columns, columns,
+                 row);
+      else
         for (int64_t d = 0; d < columns; ++d) row[d] = T(__builtin_nan(""));
-      }
     }
   });
 }

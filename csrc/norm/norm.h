@@ -10,7 +10,12 @@
 //
 // So the statistics of a batch cost one read of memory, not two. The blocks (core/order.h) depend
 // on the shape alone. Floor of training: read x for the statistics, read x and write y to
-// normalise.
+// normalise; less for an array that exceeds the caches only in part, as the second pass begins
+// where the first one ended.
+//
+// Measured on the way: merging the blocks channel by channel took a third of 32 x 256 x 14 x 14
+// channels-last (now in vectors of channels); four rows that share their channels' numbers gain a
+// quarter of normalising, but lose 15 % where rows are streamed.
 //
 // Backward, with xhat = (x - mean) rstd, over the n elements of a channel (batch) or a row (layer)
 // and h = dy (batch) or dy weight (layer):

@@ -65,6 +65,14 @@ def test_same_mask_for_every_instruction_set_and_number_of_threads(isa, set_thre
         np.testing.assert_array_equal(y[99_800:], later)
 
 
+def test_streamed_results_have_the_bits_of_cached_ones(isa):
+    """Results of 16 MiB and more go past the caches; those of a part do not."""
+    x = np.arange(1, 2**22 + 1030, dtype=np.float32)
+    whole, half = ops.dropout(x, 0.3, 5, 7), 2**21
+    assert whole[:half].tobytes() == ops.dropout(x[:half], 0.3, 5, 7).tobytes()
+    assert whole[half:].tobytes() == ops.dropout(x[half:], 0.3, 5, 7 + half // 4).tobytes()
+
+
 def test_share_and_mean():
     y = ops.dropout(np.ones(1_000_000, np.float32), 0.3, 5, 0)
     assert abs((y == 0).mean() - 0.3) < 4 * np.sqrt(0.3 * 0.7 / y.size)

@@ -332,6 +332,34 @@ def test_same_bits_for_any_number_of_threads(set_threads, isa, layout):
     assert len(results) == 1
 
 
+def test_streamed_rows_have_the_bits_of_cached_ones(isa):
+    """Results of 16 MiB and more go past the caches; those of a half of the rows do not."""
+    rng = np.random.default_rng(3)
+    x, dy = normal(rng, np.float32, 4104, 1024), normal(rng, np.float32, 4104, 1024)
+    weight, bias = normal(rng, np.float32, 1024), normal(rng, np.float32, 1024)
+    y, saved = ops.layer_norm(x, weight, bias, save=True)
+    dx = ops.layer_norm_backward(dy, x, weight, saved=saved)[0]
+    for part in (slice(2052), slice(2052, None)):
+        y_part, saved_part = ops.layer_norm(x[part], weight, bias, save=True)
+        dx_part = ops.layer_norm_backward(dy[part], x[part], weight, saved=saved_part)[0]
+        assert y[part].tobytes() == y_part.tobytes()
+        assert dx[part].tobytes() == dx_part.tobytes()
+
+
+@layouts
+def test_streamed_images_have_the_bits_of_cached_ones(isa, layout):
+    rng = np.random.default_rng(4)
+    x, dy = (laid_out(normal(rng, np.float32, 18, 64, 60, 64), layout) for _ in range(2))
+    vectors = [normal(rng, np.float32, 64) for _ in range(3)] + [np.ones(64, np.float32)]
+    y, saved = ops.batch_norm(x, *vectors, save=True)
+    dx = ops.batch_norm_backward(dy, x, vectors[0], saved=saved)[0]
+    for part in (slice(9), slice(9, None)):
+        y_part, saved_part = ops.batch_norm(x[part], *vectors, save=True)
+        dx_part = ops.batch_norm_backward(dy[part], x[part], vectors[0], saved=saved_part)[0]
+        np.testing.assert_array_equal(y[part], y_part)
+        np.testing.assert_array_equal(dx[part], dx_part)
+
+
 @pytest.mark.parametrize("shape", [(64, 32, 64, 65), (40000, 200)])
 def test_large_results_are_stored_right(shape):
     """Results that exceed the caches may be written past them."""

@@ -57,6 +57,19 @@ def test_backward_has_the_same_bits_on_every_instruction_set(name, seed):
 
 
 @both
+def test_streamed_lines_have_the_bits_of_cached_ones(name, isa):
+    """Results of 16 MiB and more go past the caches; those of a half of the lines do not."""
+    forward, backward = FUNCTIONS[name]
+    rng = np.random.default_rng(1)
+    x, dy = (rng.standard_normal((4104, 1024)).astype(np.float32) for _ in range(2))
+    y = forward(x)
+    dx = backward(dy, y)
+    for part in (slice(2052), slice(2052, None)):
+        assert y[part].tobytes() == forward(x[part]).tobytes()
+        assert dx[part].tobytes() == backward(dy[part], y[part]).tobytes()
+
+
+@both
 def test_an_axis_has_the_same_bits_wherever_it_lies(name, isa):
     """Lines along vectors, transposed and strided ones are added in the same order."""
     rng = np.random.default_rng(1)
