@@ -171,10 +171,9 @@ template <int kVectors, class T> struct Strip {
     return read(data + r * step + v * kWidth, live);
   }
   /// The same, with the row that comes kRowsAhead later fetched.
-  /// The same, with what lies `rows` further down fetched into L2.
-  BRASA_INLINE_MEMBER Vec<T> at_last_sight(int64_t r, int v, int64_t rows) const {
-    __builtin_prefetch(data + (r + rows) * step + v * kWidth, 0, 2);
-    return at(r, v);
+  /// Fetches a vector into L2.
+  BRASA_INLINE_MEMBER void fetch(int64_t r, int v) const {
+    __builtin_prefetch(data + r * step + v * kWidth, 0, 2);
   }
   BRASA_INLINE_MEMBER Vec<T> at_first_sight(int64_t r, int v) const {
     __builtin_prefetch(data + (r + kRowsAhead) * step + v * kWidth);
@@ -188,9 +187,15 @@ BRASA_INLINE void row_statistics(const T* x, const Block& b, int64_t live, Pairs
   constexpr int kWidth = kLanes<T>, kGroup = kVectors < kTwoSumVectors ? kVectors : kTwoSumVectors;
   const Strip<kVectors, T> strip{x + b.first, b.step, live};
   const double part = 1 / double(b.runs);
+  // Rows a power of two apart fall into few of L1's sets and would come from L2 again.
+  alignas(64) T copy[order::kRowBlock * kVectors * kWidth];
+  const bool strided = b.step != kVectors * kWidth;
+  const T* second = strided ? copy : strip.data;
   Vec<T> shift[1][kVectors];
   sum_rows<kVectors, 1, T>(b.runs, shift, [&](int64_t r, int v, Vec<T>* sums) {
-    sums[0] += strip.at_first_sight(r, v);
+    const Vec<T> x = strip.at_first_sight(r, v);
+    if (strided) store(copy + (r * kVectors + v) * kWidth, x);
+    sums[0] += x;
   });
   alignas(64) T shifts[kVectors * kWidth], e[kVectors * kWidth], q[kVectors * kWidth];
 #pragma GCC unroll 4
@@ -199,7 +204,8 @@ BRASA_INLINE void row_statistics(const T* x, const Block& b, int64_t live, Pairs
 #pragma GCC unroll 2
     for (int i = 0; i < kGroup; ++i) s[i] = shift[0][v + i] * broadcast(T(part));
     sum_rows<kGroup, 2, T>(b.runs, total, [&](int64_t r, int i, Vec<T>* sums) {
-      const Vec<T> d = strip.at_last_sight(r, v + i, b.runs) - s[i];
+      strip.fetch(r + b.runs, v + i);
+      const Vec<T> d = load(second + (r * kVectors + v + i) * kWidth) - s[i];
       sums[0] += d;
       sums[1] = fma(d, d, sums[1]);
     });
