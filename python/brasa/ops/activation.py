@@ -121,6 +121,9 @@ def _backward_from_input(dy: Any, x: Any, native: Native) -> Any:
 
 _keeping_result = differentiable(_apply, _backward_from_result, name="activation")
 _keeping_input = differentiable(_apply, _backward_from_input, name="activation")
+_OPERATORS = {
+    name: _keeping_input if needs_input(native) else _keeping_result for name, native in _DEFAULTS.items()
+}
 
 
 def activation(x: Any, name: Any, *, out: Any = None) -> Any:
@@ -153,6 +156,8 @@ def activation(x: Any, name: Any, *, out: Any = None) -> Any:
     >>> activation(np.float32([-1, 2]), ("leaky_relu", 0.25))
     array([-0.25,  2.  ], dtype=float32)
     """
+    if type(name) is str and name in _OPERATORS:  # small arrays last no longer than looking the name up
+        return _OPERATORS[name](x, _DEFAULTS[name], out=out)
     native = native_activation(name)
     if native is None:
         raise ValueError("name: expected an activation, got None")

@@ -45,7 +45,8 @@ def activation(
         x, dy = array(*shape), array(*shape, seed=1)
         value = x if ops.ACTIVATIONS[name].needs == "x" else ops.activation(x, name)
         out = np.empty_like(x)
-        calls: dict[str, Call] = {"brasa": lambda: ops.activation(x, name)}
+        ours = getattr(ops, name, None)  # some are known by name alone
+        calls: dict[str, Call] = {"brasa": lambda: ours(x) if ours else ops.activation(x, name)}
         if backward:
             calls["brasa"] = lambda: [ops.activation_backward(dy, value, name)]
         if "numpy" in against and name in _BY_NUMPY and not backward:
