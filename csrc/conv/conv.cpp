@@ -306,7 +306,7 @@ void conv_forward(Context ctx, const T* x, const T* w, T* y, const ConvParams& p
 }
 
 template <class T> size_t conv_forward_workspace(const ConvParams& params, int threads) {
-  if (params.is_depthwise()) return depthwise_workspace<T>(params);
+  if (params.is_depthwise()) return depthwise_workspace<T>(params, threads);
   if (is_narrow(params)) return narrow_forward_workspace<T>(params, threads);
   Arena arena(nullptr);
   plan_gather<T>(arena, params, Direction(params, false), nullptr, nullptr);
@@ -331,7 +331,7 @@ void conv_backward_input(Context ctx, const T* dy, const T* w, T* dx, const Conv
 }
 
 template <class T> size_t conv_backward_input_workspace(const ConvParams& params, int threads) {
-  if (params.is_depthwise()) return depthwise_workspace<T>(params);
+  if (params.is_depthwise()) return depthwise_workspace<T>(params, threads);
   Arena arena(nullptr);
   if (!params.x_channels_last)
     arena.take<T>(params.batch * params.in_channels * params.in_pixels());

@@ -36,6 +36,6 @@ void depthwise_backward_weight(Context ctx, const T* dy, const T* x, T* dw,
                                const ConvParams& params, void* workspace);
 
 /// Bytes of workspace of any of the three.
-template <class T> size_t depthwise_workspace(const ConvParams& params);
+template <class T> size_t depthwise_workspace(const ConvParams& params, int threads);
 
 }  // namespace brasa::cpu::BRASA_ISA

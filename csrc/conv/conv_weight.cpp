@@ -393,7 +393,7 @@ size_t conv_backward_weight_workspace(const ConvParams& params, bool has_slope, 
   if (has_slope) arena.take<T>(params.batch * params.out_pixels() * params.out_channels);
   if (params.is_depthwise()) {
     arena.take<T>(bias_elements(params, RowCut(params, order::kConvBlockElements)));
-    return arena.used() + depthwise_workspace<T>(params);
+    return arena.used() + depthwise_workspace<T>(params, threads);
   }
   plan_weight<T>(arena, params, nullptr, threads);
   return arena.used();

@@ -75,6 +75,13 @@ constexpr int kConvWeightRows = kVectors == 1 && kConvVectors == 4 ? 30 : kConvR
 /// once per block, and eight tiles of 6 hide its way from L3.
 constexpr int kConvBlock = 48;
 
+/// Pixels of a depthwise tile, in each of two rows: 14 sums, 6 weights and x; with 16 registers 8.
+constexpr int kDepthwisePixels = kTileRows == 12 ? 7 : 4;
+
+/// Bytes of what a thread converts of depthwise layers in C order: a band of rows stays in L2 (half
+/// as many bytes lost 30 % on 112x112), and small images take several blocks of channels.
+constexpr int64_t kDepthwiseBandBytes = 192 * 1024, kDepthwiseGroupBytes = 32 * 1024;
+
 /// Taps whose pixel pointers are kept at a time, on the stack: 7x7 in one go.
 constexpr int kConvTableTaps = 49;
 
