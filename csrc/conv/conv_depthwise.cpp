@@ -4,17 +4,8 @@
 
 namespace brasa::cpu::BRASA_ISA {
 
-/// Rows that are handed to a thread together.
-constexpr int64_t kBandRows = 8;
-
-/// Calls f(image, first row, end) for bands of an image's rows.
-template <class F> static void for_each_band(Context ctx, int64_t batch, int64_t rows, const F& f) {
-  const EvenCut bands(rows, kBandRows);
-  parallel_for(ctx, batch * bands.count, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i)
-      f(i / bands.count, bands.first(i % bands.count), bands.first(i % bands.count + 1));
-  });
-}
+/// Rows of pixels that are handed to a thread together.
+constexpr int64_t kBandRows = 4;
 
 template <class T>
 void depthwise_forward(Context ctx, const T* x, const T* w, T* y, const ConvParams& p,
@@ -30,11 +21,29 @@ void depthwise_forward(Context ctx, const T* x, const T* w, T* y, const ConvPara
   rest.bias = nullptr;
   const RowEpilogue<T> finish(rest);
   const int64_t row_elements = p.out[2] * p.out_channels;
-  for_each_band(ctx, p.batch, g.rows(), [&](int64_t n, int64_t begin, int64_t end) {
-    gather_band(g, n, begin, end);
-    T* out = y + n * g.out_image + begin * row_elements;
-    if (!rest.is_trivial()) finish.apply(out, (end - begin) * row_elements, 0, out - y);
+  const EvenCut bands(g.rows(), kBandRows);
+  parallel_for(ctx, p.batch * bands.count, 1, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) {
+      const int64_t n = i / bands.count, begin = bands.first(i % bands.count);
+      const int64_t end = bands.first(i % bands.count + 1);
+      gather_band(g, n, begin, end);
+      T* out = y + n * g.out_image + begin * row_elements;
+      if (!rest.is_trivial()) finish.apply(out, (end - begin) * row_elements, 0, out - y);
+    }
   });
+}
+
+/// Band i of `bands` of one image: the pixels of all residues, so that dy is read while in cache.
+template <class T>
+static void backward_band(DepthwiseGather<T> g, const ConvParams& p, int64_t n, int64_t i,
+                          int64_t bands) {
+  const int64_t count[3] = {residues(p, 0), residues(p, 1), residues(p, 2)};
+  for (int64_t k = 0; k < count[0] * count[1] * count[2]; ++k) {
+    set_axes(g, backward_axis(p, 0, k / (count[1] * count[2])),
+             backward_axis(p, 1, k / count[2] % count[1]), backward_axis(p, 2, k % count[2]),
+             p.in_channels >= kLanes<T>);
+    gather_band(g, n, g.rows() * i / bands, g.rows() * (i + 1) / bands);
+  }
 }
 
 template <class T>
@@ -44,14 +53,11 @@ void depthwise_backward_input(Context ctx, const T* dy, const T* w, T* dx, const
   pack_blocks<T>(ctx, packed, w, nullptr);
   T* out = p.x_channels_last ? dx : arena.take<T>(p.batch * p.in_pixels() * p.in_channels);
   DepthwiseGather<T> g = make_gather(p, packed, plain_source(dy, p.out_channels, p.out), out, p.in);
-  const int64_t count[3] = {residues(p, 0), residues(p, 1), residues(p, 2)};
-  for (int64_t k = 0; k < count[0] * count[1] * count[2]; ++k) {
-    set_axes(g, backward_axis(p, 0, k / (count[1] * count[2])),
-             backward_axis(p, 1, k / count[2] % count[1]), backward_axis(p, 2, k % count[2]),
-             p.in_channels >= kLanes<T>);
-    for_each_band(ctx, p.batch, g.rows(),
-                  [&](int64_t n, int64_t begin, int64_t end) { gather_band(g, n, begin, end); });
-  }
+  const int64_t rows = ceil_div(p.in[0], p.stride[0]) * ceil_div(p.in[1], p.stride[1]);
+  const int64_t bands = ceil_div(rows, kBandRows);
+  parallel_for(ctx, p.batch * bands, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) backward_band(g, p, i / bands, i % bands, bands);
+  });
   if (out != dx) separate_channels(ctx, out, dx, p.batch, p.in_channels, p.in);
 }
 
