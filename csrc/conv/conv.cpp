@@ -5,6 +5,7 @@
 #include "conv/conv_depthwise.h"
 #include "conv/conv_fold.h"
 #include "conv/conv_narrow.h"
+#include "conv/conv_planes.h"
 #include "conv/conv_project.h"
 
 namespace brasa::cpu::BRASA_ISA {
@@ -301,6 +302,7 @@ void conv_forward(Context ctx, const T* x, const T* w, T* y, const ConvParams& p
   if (params.batch == 0) return;
   if (params.is_depthwise()) return depthwise_forward(ctx, x, w, y, params, epilogue);
   if (is_narrow(params)) return narrow_forward(ctx, x, w, y, params, epilogue);
+  if (is_planar(params)) return planar_forward(ctx, x, w, y, params, epilogue);
   Arena arena(ctx.workspace);
   convolve(ctx, x, w, y, params, false, arena, epilogue);
 }
@@ -308,6 +310,7 @@ void conv_forward(Context ctx, const T* x, const T* w, T* y, const ConvParams& p
 template <class T> size_t conv_forward_workspace(const ConvParams& params, int threads) {
   if (params.is_depthwise()) return depthwise_workspace<T>(params, threads);
   if (is_narrow(params)) return narrow_forward_workspace<T>(params, threads);
+  if (is_planar(params)) return planar_workspace<T>(params);
   Arena arena(nullptr);
   plan_gather<T>(arena, params, Direction(params, false), nullptr, nullptr);
   return arena.used();

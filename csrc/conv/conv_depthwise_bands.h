@@ -4,6 +4,7 @@
 #pragma once
 
 #include "conv/conv_depthwise_gather.h"
+#include "conv/conv_finish.h"
 
 namespace brasa::cpu::BRASA_ISA {
 
@@ -47,18 +48,16 @@ static inline RowRange rows_met(const ConvParams& p, bool deep, int64_t begin, i
 template <class T>
 static void stage_planes(const BandPlan<T>& plan, const ChannelBlocks<T>& blocks, const T* x,
                          int64_t plane, int64_t pixels, int64_t begin, int64_t end, T* to) {
-  for (int64_t block = begin; block < end; ++block, to += plan.block)
-    transpose_rows(x + blocks.first(block) * plane, plane, blocks.live(block), pixels,
-                   [&](int64_t i, Vec<T> pixel) { store(to + i * kLanes<T>, pixel); });
-}
-
-/// The epilogue of channels [first, last) of `pixels` pixels from `out` on.
-template <class T>
-static void finish_channels(const RowEpilogue<T>& finish, T* y, T* out, int64_t channels,
-                            int64_t pixels, int64_t first, int64_t last) {
-  if (last - first == channels) return finish.apply(out, pixels * channels, 0, out - y);
-  for (int64_t i = 0; i < pixels; ++i, out += channels)
-    finish.apply(out + first, last - first, first, out + first - y);
+  // What is left over begins early, in whole vectors.
+  const int64_t whole = pixels < kLanes<T> ? pixels : pixels / kLanes<T> * kLanes<T>;
+  for (int64_t block = begin; block < end; ++block, to += plan.block) {
+    const auto convert = [&](int64_t first, int64_t count) {
+      transpose_rows(x + blocks.first(block) * plane + first, plane, blocks.live(block), count,
+                     [&](int64_t i, Vec<T> pixel) { store(to + (first + i) * kLanes<T>, pixel); });
+    };
+    convert(0, whole);
+    if (whole < pixels) convert(pixels - kLanes<T>, kLanes<T>);
+  }
 }
 
 template <class T>

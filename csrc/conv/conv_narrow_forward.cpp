@@ -1,3 +1,4 @@
+#include "conv/conv_join.h"
 #include "conv/conv_narrow.h"
 #include "core/order.h"
 
@@ -22,55 +23,6 @@ template <class T> struct NarrowTaps {
     for (int64_t o = 0; o < outputs; ++o) start[o] = bias ? bias[o] : T(0);
   }
 };
-
-#if defined(__AVX512F__)
-/// Where the elements of 16 pixels x kOutputs channels come from: vector v's element e from the
-/// pair of outputs whose mask has bit e, at index from[v][e] of its 32.
-template <int kOutputs> struct JoinTable {
-  static constexpr int kPairs = (kOutputs + 1) / 2;
-  alignas(64) int32_t from[kOutputs][16] = {};
-  uint16_t in_pair[kOutputs][kPairs] = {};
-
-  constexpr JoinTable() {
-    for (int i = 0; i < 16 * kOutputs; ++i) {
-      const int pixel = i / kOutputs, output = i % kOutputs;
-      from[i / 16][i % 16] = pixel + 16 * (output % 2);
-      in_pair[i / 16][output / 2] |= uint16_t(1 << i % 16);
-    }
-  }
-};
-
-template <int kOutputs> static void join_by_permutes(const Vec<float>* in, int64_t live, float* y) {
-  static constexpr JoinTable<kOutputs> kTable;
-#pragma GCC unroll 8
-  for (int v = 0; v < kOutputs; ++v) {
-    const __m512i from = _mm512_load_si512(kTable.from[v]);
-    __m512 out = _mm512_setzero_ps();
-#pragma GCC unroll 4
-    for (int i = 0; i < kTable.kPairs; ++i) {
-      const int second = 2 * i + 1 < kOutputs ? 2 * i + 1 : 2 * i;
-      const __m512 pair = _mm512_permutex2var_ps((__m512)in[2 * i], from, (__m512)in[second]);
-      out = i ? _mm512_mask_blend_ps(kTable.in_pair[v][i], out, pair) : pair;
-    }
-    store_live(y + v * 16, (Vec<float>)out, live * kOutputs - v * 16);
-  }
-}
-#endif
-
-/// y[pixel][output] = in[output][pixel] of the first `live` pixels of a vector.
-template <class T, int kOutputs>
-BRASA_INLINE void join_outputs(const Vec<T>* in, int64_t live, T* y) {
-#if defined(__AVX512F__)
-  if constexpr (sizeof(T) == 4) return join_by_permutes<kOutputs>(in, live, y);
-#endif
-  constexpr int kWidth = kLanes<T>;
-  T planes[kOutputs * kWidth];
-#pragma GCC unroll 8
-  for (int o = 0; o < kOutputs; ++o) store(planes + o * kWidth, in[o]);
-  for (int64_t i = 0; i < smaller(live, kWidth); ++i)
-#pragma GCC unroll 8
-    for (int o = 0; o < kOutputs; ++o) *y++ = planes[o * kWidth + i];
-}
 
 /// One row of y: x is where its first pixel's first tap lies. Vectors may read beyond the row.
 template <class T, int kOutputs>

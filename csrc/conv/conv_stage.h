@@ -2,6 +2,7 @@
 // gather reads it without asking where the border is.
 #pragma once
 
+#include "conv/conv_join.h"
 #include "conv/conv_transpose.h"
 #include "core/parallel.h"
 #include "core/tiles.h"
@@ -51,10 +52,19 @@ static Source<T> plan_source(Arena& arena, const T* in, bool channels_last, int6
 /// to[w * channels + c] = from[c * plane + w] for w < width.
 template <class T>
 static void interleave_row(const T* from, int64_t plane, int64_t channels, int64_t width, T* to) {
-  for (int64_t c = 0; c < channels; c += kLanes<T>)
-    transpose_rows(
-        from + c * plane, plane, smaller(kLanes<T>, channels - c), width,
-        [&](int64_t w, Vec<T> pixel) { store_live(to + w * channels + c, pixel, channels - c); });
+  if (channels <= kJoinedChannels) return join_planes<T>(from, plane, channels, width, to);
+  // What is left over of a row begins early, in whole vectors.
+  const int64_t whole = width < kLanes<T> ? width : width / kLanes<T> * kLanes<T>;
+  for (int64_t c = 0; c < channels; c += kLanes<T>) {
+    const auto convert = [&](int64_t first, int64_t count) {
+      transpose_rows(from + c * plane + first, plane, smaller(kLanes<T>, channels - c), count,
+                     [&](int64_t w, Vec<T> pixel) {
+                       store_live(to + (first + w) * channels + c, pixel, channels - c);
+                     });
+    };
+    convert(0, whole);
+    if (whole < width) convert(width - kLanes<T>, kLanes<T>);
+  }
 }
 
 /// to[c * plane + w] = from[w * channels + c] for w < width.

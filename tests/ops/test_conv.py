@@ -112,6 +112,10 @@ CASES = {
     "many channels, C order, with stride": ((2, 33, 9, 10), (10, 33, 3, 3), {"stride": 2, "padding": 1}),
     "runs longer than a unit": ((2, 11, 8, 8), (5, 11, 3, 3), {"padding": 1}),
     "units and panels with tails": ((6, 55, 7, 7), (147, 55, 1, 1), {}),
+    "1x1, planes as they lie": ((2, 19, 9, 11), (75, 19, 1, 1), {}),
+    "1x1, planes of several blocks": ((1, 33, 13, 17), (40, 33, 1, 1), {}),
+    "1x1, rows of planes with stride": ((2, 18, 5, 51), (21, 18, 1, 1), {"stride": 2}),
+    "C order, rows of whole vectors and a rest": ((1, 20, 3, 37), (6, 20, 3, 3), {}),
     "1x1 with padding": ((2, 35, 5, 6), (70, 35, 1, 1), {"padding": 1, "stride": 2}),
     "several parts": ((5, 4, 40, 40), (18, 4, 3, 3), {"padding": 1}),
     "several blocks in a part": ((8, 2, 300, 4), (3, 2, 3, 3), {"padding": 1}),
@@ -149,8 +153,10 @@ def test_same_bits_on_every_instruction_set_and_thread_count(name, dtype, set_th
             _cpu._set_isa(isa)
             for threads in (1, 2, 3):
                 set_threads(threads)
-                y = ops.conv2d(x, weight, **arguments)
-                found = [y, *ops.conv2d_backward(y, x, weight, **arguments)[:3]]
+                found = []
+                for image in (x, channels_last(x)):
+                    y = ops.conv2d(image, weight, **arguments)
+                    found += [y, *ops.conv2d_backward(y, image, weight, **arguments)[:3]]
                 results[isa, threads] = [np.ascontiguousarray(a).tobytes() for a in found]
     finally:
         _cpu._set_isa(before)
@@ -233,6 +239,31 @@ def test_fused_activation_is_the_activation_after(xp, activation):
     np.testing.assert_array_equal(xp.asnumpy(results[3]), xp.asnumpy(g))
     for got, want in zip(results[:3], ops.conv2d_backward(g, x, weight), strict=False):
         np.testing.assert_array_equal(xp.asnumpy(got), xp.asnumpy(want))
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        ((2, 37, 8, 9), (37, 1, 3, 3), 37),
+        ((1, 70, 70, 64), (70, 1, 3, 3), 70),
+        ((2, 20, 8, 9), (75, 20, 1, 1), 1),
+    ],
+    ids=["depthwise", "depthwise, several bands", "1x1"],
+)
+def test_fused_epilogue_in_both_memory_formats(isa, shapes):
+    rng = np.random.default_rng(0)
+    x, weight = (rng.standard_normal(s).astype(np.float32) for s in shapes[:2])
+    bias = rng.standard_normal(len(weight)).astype(np.float32)
+    arguments = {"groups": shapes[2], "padding": shapes[1][2] // 2}
+    residual = rng.standard_normal(ops.conv2d(x, weight, **arguments).shape).astype(np.float32)
+    plain = ops.conv2d(x, weight, bias, **arguments)
+    expected = ops.activation(plain + residual, "gelu")
+    for image in (x, channels_last(x)):
+        y, saved = ops.conv2d(
+            image, weight, bias, activation="gelu", residual=residual, save=True, **arguments
+        )
+        np.testing.assert_array_equal(y, expected)
+        np.testing.assert_array_equal(saved[0], plain + residual)
 
 
 def test_memory_formats():
