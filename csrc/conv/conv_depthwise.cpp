@@ -7,6 +7,15 @@ namespace brasa::cpu::BRASA_ISA {
 /// Rows of pixels that are handed to a thread together.
 constexpr int64_t kBandRows = 4;
 
+/// Bytes of x and y from which rows are fetched ahead: pixels lie too far apart for hardware to see
+/// what comes. From DRAM 128 channels at 56x56 take 40 % of the time, from L3 5 to 20 % more.
+constexpr int64_t kFetchedBytes = 20 << 20;
+
+template <class T> static bool is_fetched(const ConvParams& p) {
+  const int64_t pixels = p.in_pixels() + p.out_pixels();
+  return p.in[0] == 1 && p.batch * p.in_channels * pixels * int64_t(sizeof(T)) >= kFetchedBytes;
+}
+
 template <class T>
 void depthwise_forward(Context ctx, const T* x, const T* w, T* y, const ConvParams& p,
                        const Epilogue<T>& epilogue) {
@@ -17,6 +26,7 @@ void depthwise_forward(Context ctx, const T* x, const T* w, T* y, const ConvPara
   DepthwiseGather<T> g = make_gather(p, packed, plain_source(x, p.in_channels, p.in), y, p.out);
   set_axes(g, forward_axis(p, 0), forward_axis(p, 1), forward_axis(p, 2),
            p.in_channels >= kLanes<T>);
+  g.ahead = is_fetched<T>(p);
   Epilogue<T> rest = epilogue;
   rest.bias = nullptr;
   const RowEpilogue<T> finish(rest);
@@ -53,6 +63,7 @@ void depthwise_backward_input(Context ctx, const T* dy, const T* w, T* dx, const
   pack_blocks<T>(ctx, packed, w, nullptr);
   T* out = p.x_channels_last ? dx : arena.take<T>(p.batch * p.in_pixels() * p.in_channels);
   DepthwiseGather<T> g = make_gather(p, packed, plain_source(dy, p.out_channels, p.out), out, p.in);
+  g.ahead = is_fetched<T>(p);
   const int64_t rows = ceil_div(p.in[0], p.stride[0]) * ceil_div(p.in[1], p.stride[1]);
   const int64_t bands = ceil_div(rows, kBandRows);
   parallel_for(ctx, p.batch * bands, 1, [&](int64_t begin, int64_t end) {

@@ -50,6 +50,7 @@ template <class T> struct DepthwiseGather {
   DepthwiseRow<T> row;
   RowSum<T> sum;
   bool pairs;  ///< neighbouring rows of pixels read the same rows of x
+  bool ahead;  ///< rows are fetched ahead
 
   int64_t rows() const { return axis[0].count * axis[1].count; }
 };
@@ -98,9 +99,15 @@ static void gather_rows(const DepthwiseGather<T>& g, int64_t n, int64_t row, boo
   const int64_t q[2] = {row / high.count, row % high.count};
   T* out = g.out + n * g.out_image + axis[2].out_first * g.out_step[2];
   for (int d = 0; d < 2; ++d) out += (axis[d].out_first + q[d] * axis[d].out_step) * g.out_step[d];
-  RowPair<T> rows{0, {}, {out, two ? out + high.out_step * g.out_step[1] : nullptr}, false};
+  RowPair<T> rows{0,     {},      {out, two ? out + high.out_step * g.out_step[1] : nullptr},
+                  false, nullptr, 0};
   const T* image = g.source.data + n * g.source.image;
   const int64_t met = high.taps + (two ? high.in_step : 0);
+  if (g.ahead) {
+    const int64_t next = q[1] * high.in_step + high.in_first + (met - 1) * high.tap_step + 1;
+    rows.ahead = image + g.source.offset(0, next, 0);
+    rows.ahead_size = (two ? 2 : 1) * high.in_step * g.source.step[1];
+  }
   for (int64_t t = 0; t < axis[0].taps; ++t) {
     const int64_t d = q[0] * axis[0].in_step + axis[0].in_first + t * axis[0].tap_step;
     if (uint64_t(d) >= uint64_t(g.source.size[0])) continue;
