@@ -17,13 +17,14 @@
 // problems, one per residue of the pixel's position, each cut at its borders. Backward weights
 // keeps a tile of taps and input channels x output channels in registers and runs over pixels.
 // Few input channels would leave lanes empty in backward data: conv_project.h, conv_fold.h.
-// Depthwise layers are bound by bandwidth and have their own loop over channels.
+// Depthwise layers have tiles of their own, of pixels of two rows (conv_depthwise.h).
 // Images of one channel with few outputs have vectors over pixels (conv_narrow.h); there alone
 // padding is multiplied, so a weight that is infinite or NaN shows at their borders and not at
 // others'.
 //
-// Memory: y, dy and residual are channels-last. x and dx may be C-ordered; C order is staged in
-// workspace, channels-last, converted by blocks transposed in registers; weight gradients stage few
+// Memory: y, dy and residual are channels-last. x and dx may be C-ordered. 1x1 layers read planes
+// as they lie (conv_planes.h), depthwise ones convert a band of rows at a time; otherwise C order is
+// staged in workspace, channels-last, by blocks transposed in registers; weight gradients stage few
 // channels under padding too.
 //
 // Floor: 2 * taps * C/groups flops per output, taps in the padding left out; bytes of x, w and y
