@@ -23,9 +23,9 @@
 // others'.
 //
 // Memory: y, dy and residual are channels-last. x and dx may be C-ordered. 1x1 layers read planes
-// as they lie (conv_planes.h), depthwise ones convert a band of rows at a time; otherwise C order is
-// staged in workspace, channels-last, by blocks transposed in registers; weight gradients stage few
-// channels under padding too.
+// as they lie (conv_planes.h), depthwise ones convert a band of rows at a time; otherwise C order
+// is staged in workspace, channels-last, by blocks transposed in registers; weight gradients stage
+// few channels under padding too.
 //
 // Floor: 2 * taps * C/groups flops per output, taps in the padding left out; bytes of x, w and y
 // once each. The direct loop reaches 75 to 97 % of the FMA peak from 16 channels on. Winograd would
