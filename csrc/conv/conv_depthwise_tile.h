@@ -87,6 +87,17 @@ BRASA_INLINE void add_taps(const T* x, int64_t step, const T* const* w, int64_t 
   }
 }
 
+template <class T, int kPixels>
+BRASA_INLINE void store_sums(const Vec<T>* sum, T* out, int64_t step, int64_t live) {
+  if (__builtin_expect(live >= kLanes<T>, 1)) {
+#pragma GCC unroll 8
+    for (int i = 0; i < kPixels; ++i) store(out + i * step, sum[i]);
+  } else {
+#pragma GCC unroll 8
+    for (int i = 0; i < kPixels; ++i) store_partial(out + i * step, sum[i], live);
+  }
+}
+
 /// The pixels from q on of one block of channels.
 template <class T, int kPixels, int kTaps, int kStep, bool kWhole>
 BRASA_INLINE void sum_tile(const DepthwiseRow<T>& g, const RowPair<T>& rows, int64_t q,
@@ -99,10 +110,14 @@ BRASA_INLINE void sum_tile(const DepthwiseRow<T>& g, const RowPair<T>& rows, int
 #pragma GCC unroll 2
   for (int row = 0; row < 2; ++row)
 #pragma GCC unroll 8
-    for (int i = 0; i < kPixels; ++i)
-      sum[row][i] = rows.resume && rows.out[row]
-                        ? load_live(rows.out[row] + to + i * g.out_step, live)
-                        : start;
+    for (int i = 0; i < kPixels; ++i) sum[row][i] = start;
+  if (__builtin_expect(rows.resume, 0)) {
+#pragma GCC unroll 2
+    for (int row = 0; row < 2; ++row)
+#pragma GCC unroll 8
+      for (int i = 0; i < kPixels; ++i)
+        if (rows.out[row]) sum[row][i] = load_live(rows.out[row] + to + i * g.out_step, live);
+  }
   for (int64_t r = 0; r < rows.count; ++r) {
     const MetRow<T>& met = rows.met[r];
     const auto add = [&]<int kFirst, int kRows>() {
@@ -116,13 +131,8 @@ BRASA_INLINE void sum_tile(const DepthwiseRow<T>& g, const RowPair<T>& rows, int
     else
       add.template operator()<0, 2>();
   }
-#pragma GCC unroll 2
-  for (int row = 0; row < 2; ++row) {
-    if (!rows.out[row]) break;
-#pragma GCC unroll 8
-    for (int i = 0; i < kPixels; ++i)
-      store_live(rows.out[row] + to + i * g.out_step, sum[row][i], live);
-  }
+  store_sums<T, kPixels>(sum[0], rows.out[0] + to, g.out_step, live);
+  if (rows.out[1]) store_sums<T, kPixels>(sum[1], rows.out[1] + to, g.out_step, live);
 }
 
 /// All pixels, in tiles of kPixels of which the last begins early where they do not come out even.
