@@ -19,7 +19,7 @@ template <class T> static bool is_fetched(const ConvParams& p) {
 template <class T>
 void depthwise_forward(Context ctx, const T* x, const T* w, T* y, const ConvParams& p,
                        const Epilogue<T>& epilogue) {
-  if (!p.x_channels_last) return forward_by_bands(ctx, x, w, y, p, epilogue);
+  if (is_banded<T>(p)) return forward_by_bands(ctx, x, w, y, p, epilogue);
   Arena arena(ctx.workspace);
   const PackedBlocks<T> packed(arena, p, whole_blocks<T>(p.in_channels));
   pack_blocks(ctx, packed, w, epilogue.bias);
@@ -75,10 +75,8 @@ void depthwise_backward_input(Context ctx, const T* dy, const T* w, T* dx, const
 template <class T> size_t depthwise_workspace(const ConvParams& p, int threads) {
   Arena forward(nullptr), backward(nullptr);
   PackedBlocks<T>(forward, p, whole_blocks<T>(p.in_channels));
-  if (!p.x_channels_last) {
-    BandPlan<T>(forward, p, threads);
-    backward.take<T>(p.batch * p.in_pixels() * p.in_channels);
-  }
+  if (is_banded<T>(p)) BandPlan<T>(forward, p, threads);
+  if (!p.x_channels_last) backward.take<T>(p.batch * p.in_pixels() * p.in_channels);
   backward.take<T>(larger(kLanes<T> * ceil_div(p.in_channels, kLanes<T>) * (1 + p.taps()),
                           depthwise_parts(p) * p.taps() * p.in_channels) +
                    64);

@@ -11,8 +11,8 @@
 // share sets of L1, which then holds 12 of the 36 lines of a tile.
 //
 // Tried and lost: one row (35 % slower from L2), tiles of 4 pixels at stride 1 (10 %), 7 at stride
-// 2 (15 % at 14x14), fetching the lines of y ahead, copying channels-last x to a workspace without
-// gaps (wins 25 % with 1024 channels only, loses half with 32), bands of 96 KiB (30 %).
+// 2 (15 % at 14x14), fetching the lines of y ahead, copying channels-last x of fewer than 1024
+// channels (with 32 half as fast), bands of 96 KiB (30 %).
 
 #pragma once
 

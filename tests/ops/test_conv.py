@@ -89,6 +89,7 @@ CASES = {
         (16, 1, 17, 3),
         {"groups": 16, "padding": (8, 1)},
     ),
+    "depthwise, 1024 channels and a rest": ((1, 1030, 4, 5), (1030, 1, 3, 3), {"groups": 1030, "padding": 1}),
     "depthwise, padding beyond the kernel": ((1, 20, 3, 3), (20, 1, 2, 2), {"groups": 20, "padding": 4}),
     "depthwise with a multiplier": ((2, 4, 6, 6), (12, 1, 3, 3), {"groups": 4, "padding": 1}),
     "groups": ((2, 64, 6, 6), (66, 32, 3, 3), {"groups": 2, "padding": 1}),
