@@ -6,6 +6,7 @@
 #include "conv/conv_fold.h"
 #include "conv/conv_narrow.h"
 #include "conv/conv_planes.h"
+#include "conv/conv_product.h"
 #include "conv/conv_project.h"
 
 namespace brasa::cpu::BRASA_ISA {
@@ -303,6 +304,7 @@ void conv_forward(Context ctx, const T* x, const T* w, T* y, const ConvParams& p
   if (params.is_depthwise()) return depthwise_forward(ctx, x, w, y, params, epilogue);
   if (is_narrow(params)) return narrow_forward(ctx, x, w, y, params, epilogue);
   if (is_planar(params)) return planar_forward(ctx, x, w, y, params, epilogue);
+  if (is_product_forward(params)) return product_forward(ctx, x, w, y, params, epilogue);
   Arena arena(ctx.workspace);
   convolve(ctx, x, w, y, params, false, arena, epilogue);
 }
@@ -311,6 +313,7 @@ template <class T> size_t conv_forward_workspace(const ConvParams& params, int t
   if (params.is_depthwise()) return depthwise_workspace<T>(params, threads);
   if (is_narrow(params)) return narrow_forward_workspace<T>(params, threads);
   if (is_planar(params)) return planar_workspace<T>(params);
+  if (is_product_forward(params)) return product_forward_workspace<T>(params, threads);
   Arena arena(nullptr);
   plan_gather<T>(arena, params, Direction(params, false), nullptr, nullptr);
   return arena.used();
@@ -328,6 +331,8 @@ void conv_backward_input(Context ctx, const T* dy, const T* w, T* dx, const Conv
     fold_backward_input(ctx, dy, w, out, params, arena.rest());
   else if (is_projected(params))
     project_backward_input(ctx, dy, w, out, params, arena.rest());
+  else if (is_product_input(params))
+    product_backward_input(ctx, dy, w, out, params, arena.rest());
   else
     convolve(ctx, dy, w, out, params, true, arena, Epilogue<T>{});
   if (out != dx) separate_channels(ctx, out, dx, params.batch, params.in_channels, params.in);
@@ -340,6 +345,7 @@ template <class T> size_t conv_backward_input_workspace(const ConvParams& params
     arena.take<T>(params.batch * params.in_channels * params.in_pixels());
   if (is_folded(params)) return arena.used() + fold_workspace<T>(params, threads);
   if (is_projected(params)) return arena.used() + project_workspace<T>(params, threads);
+  if (is_product_input(params)) return arena.used() + product_input_workspace<T>(params, threads);
   plan_gather<T>(arena, params, Direction(params, true), nullptr, nullptr);
   return arena.used();
 }

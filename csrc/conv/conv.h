@@ -17,6 +17,7 @@
 // problems, one per residue of the pixel's position, each cut at its borders. Backward weights
 // keeps a tile of taps and input channels x output channels in registers and runs over pixels.
 // Few input channels would leave lanes empty in backward data: conv_project.h, conv_fold.h.
+// Layers of one tap and many channels are matrix products: conv_product.h.
 // Depthwise layers have tiles of their own, of pixels of two rows (conv_depthwise.h).
 // Images of one channel with few outputs have vectors over pixels (conv_narrow.h); there alone
 // padding is multiplied, so a weight that is infinite or NaN shows at their borders and not at
@@ -33,8 +34,8 @@
 // products of each element.
 //
 // Rounding: forward and dx are one FMA chain per element over taps ascending, then channels,
-// starting at the bias. dw and db are sums over fixed blocks of pixels (core/order.h), blocks added
-// in order.
+// starting at the bias; products round as matmul/ does. dw and db are sums over fixed blocks of
+// pixels (core/order.h), blocks added in order.
 #pragma once
 
 #include "core/dispatch.h"

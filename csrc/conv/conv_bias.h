@@ -37,11 +37,14 @@ static void sum_channels(const T* dy, int64_t rows, int64_t step, int64_t live, 
   for (int j = 0; j < kVectors; ++j) store_live(sums + j * kLanes<T>, sum[j], live - j * kLanes<T>);
 }
 
+/// Vectors of channels that are summed together.
+constexpr int kBiasVectors = 8;
+
 /// sums[chain][channel] (+)= pixels of one block, pixel i in chain i % chains.
 template <class T>
 static void sum_bias_block(const T* dy, int64_t pixels, int64_t channels, int64_t chains, T* sums,
                            bool add) {
-  constexpr int kVectors = 8;
+  constexpr int kVectors = kBiasVectors;
   const int64_t step = chains * channels, rows = pixels / chains;
   for (int64_t o = 0; o < step; o += kVectors * kLanes<T>)
     sum_channels<T, kVectors>(dy + o, rows, step, step - o, sums + o, add);
@@ -59,13 +62,26 @@ template <class T> static void add_chains(int64_t channels, int64_t chains, T* s
   }
 }
 
-/// One part on its own.
+/// Shares of the channels: many channels are summed by kBiasVectors vectors, each on its own.
+template <class T> static int64_t bias_shares(const ConvParams& p) {
+  return bias_chains(p) > 1 ? 1 : ceil_div(p.out_channels, kBiasVectors * kLanes<T>);
+}
+
+/// One share of one part.
 template <class T>
 static void sum_bias_part(const ConvParams& p, const RowCut& rows, const T* dy, int64_t part,
-                          T* sums) {
+                          int64_t share, T* sums) {
   const int64_t chains = bias_chains(p), channels = p.out_channels, first = rows.first(part);
   const EvenCut cut(rows.first(part + 1) - first, int(rows.per_block));
   sums += part * chains * channels;
+  if (chains == 1) {
+    const int64_t o = share * kBiasVectors * kLanes<T>;
+    for (int64_t b = 0; b < cut.count; ++b)
+      sum_channels<T, kBiasVectors>(dy + (first + cut.first(b)) * p.out[2] * channels + o,
+                                    cut.rows(b) * p.out[2], channels, channels - o, sums + o,
+                                    b > 0);
+    return;
+  }
   for (int64_t b = 0; b < cut.count; ++b)
     sum_bias_block(dy + (first + cut.first(b)) * p.out[2] * channels, cut.rows(b) * p.out[2],
                    channels, chains, sums, b > 0);
@@ -81,6 +97,21 @@ static void add_bias_parts(const ConvParams& p, const RowCut& rows, const T* sum
     for (int64_t i = 1; i < rows.parts; ++i) sum += sums[i * part + o];
     db[o] = sum;
   }
+}
+
+/// The bias alone, or beside a weight gradient that does not take it along.
+template <class T>
+static void backward_bias(Context ctx, const ConvParams& p, const RowCut& rows, const T* dy,
+                          T* sums, T* db) {
+  constexpr double kWorkPerElement = 4;  // in multiply-adds: the additions wait for memory
+  const double work =
+      kWorkPerElement * double(rows.rows) * double(p.out[2]) * double(p.out_channels);
+  const int64_t shares = bias_shares<T>(p);
+  run_items(
+      ctx, work, rows.parts * shares, 0,
+      [&](int, int64_t i) { sum_bias_part(p, rows, dy, i / shares, i % shares, sums); },
+      [](int64_t) {});
+  add_bias_parts(p, rows, sums, db);
 }
 
 }  // namespace brasa::cpu::BRASA_ISA

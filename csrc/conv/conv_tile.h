@@ -52,12 +52,15 @@ template <class T> struct LineInput {
 template <class T, int kRows, int kVectors>
 static __attribute__((noinline)) void line_tile(const LineInput<T>& in, const T* x, const T* w,
                                                 const T* start, T* out, int64_t live) {
+  // start is null where the sums go on from what out holds.
   constexpr int kWidth = kLanes<T>, kBases = (kRows + 2) / 3;
   Vec<T> sum[kRows][kVectors];
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; ++i)
 #pragma GCC unroll 4
-    for (int j = 0; j < kVectors; ++j) sum[i][j] = load(start + j * kWidth);
+    for (int j = 0; j < kVectors; ++j)
+      sum[i][j] = start ? load(start + j * kWidth)
+                        : load_live(out + i * in.out_step + j * kWidth, live - j * kWidth);
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; ++i)
 #pragma GCC unroll 4

@@ -4,6 +4,7 @@
 #include "conv/conv_bias.h"
 #include "conv/conv_depthwise.h"
 #include "conv/conv_narrow.h"
+#include "conv/conv_product.h"
 
 namespace brasa::cpu::BRASA_ISA {
 
@@ -12,6 +13,8 @@ namespace brasa::cpu::BRASA_ISA {
 constexpr int64_t kUnitRun = 24, kUnitMost = 30;
 /// Items per thread: few enough that each reads its block from L2, so many that no thread waits.
 constexpr int64_t kItemsPerThread = 8;
+/// x and dy of so many bytes are not found in L3.
+constexpr int64_t kAheadBytes = 12 << 20;
 /// Input channels that are unpacked at a time.
 constexpr int64_t kUnpackChannels = 16;
 
@@ -37,7 +40,7 @@ template <class T> struct WeightPlan {
 
   explicit WeightPlan(const ConvParams& params)
       : p(params),
-        rows(params, order::kConvBlockElements),
+        rows(cut_rows(params)),
         axis{forward_axis(params, 0), forward_axis(params, 1), forward_axis(params, 2)},
         stage(params, axis, rows.per_block) {}
   int64_t packed_pitch() const { return Panels<T>(p.group_out()).width(0) * kLanes<T>; }
@@ -88,7 +91,7 @@ static WeightPlan<T> plan_weight(Arena& arena, const ConvParams& p, const T* x, 
   plan.panels = p.groups * panels.count;
   plan.columns = p.groups * panels.padded();
   plan.chunks = plan.run <= kUnitMost ? 1 : ceil_div(plan.run, kUnitRun);
-  plan.packs = plan.taps == 1 && plan.panels > 1;
+  plan.packs = plan.panels > 1;
   plan.scratch_elements = plan.stage_elements() +
                           (plan.packs ? plan.rows.per_block * p.out[2] * plan.packed_pitch() : 0);
   plan.sums = arena.take<T>(plan.rows.parts * plan.columns * plan.depth);
@@ -96,30 +99,12 @@ static WeightPlan<T> plan_weight(Arena& arena, const ConvParams& p, const T* x, 
   return plan;
 }
 
-/// Memory that is fetched into L2 little by little. Tiles read x and dy at strides that no hardware
-/// prefetcher follows, so the block after this one is fetched while this one is worked on.
-struct Ahead {
-  const char* at = nullptr;
-  int64_t lines = 0, per_tile = 0;
-
-  void plan(const void* from, int64_t bytes, int64_t tiles) {
-    at = static_cast<const char*>(from);
-    lines = bytes / 64;
-    per_tile = ceil_div(lines, tiles);
-  }
-  void step() {
-    const int64_t count = smaller(lines, per_tile);
-    for (int64_t i = 0; i < count; ++i, at += 64) __builtin_prefetch(at, 0, 2);
-    lines -= count;
-  }
-};
-
 /// A block of rows of dy as the tiles read it.
 template <class T> struct WeightBlock {
-  int64_t begin, end;
+  int64_t begin, end, pixels;
   const T* dy;       ///< its first pixel, in dy or packed
   int64_t dy_pitch;  ///< between pixels
-  Ahead next_x, next_dy;
+  Ahead ahead;       ///< of the block after this one
   int64_t segments;
   Segment<T> segment[order::kConvBlockRows];
 };
@@ -171,7 +156,7 @@ static void list_segments(const WeightPlan<T>& plan, const Tap& tap, WeightBlock
 
 template <class T>
 using WeightTile = void (*)(const Segment<T>*, int64_t, int64_t, int64_t, int64_t, int64_t, T*,
-                            int64_t, bool);
+                            int64_t, bool, const Ahead&);
 
 template <class T, int kVectors, int kRows = kConvWeightRows<kVectors>>
 static WeightTile<T> pick_tile(int rows) {
@@ -200,11 +185,10 @@ static void sum_unit(const WeightPlan<T>& plan, WeightBlock<T>& block, int64_t t
     const EvenCut cut(end - begin, kConvWeightRows<kVectors>);
     for (int64_t tile = 0; tile < cut.count; ++tile) {
       const int64_t first = cut.first(tile);
-      block.next_x.step();
-      block.next_dy.step();
-      pick_tile<T, kVectors>(cut.rows(tile))(block.segment, block.segments, x_at + first, dy_at,
-                                             x_step, block.dy_pitch, to + first * columns,
-                                             plan.packs ? columns : panels.live(panel), add);
+      pick_tile<T, kVectors>(cut.rows(tile))(
+          block.segment, block.segments, x_at + first, dy_at, x_step, block.dy_pitch,
+          to + first * columns, plan.packs ? columns : panels.live(panel), add, block.ahead);
+      block.ahead.dy += block.ahead.dy_step * block.pixels;
     }
   });
 }
@@ -227,7 +211,7 @@ static void pack_panel(const WeightPlan<T>& plan, const WeightBlock<T>& block, c
   });
 }
 
-/// Units (tap x panel x chunk) [begin, end) over one block.
+/// Units (panel x tap x chunk) [begin, end) over one block.
 template <class T>
 static void sum_block(const WeightPlan<T>& plan, const T* x, const T* dy, WeightBlock<T>& block,
                       int64_t begin, int64_t end, T* sums, T* scratch, bool add) {
@@ -243,7 +227,7 @@ static void sum_block(const WeightPlan<T>& plan, const T* x, const T* dy, Weight
   }
   int64_t listed = -1, packed_panel = -1;
   for (int64_t unit = begin; unit < end; ++unit) {
-    const int64_t t = unit / (plan.panels * plan.chunks), panel = unit / plan.chunks % plan.panels;
+    const int64_t panel = unit / (plan.taps * plan.chunks), t = unit / plan.chunks % plan.taps;
     if (!plan.source.covers && t != listed) list_segments(plan, plan.tap[t], block);
     if (plan.packs && panel != packed_panel) pack_panel(plan, block, dy, panel, packed);
     listed = t;
@@ -252,19 +236,21 @@ static void sum_block(const WeightPlan<T>& plan, const T* x, const T* dy, Weight
   }
 }
 
-/// Plans to fetch rows [begin, end) of dy and x while `units` units of the block before are summed:
-/// of 1x1 layers alone, the others use what they read for long enough.
+/// Plans to fetch the block after this one while `units` units are summed, where arrays are too
+/// large to be in L3: tiles read x and dy at strides that no hardware prefetcher follows.
 template <class T>
-static void plan_ahead(const WeightPlan<T>& plan, const T* x, const T* dy, int64_t begin,
-                       int64_t end, int64_t units, WeightBlock<T>& block) {
+static void plan_ahead(const WeightPlan<T>& plan, const T* dy, int64_t end, int64_t units,
+                       WeightBlock<T>& block) {
   const ConvParams& p = plan.p;
-  if (!plan.packs) return;
-  const int64_t tiles = units * kUnitRun / kConvWeightRows<kConvVectors>;
-  const int64_t dy_row = p.out[2] * p.out_channels * int64_t(sizeof(T));
-  block.next_dy.plan(dy + begin * p.out[2] * p.out_channels, (end - begin) * dy_row, tiles);
-  if (p.in[1] != p.out[1] || p.in[0] != p.out[0] || plan.staged) return;  // rows are left out
-  const int64_t x_row = p.in[2] * p.in_channels;
-  block.next_x.plan(x + begin * x_row, (end - begin) * x_row * int64_t(sizeof(T)), tiles);
+  const int64_t row = p.out[2] * p.out_channels, rows = block.end - block.begin;
+  const int64_t elements = plan.rows.rows * row + p.batch * p.in_pixels() * p.in_channels;
+  block.ahead = {};
+  if (end == block.end || elements * int64_t(sizeof(T)) < kAheadBytes) return;
+  const int64_t tiles = larger(1, units * kUnitRun / kConvWeightRows<kConvVectors>);
+  const int64_t bytes = (end - block.end) * row * int64_t(sizeof(T));
+  block.ahead.dy = reinterpret_cast<const char*>(dy + block.end * row);
+  block.ahead.dy_step = ceil_div(bytes, tiles * block.pixels);
+  if (!plan.stage.used) block.ahead.x_ahead = rows * plan.axis[1].in_step * plan.source.step[1];
 }
 
 /// A share of one part's units, block by block; the first share sums the bias too.
@@ -286,37 +272,37 @@ static void sum_share(const WeightPlan<T>& plan, const T* x, const T* dy, int64_
       sum_bias_block(dy + block.begin * p.out[2] * channels, cut.rows(b) * p.out[2], channels,
                      chains, bias_sums, b > 0);
     const int64_t begin = units * share / shares, end = units * (share + 1) / shares;
-    if (b + 1 < cut.count)
-      plan_ahead(plan, x, dy, block.end, first + cut.first(b + 2), end - begin, block);
+    block.pixels = (block.end - block.begin) * p.out[2];
+    plan_ahead(plan, dy, first + cut.first(smaller(b + 2, cut.count)), end - begin, block);
     sum_block(plan, x, dy, block, begin, end, sums, scratch, b > 0);
   }
   if (bias) add_chains(channels, chains, bias_sums);
 }
 
 /// dw = sum of the parts, in order, from panels back to C order: one panel, kUnpackChannels input
-/// channels from `channel` on.
+/// channels from `channel` on, transposed in registers.
 template <class T>
 static void unpack_panel(const WeightPlan<T>& plan, int64_t panel_index, int64_t channel, T* dw) {
+  constexpr int kCount = kLanes<T>;
   const ConvParams& p = plan.p;
   const Panels<T> panels(p.group_out());
   const int64_t group = panel_index / panels.count, panel = panel_index % panels.count;
-  const int64_t columns = panels.width(panel) * kLanes<T>, channels = p.group_in();
-  const int64_t taps = p.taps(), part = plan.columns * plan.depth;
-  const int64_t count = smaller(kUnpackChannels, channels - channel);
+  const int64_t columns = panels.width(panel) * kCount, taps = p.taps();
+  const int64_t pitch = p.group_in() * taps;
+  const int64_t end = smaller(channel + kUnpackChannels, p.group_in()) * taps;
   const T* from = plan.sums + (group * panels.padded() + panels.column(panel)) * plan.depth;
-  T* to = dw + ((group * p.group_out() + panels.column(panel)) * channels + channel) * taps;
-  alignas(64) T sum[kUnpackChannels][kLanes<T>];
-  for (int64_t j = 0; j < columns; j += kLanes<T>) {
-    const int64_t live = smaller(kLanes<T>, panels.live(panel) - j);
-    for (int64_t k = 0; k < taps; ++k) {
-      const T* at = from + (k * channels + channel) * columns + j;
-      for (int64_t c = 0; c < count; ++c, at += columns) {
-        Vec<T> total = load(at);
-        for (int64_t i = 1; i < plan.rows.parts; ++i) total += load(at + i * part);
-        store(sum[c], total);
-      }
-      for (int64_t o = 0; o < live; ++o)
-        for (int64_t c = 0; c < count; ++c) to[((j + o) * channels + c) * taps + k] = sum[c][o];
+  T* to = dw + (group * p.group_out() + panels.column(panel)) * pitch;
+  for (int64_t j = 0; j < columns; j += kCount, to += kCount * pitch) {
+    const int64_t live = smaller(kCount, panels.live(panel) - j);
+    PanelRows<T> rows{from + channel * columns + j, taps,           p.group_in() * columns, columns,
+                      plan.columns * plan.depth,    plan.rows.parts};
+    for (int64_t i = channel * taps; i < end; i += kCount) {
+      Vec<T> v[kCount];
+      for (int r = 0; r < kCount; ++r) v[r] = i + r < end ? rows.next() : Vec<T>{};
+      transpose<T>(v);
+#pragma GCC unroll 16
+      for (int o = 0; o < kCount; ++o)
+        if (o < live) store_live(to + o * pitch + i, v[o], end - i);
     }
   }
 }
@@ -340,19 +326,6 @@ static void sum_weights(Context ctx, const WeightPlan<T>& plan, const T* dy, con
       [&](int64_t i) { unpack_panel(plan, i / blocks, i % blocks * kUnpackChannels, dw); });
 }
 
-/// The bias alone, or beside a weight gradient that does not take it along.
-template <class T>
-static void backward_bias(Context ctx, const ConvParams& p, const RowCut& rows, const T* dy,
-                          T* sums, T* db) {
-  constexpr double kWorkPerElement = 4;  // in multiply-adds: the additions wait for memory
-  const double work =
-      kWorkPerElement * double(rows.rows) * double(p.out[2]) * double(p.out_channels);
-  run_items(
-      ctx, work, rows.parts, 0, [&](int, int64_t part) { sum_bias_part(p, rows, dy, part, sums); },
-      [](int64_t) {});
-  add_bias_parts(p, rows, sums, db);
-}
-
 template <class T>
 void conv_backward_weight(Context ctx, const T* dy, const T* x, T* dw, T* db,
                           const ConvParams& params, const Slope<T>& slope) {
@@ -370,8 +343,12 @@ void conv_backward_weight(Context ctx, const T* dy, const T* x, T* dw, T* db,
     activation_backward(ctx, dy, slope.v, g, elements, slope.activation);
     dy = g;
   }
+  if (dw && is_product_weight(params)) {
+    product_backward_weight(ctx, dy, x, dw, params, arena.rest());
+    dw = nullptr;  // the bias is left
+  }
   if (!dw || params.is_depthwise()) {
-    const RowCut rows(params, order::kConvBlockElements);
+    const RowCut rows = cut_rows(params);
     T* sums = arena.take<T>(bias_elements(params, rows));
     if (db) backward_bias(ctx, params, rows, dy, sums, db);
     if (dw) depthwise_backward_weight(ctx, dy, x, dw, params, arena.rest());
@@ -392,8 +369,14 @@ size_t conv_backward_weight_workspace(const ConvParams& params, bool has_slope, 
   Arena arena(nullptr);
   if (has_slope) arena.take<T>(params.batch * params.out_pixels() * params.out_channels);
   if (params.is_depthwise()) {
-    arena.take<T>(bias_elements(params, RowCut(params, order::kConvBlockElements)));
+    arena.take<T>(bias_elements(params, cut_rows(params)));
     return arena.used() + depthwise_workspace<T>(params, threads);
+  }
+  if (is_product_weight(params)) {
+    Arena bias = arena;
+    bias.take<T>(bias_elements(params, cut_rows(params)));
+    const size_t product = arena.used() + product_weight_workspace<T>(params, threads);
+    return product > bias.used() ? product : bias.used();
   }
   plan_weight<T>(arena, params, nullptr, threads);
   return arena.used();

@@ -37,10 +37,11 @@ constexpr int64_t kPlaneBlock = 4096;
 
 /// Weight and bias gradients of convolutions sum over parts of dy's rows, counted over images, and
 /// within a part over blocks of rows: parts and blocks are even, and each is added to the ones
-/// before it in order. A block holds about this many elements of x and dy together (512 KiB of
-/// float32: half of a common L2), at least kConvBlockPixels pixels (fewer leave the sums too little
-/// work per visit), and at most kConvBlockRows rows, which are listed on the stack.
-constexpr int64_t kConvBlockElements = 128 * 1024;
+/// before it in order. A block holds about this many elements of x and dy together (256 KiB of
+/// float32: the next one is fetched into L2 beside it), at least kConvBlockPixels pixels (fewer
+/// leave the sums too little work per visit), and at most kConvBlockRows rows, which are listed on
+/// the stack. A part of up to kConvWholeElements is one block.
+constexpr int64_t kConvBlockElements = 64 * 1024, kConvWholeElements = 128 * 1024;
 constexpr int64_t kConvBlockPixels = 128;
 constexpr int64_t kConvBlockRows = 128;
 
@@ -66,5 +67,13 @@ constexpr int64_t kConvNarrowLanes = 16;
 /// Up to so many input channels dx is projected on all taps first (conv/conv_project.h): half the
 /// lanes of a vector of 16 would otherwise be empty.
 constexpr int64_t kConvProjectedChannels = 8;
+
+/// Convolutions of one tap are matrix products (conv/conv_product.h) where sums have at least so
+/// many terms and the result so many channels, and in the forward pass images at most so many
+/// pixels or the weights at least so many elements. Weight gradients, whose sums run over the
+/// batch's pixels, are up to so many of these, and up to the second number with many weights.
+constexpr int64_t kConvProductDepth = 128, kConvProductColumns = 48;
+constexpr int64_t kConvProductImage = 64, kConvProductWeights = 512 * 1024;
+constexpr int64_t kConvProductSum = 512, kConvProductLongSum = 2048;
 
 }  // namespace brasa::order
