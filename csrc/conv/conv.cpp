@@ -217,19 +217,23 @@ template <class T> static int64_t item_grain(Context ctx, const Gather<T>& g) {
   return larger(1, smaller(kLeastWork / work, g.items / (8 * ctx.threads)));
 }
 
-/// The epilogue of `count` pixels from `first` on, one after another and just written, for these
-/// panels; the bias is in them already.
+/// The epilogue of `count` pixels from `first` on, `step` apart and just written, for these panels;
+/// the bias is in them already.
 template <class T>
 static void finish_pixels(const Gather<T>& g, const RowEpilogue<T>& epilogue, T* first,
-                          int64_t count, PanelRange range) {
+                          int64_t count, int64_t step, PanelRange range) {
   const Panels<T> panels(g.group_out);
   const int64_t channels = g.groups * g.group_out;
-  if (range.end - range.begin == g.groups * panels.count)
-    return epilogue.apply(first, count * channels, 0, first - g.out);
+  if (range.end - range.begin == g.groups * panels.count) {
+    const int64_t run = step == channels ? count : 1;
+    for (int64_t r = 0; r < count; r += run, first += run * step)
+      epilogue.apply(first, run * channels, 0, first - g.out);
+    return;
+  }
   for (int64_t i = range.begin; i < range.end; ++i) {
     const int64_t column = i / panels.count * g.group_out + panels.column(i % panels.count);
     for (int64_t r = 0; r < count; ++r) {
-      T* row = first + r * channels + column;
+      T* row = first + r * step + column;
       epilogue.apply(row, panels.live(i % panels.count), column, row - g.out);
     }
   }
@@ -242,8 +246,9 @@ static void run_item(const Gather<T>& g, const GatherClass<T>& part, int64_t blo
   if (part.line) {
     const LineBlock<T> lines = place_lines(g, part, block);
     run_lines(g, part, lines, range);
+    const int64_t step = line_step(part, g.out_step);
     for (int64_t i = 0; finish && i < lines.count; ++i)
-      finish_pixels(g, epilogue, lines.out[i], lines.length[i], range);
+      finish_pixels(g, epilogue, lines.out[i], lines.length[i], step, range);
     return;
   }
   PixelBlock<T> pixels;
@@ -253,7 +258,7 @@ static void run_item(const Gather<T>& g, const GatherClass<T>& part, int64_t blo
   for (int64_t i = 0, next; finish && i < pixels.count; i = next) {
     for (next = i + 1; next < pixels.count; ++next)
       if (pixels.out[next] != pixels.out[next - 1] + g.out_step[2]) break;
-    finish_pixels(g, epilogue, pixels.out[i], next - i, range);
+    finish_pixels(g, epilogue, pixels.out[i], next - i, g.out_step[2], range);
   }
 }
 

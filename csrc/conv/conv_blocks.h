@@ -1,8 +1,9 @@
 // Blocks of pixels and the tiles that compute them.
 //
-// Where rows are not tiny, pixels are taken by lines: a tile is one pointer and a step. Elsewhere a
-// table has a pointer for every pixel and tap: tiles run over the ends of rows, and what was not
-// cut at its borders (conv_axis.h) reads padding as a row of zeros.
+// Where rows are not tiny, pixels are taken by lines, at the left and right border by columns: a
+// tile is one pointer and a step. Elsewhere a table has a pointer for every pixel and tap: tiles
+// run over the ends of rows, and what was not cut at its borders (conv_axis.h) reads padding as a
+// row of zeros.
 #pragma once
 
 #include "conv/conv_gather.h"
@@ -19,17 +20,32 @@ template <class T> static bool makes_low_tiles(const Gather<T>& g, int64_t depth
   if (line < kLeastLine) return true;
   if (depth * vectors * kVectorBytes<T> <= kLowTileBytes) return false;
   int rows = 0;
-  visit_width(vectors, [&]<int kVectors>() { rows = kConvRows<kVectors>; });
+  visit_width(vectors, [&]<int kVectors>() { rows = kConvLineRows<kVectors>; });
   return 6 * line < 5 * rows * ceil_div(line, rows);
 }
 
-/// How long lines are: a row of pixels, longer where rows follow one another at the same step.
+/// The axis that lines run along: a row of pixels or, at a border, a column.
+template <class T> static int line_axis(const GatherClass<T>& part) {
+  for (int d = 2; d > 0; --d)
+    if (part.axis[d].count > 1) return d;
+  return 2;
+}
+
+/// Between pixels of a line that are written, where those of axis d are out_step[d] apart.
+template <class T> static int64_t line_step(const GatherClass<T>& part, const int64_t* out_step) {
+  const int d = line_axis(part);
+  return part.axis[d].out_step * out_step[d];
+}
+
+/// How long lines are: longer than the axis where such follow one another at the same step.
 template <class T> static int64_t line_length(const Gather<T>& g, const GatherClass<T>& part) {
   const Axis* a = part.axis;
   if (!part.inside) return 0;
-  const int64_t step = a[2].in_step * g.source.step[2], out_step = a[2].out_step * g.out_step[2];
-  int64_t line = a[2].count;
-  for (int d = 1; d >= -1; --d) {
+  const int along = line_axis(part);
+  const int64_t step = a[along].in_step * g.source.step[along],
+                out_step = line_step(part, g.out_step);
+  int64_t line = a[along].count;
+  for (int d = along - 1; d >= -1; --d) {
     const int64_t next = d >= 0 ? a[d].in_step * g.source.step[d] : g.source.image;
     const int64_t out_next = d >= 0 ? a[d].out_step * g.out_step[d] : g.out_image;
     const int64_t count = d >= 0 ? a[d].count : g.batch;
@@ -137,7 +153,7 @@ template <class T, int kVectors>
 static void run_line_panel(const LineInput<T>& input, const PanelPlace<T>& panel,
                            const LineBlock<T>& block, bool resume) {
   for (int64_t line = 0; line < block.count; ++line) {
-    const EvenCut cut(block.length[line], kConvRows<kVectors>);
+    const EvenCut cut(block.length[line], kConvLineRows<kVectors>);
     for (int64_t tile = 0; tile < cut.count; ++tile) {
       const int64_t first = cut.first(tile);
       pick_line_tile<T, kVectors>(cut.rows(tile))(
@@ -153,11 +169,11 @@ static void run_lines(const Gather<T>& g, const GatherClass<T>& part, const Line
                       PanelRange range) {
   const Panels<T> panels(g.group_out);
   const int64_t most = taps_at_a_time(part, panels);
+  const int d = line_axis(part);
   int64_t first = 0;
   do {
     const LineInput<T> input{part.tap + first, smaller(most, part.taps - first), part.run,
-                             part.axis[2].in_step * g.source.step[2],
-                             part.axis[2].out_step * g.out_step[2]};
+                             part.axis[d].in_step * g.source.step[d], line_step(part, g.out_step)};
     for (int64_t i = range.begin; i < range.end; ++i) {
       const PanelPlace<T> panel(g, part, panels, i);
       visit_width(panel.width, [&]<int kVectors>() {

@@ -92,7 +92,7 @@ template <class T> static void project_rows(const Fold<T>& plan, const T* dy, in
   for (int64_t i = 0; i < plan.panels.count; ++i) {
     const T* w = plan.packed + plan.panels.column(i) * plan.depth;
     visit_width(plan.panels.width(i), [&]<int kVectors>() {
-      const EvenCut cut(p.out[2], kConvRows<kVectors>);
+      const EvenCut cut(p.out[2], kConvLineRows<kVectors>);
       for (int64_t tile = 0; tile < cut.count; ++tile) {
         const int64_t first = cut.first(tile);
         pick_line_tile<T, kVectors>(cut.rows(tile))(

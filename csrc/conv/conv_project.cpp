@@ -75,7 +75,7 @@ template <class T> static void project_row(const Projection<T>& plan, const T* d
   for (int64_t i = 0; i < panels.count; ++i) {
     const T* w = plan.packed + panels.column(i) * p.out_channels;
     visit_width(panels.width(i), [&]<int kVectors>() {
-      const EvenCut cut(p.out[2], kConvRows<kVectors>);
+      const EvenCut cut(p.out[2], kConvLineRows<kVectors>);
       for (int64_t tile = 0; tile < cut.count; ++tile) {
         const int64_t first = cut.first(tile);
         pick_line_tile<T, kVectors>(cut.rows(tile))(

@@ -55,13 +55,13 @@ static __attribute__((noinline)) void line_tile(const LineInput<T>& in, const T*
   // start is null where the sums go on from what out holds.
   constexpr int kWidth = kLanes<T>, kBases = (kRows + 2) / 3;
   Vec<T> sum[kRows][kVectors];
-#pragma GCC unroll 16
+#pragma GCC unroll 32
   for (int i = 0; i < kRows; ++i)
 #pragma GCC unroll 4
     for (int j = 0; j < kVectors; ++j)
       sum[i][j] = start ? load(start + j * kWidth)
                         : load_live(out + i * in.out_step + j * kWidth, live - j * kWidth);
-#pragma GCC unroll 16
+#pragma GCC unroll 32
   for (int i = 0; i < kRows; ++i)
 #pragma GCC unroll 4
     for (int j = 0; j < kVectors; ++j) __builtin_prefetch(out + i * in.out_step + j * kWidth, 1);
@@ -71,27 +71,27 @@ static __attribute__((noinline)) void line_tile(const LineInput<T>& in, const T*
     w = panel + in.tap[t].row * (kVectors * kWidth);
     // A pointer for every third pixel: the others are at steps from it that the addressing gives.
     const T* base[kBases];
-#pragma GCC unroll 4
+#pragma GCC unroll 16
     for (int b = 0; b < kBases; ++b) base[b] = x + in.tap[t].offset + 3 * b * step;
     for (int64_t c = in.run; c > 0; --c, w += kVectors * kWidth) {
       if (c % (64 / int64_t(sizeof(T))) == 0) {
-#pragma GCC unroll 16
+#pragma GCC unroll 32
         for (int i = 0; i < kRows; ++i) __builtin_prefetch(base[i / 3] + (i % 3 + kRows) * step);
       }
       Vec<T> weight[kVectors];
 #pragma GCC unroll 4
       for (int j = 0; j < kVectors; ++j) weight[j] = load(w + j * kWidth);
-#pragma GCC unroll 16
+#pragma GCC unroll 32
       for (int i = 0; i < kRows; ++i) {
         const Vec<T> value = broadcast(base[i / 3][i % 3 * step]);
 #pragma GCC unroll 4
         for (int j = 0; j < kVectors; ++j) sum[i][j] = fma(value, weight[j], sum[i][j]);
       }
-#pragma GCC unroll 4
+#pragma GCC unroll 16
       for (int b = 0; b < kBases; ++b) ++base[b];
     }
   }
-#pragma GCC unroll 16
+#pragma GCC unroll 32
   for (int i = 0; i < kRows; ++i)
 #pragma GCC unroll 4
     for (int j = 0; j < kVectors; ++j)
@@ -101,7 +101,7 @@ static __attribute__((noinline)) void line_tile(const LineInput<T>& in, const T*
 template <class T>
 using LineTile = void (*)(const LineInput<T>&, const T*, const T*, const T*, T*, int64_t);
 
-template <class T, int kVectors, int kRows = kConvRows<kVectors>>
+template <class T, int kVectors, int kRows = kConvLineRows<kVectors>>
 static LineTile<T> pick_line_tile(int rows) {
   if constexpr (kRows > 1) {
     if (rows < kRows) return pick_line_tile<T, kVectors, kRows - 1>(rows);
