@@ -13,15 +13,15 @@
 // taps, and padding is never multiplied (19 % of a 3x3 on 7x7). Against that a padded copy lost 5
 // to 18 % with 3 and 16 channels and won nothing with one. Weights are packed once per call into
 // panels that the loop reads front to back; larger pieces at a time, or prefetching them, brought
-// nothing. Backward data is the same loop over transposed weights; a stride s gives s^d dense
-// problems, one per residue of the pixel's position, each cut at its borders. Backward weights
-// keeps a tile of taps and input channels x output channels in registers and runs over pixels.
-// Few input channels would leave lanes empty in backward data: conv_project.h, conv_fold.h.
-// Layers of one tap and many channels are matrix products: conv_product.h.
-// Depthwise layers have tiles of their own, of pixels of two rows (conv_depthwise.h).
-// Images of one channel with few outputs have vectors over pixels (conv_narrow.h); there alone
-// padding is multiplied, so a weight that is infinite or NaN shows at their borders and not at
-// others'.
+// nothing; nor did writing a result beyond the caches past them. Backward data is the same loop
+// over transposed weights; a stride s gives s^d dense problems, one per residue of the pixel's
+// position, each cut at its borders. Backward weights keeps a tile of taps and input channels x
+// output channels in registers and runs over pixels. Few input channels would leave lanes empty in
+// backward data: conv_project.h, conv_fold.h. Layers of one tap and many channels are matrix
+// products: conv_product.h. Depthwise layers have tiles of their own, of pixels of two
+// rows (conv_depthwise.h). Images of one channel with few outputs have vectors over pixels (conv_narrow.h); there
+// alone padding is multiplied, so a weight that is infinite or NaN shows at their borders and not
+// at others'.
 //
 // Memory: y, dy and residual are channels-last. x and dx may be C-ordered. 1x1 layers read planes
 // as they lie (conv_planes.h), depthwise ones convert a band of rows at a time; otherwise C order

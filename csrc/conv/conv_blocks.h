@@ -152,14 +152,17 @@ static LineBlock<T> place_lines(const Gather<T>& g, const GatherClass<T>& part, 
 template <class T, int kVectors>
 static void run_line_panel(const LineInput<T>& input, const PanelPlace<T>& panel,
                            const LineBlock<T>& block, bool resume) {
+  LineTile<T> multiply = nullptr;
+  int picked = 0;
   for (int64_t line = 0; line < block.count; ++line) {
     const EvenCut cut(block.length[line], kConvLineRows<kVectors>);
     for (int64_t tile = 0; tile < cut.count; ++tile) {
       const int64_t first = cut.first(tile);
-      pick_line_tile<T, kVectors>(cut.rows(tile))(
-          input, block.in[line] + first * input.step + panel.in_channel, panel.w,
-          resume ? nullptr : panel.start,
-          block.out[line] + first * input.out_step + panel.out_channel, panel.live);
+      const int rows = cut.rows(tile);
+      if (rows != picked) multiply = pick_line_tile<T, kVectors>(picked = rows);
+      multiply(input, block.in[line] + first * input.step + panel.in_channel, panel.w,
+               resume ? nullptr : panel.start,
+               block.out[line] + first * input.out_step + panel.out_channel, panel.live);
     }
   }
 }

@@ -49,22 +49,27 @@ template <class T> struct LineInput {
   int64_t step, out_step;  ///< between pixels
 };
 
+/// The sums begin at `start` or, where that is null, go on from what out holds.
 template <class T, int kRows, int kVectors>
 static __attribute__((noinline)) void line_tile(const LineInput<T>& in, const T* x, const T* w,
                                                 const T* start, T* out, int64_t live) {
-  // start is null where the sums go on from what out holds.
   constexpr int kWidth = kLanes<T>, kBases = (kRows + 2) / 3;
   Vec<T> sum[kRows][kVectors];
+  if (__builtin_expect(start != nullptr, 1)) {
 #pragma GCC unroll 32
-  for (int i = 0; i < kRows; ++i)
+    for (int i = 0; i < kRows; ++i)
 #pragma GCC unroll 4
-    for (int j = 0; j < kVectors; ++j)
-      sum[i][j] = start ? load(start + j * kWidth)
-                        : load_live(out + i * in.out_step + j * kWidth, live - j * kWidth);
+      for (int j = 0; j < kVectors; ++j) {
+        sum[i][j] = load(start + j * kWidth);
+        __builtin_prefetch(out + i * in.out_step + j * kWidth, 1);
+      }
+  } else {
 #pragma GCC unroll 32
-  for (int i = 0; i < kRows; ++i)
+    for (int i = 0; i < kRows; ++i)
 #pragma GCC unroll 4
-    for (int j = 0; j < kVectors; ++j) __builtin_prefetch(out + i * in.out_step + j * kWidth, 1);
+      for (int j = 0; j < kVectors; ++j)
+        sum[i][j] = load_live(out + i * in.out_step + j * kWidth, live - j * kWidth);
+  }
   const int64_t step = in.step;
   const T* const panel = w;
   for (int64_t t = 0; t < in.taps; ++t) {
