@@ -14,7 +14,7 @@ constexpr int64_t kUnitRun = 24, kUnitMost = 30;
 /// Items per thread: few enough that each reads its block from L2, so many that no thread waits.
 constexpr int64_t kItemsPerThread = 8;
 /// x and dy of so many bytes are not found in L3.
-constexpr int64_t kAheadBytes = 12 << 20;
+constexpr int64_t kAheadBytes = 14 << 20;
 /// Input channels that are unpacked at a time.
 constexpr int64_t kUnpackChannels = 16;
 
@@ -280,29 +280,30 @@ static void sum_share(const WeightPlan<T>& plan, const T* x, const T* dy, int64_
 }
 
 /// dw = sum of the parts, in order, from panels back to C order: one panel, kUnpackChannels input
-/// channels from `channel` on, transposed in registers.
+/// channels from `channel` on, transposed in registers. Parts are added first, along memory.
 template <class T>
 static void unpack_panel(const WeightPlan<T>& plan, int64_t panel_index, int64_t channel, T* dw) {
   constexpr int kCount = kLanes<T>;
   const ConvParams& p = plan.p;
   const Panels<T> panels(p.group_out());
   const int64_t group = panel_index / panels.count, panel = panel_index % panels.count;
-  const int64_t columns = panels.width(panel) * kCount, taps = p.taps();
-  const int64_t pitch = p.group_in() * taps;
-  const int64_t end = smaller(channel + kUnpackChannels, p.group_in()) * taps;
-  const T* from = plan.sums + (group * panels.padded() + panels.column(panel)) * plan.depth;
-  T* to = dw + (group * p.group_out() + panels.column(panel)) * pitch;
-  for (int64_t j = 0; j < columns; j += kCount, to += kCount * pitch) {
+  const int64_t columns = panels.width(panel) * kCount, taps = p.taps(), channels = p.group_in();
+  const int64_t last = smaller(channel + kUnpackChannels, channels), end = last * taps;
+  T* from = plan.sums + (group * panels.padded() + panels.column(panel)) * plan.depth;
+  T* to = dw + (group * p.group_out() + panels.column(panel)) * channels * taps;
+  for (int64_t k = 0; k < taps; ++k)
+    add_parts(from + (k * channels + channel) * columns, (last - channel) * columns,
+              plan.columns * plan.depth, plan.rows.parts);
+  for (int64_t j = 0; j < columns; j += kCount, to += kCount * channels * taps) {
     const int64_t live = smaller(kCount, panels.live(panel) - j);
-    PanelRows<T> rows{from + channel * columns + j, taps,           p.group_in() * columns, columns,
-                      plan.columns * plan.depth,    plan.rows.parts};
+    PanelRows<T> rows{from + channel * columns + j, taps, channels * columns, columns};
     for (int64_t i = channel * taps; i < end; i += kCount) {
       Vec<T> v[kCount];
       for (int r = 0; r < kCount; ++r) v[r] = i + r < end ? rows.next() : Vec<T>{};
       transpose<T>(v);
 #pragma GCC unroll 16
       for (int o = 0; o < kCount; ++o)
-        if (o < live) store_live(to + o * pitch + i, v[o], end - i);
+        if (o < live) store_live(to + o * channels * taps + i, v[o], end - i);
     }
   }
 }

@@ -120,22 +120,29 @@ static void stage_block(const ConvParams& p, const BlockStage& stage, const Axis
   }
 }
 
+/// sums[0, n) += what lies `part` elements further, parts - 1 times, in order; n is whole vectors.
+template <class T> static void add_parts(T* sums, int64_t n, int64_t part, int64_t parts) {
+  for (int64_t i = 0; parts > 1 && i < n; i += kLanes<T>) {
+    Vec<T> total = load(sums + i);
+    for (int64_t j = 1; j < parts; ++j) total += load(sums + i + j * part);
+    store(sums + i, total);
+  }
+}
+
 /// Vectors of a panel in the order of dw: taps of a channel, then the next channel.
 template <class T> struct PanelRows {
   const T* at;
   int64_t taps, tap_step, channel_step;
-  int64_t part, parts;  ///< that are added, in order
   int64_t tap = 0;
 
   Vec<T> next() {
-    Vec<T> total = load(at);
-    for (int64_t j = 1; j < parts; ++j) total += load(at + j * part);
+    const Vec<T> row = load(at);
     at += tap_step;
     if (++tap == taps) {
       tap = 0;
       at += channel_step - taps * tap_step;
     }
-    return total;
+    return row;
   }
 };
 
