@@ -19,9 +19,9 @@
 // output channels in registers and runs over pixels. Few input channels would leave lanes empty in
 // backward data: conv_project.h, conv_fold.h. Layers of one tap and many channels are matrix
 // products: conv_product.h. Depthwise layers have tiles of their own, of pixels of two
-// rows (conv_depthwise.h). Images of one channel with few outputs have vectors over pixels (conv_narrow.h); there
-// alone padding is multiplied, so a weight that is infinite or NaN shows at their borders and not
-// at others'.
+// rows (conv_depthwise.h). Images of one channel with few outputs have vectors over pixels
+// (conv_narrow.h); there alone padding is multiplied, so a weight that is infinite or NaN shows at
+// their borders and not at others'.
 //
 // Memory: y, dy and residual are channels-last. x and dx may be C-ordered. 1x1 layers read planes
 // as they lie (conv_planes.h), depthwise ones convert a band of rows at a time; otherwise C order
