@@ -1,8 +1,8 @@
 """Fixtures and settings that every test shares.
 
 `xp` runs a test body on each kind of array there is: NumPy on the CPU kernels, the emulator's arrays on
-the CUDA kernels compiled for the host, and CuPy where a GPU is. `isa` and `threads` run it on each
-instruction set and thread count of the CPU. The modules of the emulator are built on first use.
+the CUDA kernels compiled for the host, and CuPy where a GPU is; `device` on the latter two. `isa` and `threads` run
+it on each instruction set and thread count of the CPU. The modules of the emulator are built on first use.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ settings.register_profile(
 )  # fmt: skip
 settings.register_profile("full", settings.get_profile("quick"), max_examples=150, derandomize=False)
 settings.register_profile("soak", settings.get_profile("full"), max_examples=10_000)
+# Few examples, and every array of a GPU an allocation of its own: for compute-sanitizer (tools/gpu_check.py).
+settings.register_profile("sanitizer", settings.get_profile("quick"), max_examples=2)
 settings.load_profile(os.environ.get("BRASA_TEST_TIER", "quick"))
 
 
@@ -120,6 +122,7 @@ class CpuArrays:
 
     name = "cpu"
     examples = 1.0  # share of the profile's examples that is run
+    kernels = _cpu
 
     def asarray(self, x):
         return np.asarray(x)
@@ -131,8 +134,8 @@ class CpuArrays:
 class DeviceArrays:
     """The same for arrays on a device, real or emulated."""
 
-    def __init__(self, name, module, examples):
-        self.name, self._module, self.examples = name, module, examples
+    def __init__(self, name, module, examples, kernels):
+        self.name, self._module, self.examples, self.kernels = name, module, examples, kernels
 
     def asarray(self, x):
         return self._module.asarray(x)
@@ -141,18 +144,51 @@ class DeviceArrays:
         return self._module.asnumpy(x)
 
 
-@pytest.fixture(params=["cpu", "emulated", "cupy"])
-def xp(request):
-    """The kinds of array, one after the other: `xp.asarray`, `xp.asnumpy`, `xp.name`."""
-    if request.param == "cpu":
-        return CpuArrays()
-    if request.param == "emulated":
-        return DeviceArrays("emulated", request.getfixturevalue("emulated"), 1 / 3)
+class CupyArrays(DeviceArrays):
+    """CuPy's arrays. `asarray` keeps channels-last and other dense strides, of which CuPy's own makes C order."""
+
+    def asarray(self, x):
+        if isinstance(x, self._module.ndarray):
+            return x
+        host = np.asarray(x)
+        order = sorted(range(host.ndim), key=lambda d: -abs(host.strides[d]))
+        inner = self._module.asarray(
+            np.ascontiguousarray(host.transpose(order)).reshape([host.shape[d] for d in order])
+        )
+        return inner.transpose([order.index(d) for d in range(host.ndim)])
+
+
+@pytest.fixture(scope="session")
+def cupy_arrays():
+    """CuPy on the GPU."""
     if not _has_gpu():
         pytest.skip("no GPU")
     import cupy
 
-    return DeviceArrays("cupy", cupy, 1.0)
+    from brasa import _backend
+
+    if os.environ.get("BRASA_TEST_TIER") == "sanitizer":
+        cupy.cuda.set_allocator(None)
+    return CupyArrays("cupy", cupy, 1.0, _backend.backend_of(cupy.empty(0)).kernels)
+
+
+def _device_arrays(request):
+    if request.param == "cupy":
+        return request.getfixturevalue("cupy_arrays")
+    module = request.getfixturevalue("emulated")
+    return DeviceArrays("emulated", module, 1 / 3, module.kernels)
+
+
+@pytest.fixture(params=["cpu", "emulated", "cupy"])
+def xp(request):
+    """The kinds of array, one after the other: `xp.asarray`, `xp.asnumpy`, `xp.name`."""
+    return CpuArrays() if request.param == "cpu" else _device_arrays(request)
+
+
+@pytest.fixture(params=["emulated", "cupy"])
+def device(request):
+    """The kinds of array on a device, emulated or real: what `xp` has, and `device.kernels`, the native module."""
+    return _device_arrays(request)
 
 
 @pytest.fixture(params=_cpu.supported_isas())

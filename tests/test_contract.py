@@ -32,11 +32,11 @@ def operators(module, others):
     return {name for name in dir(module) if not name.startswith("_")} - others
 
 
-def test_both_devices_export_the_same_operators(emulated):
+def test_both_devices_export_the_same_operators(device):
     host = operators(_cpu, HOST_ONLY)
-    assert host == operators(emulated.kernels, DEVICE_ONLY)
+    assert host == operators(device.kernels, DEVICE_ONLY)
     for name in host:
-        assert getattr(_cpu, name).__doc__ == getattr(emulated.kernels, name).__doc__, name
+        assert getattr(_cpu, name).__doc__ == getattr(device.kernels, name).__doc__, name
 
 
 def test_public_names_are_there():

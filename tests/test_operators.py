@@ -14,7 +14,6 @@ import brasa as br
 from brasa import _cpu, ops
 from brasa.tensor import Tensor
 from brasa.testing import gradcheck
-from conftest import DeviceArrays
 from descriptors import UNIT, Operator, all_operators
 from hostile import HOSTILE_ARRAYS, HOSTILE_NUMBERS, misaligned
 
@@ -172,10 +171,9 @@ def test_the_gradient_of_a_sample_alone_is_that_in_a_batch(op, seed):
 @differentiable_operator
 @given(seed=seeds, dtype=dtypes)
 @settings(max_examples=10)
-def test_gradients_agree_between_the_devices(op, emulated, seed, dtype):
+def test_gradients_agree_between_the_devices(op, device, seed, dtype):
     arguments = sample(op, seed, dtype)
-    module = DeviceArrays("emulated", emulated, 1 / 3)
-    for ours, theirs in zip(gradients(op, arguments), gradients(op, arguments, module), strict=True):
+    for ours, theirs in zip(gradients(op, arguments), gradients(op, arguments, device), strict=True):
         scale = 1 + np.abs(ours).max(initial=0)
         assert ours.shape == theirs.shape
         assert ours.dtype == theirs.dtype
@@ -241,12 +239,12 @@ def test_hostile_numbers(op):
 
 
 @every_operator
-def test_mixed_devices_are_a_type_error(op, emulated):
+def test_mixed_devices_are_a_type_error(op, device):
     arguments = sample(op, 4)
     arrays = list(op.arrays(arguments))
     if len(arrays) < 2:
         pytest.skip("one array")
-    arguments[arrays[-1]] = emulated.asarray(arguments[arrays[-1]])
+    arguments[arrays[-1]] = device.asarray(arguments[arrays[-1]])
     with pytest.raises(TypeError, match="device"):
         getattr(ops, op.name)(**arguments)
 

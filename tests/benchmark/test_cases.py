@@ -15,17 +15,23 @@ from bench import families
 
 from brasa import ops
 from brasa._bench import cases, networks
+from brasa._bench.cases import contestants
 from brasa._bench.cases.contestants import array
 from brasa._bench.cases.conv import PASSES
 
 PEERS = ("numpy", "torch", "jax")
 
 
-def arrays(result):
-    """A call's result as a list of arrays."""
+def parts(result):
+    """A call's result as a list of arrays or tensors."""
     if isinstance(result, (tuple, list)):
-        return [part for item in result for part in arrays(item)]
-    return [] if result is None else [np.asarray(result.detach() if hasattr(result, "detach") else result)]
+        return [part for item in result for part in parts(item)]
+    return [] if result is None else [result.detach() if hasattr(result, "detach") else result]
+
+
+def arrays(result):
+    """A call's result as a list of NumPy arrays."""
+    return [np.asarray(part) for part in parts(result)]
 
 
 def check(case, peer, tolerance=2e-4):
@@ -113,6 +119,32 @@ def test_agrees_with_numpy(name):
 def test_agrees_with_torch(name):
     pytest.importorskip("torch")
     check(SMALL[name](("torch",)), "torch")
+
+
+ON_GPU = families.selected(
+    ["matmul", "conv", "pool", "activation", "norm", "loss", "embedding"],
+    ("torch",),
+    ("fwd", "bwd-data", "bwd-weight"),
+    device="cuda",
+)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("case", ON_GPU, ids=lambda case: f"{case.family}: {case.name}")
+def test_large_cases_on_cupy_agree_with_torch(case, cupy_arrays, monkeypatch):
+    """What a GPU is measured on is also computed right: relative to the norm, float32 sums differ by less than 1e-4."""
+    torch = pytest.importorskip("torch")
+    from brasa._bench import cuda
+
+    monkeypatch.setattr(contestants, "_device", "cuda")
+    cuda.prepare_torch()
+    calls = case.make()
+    (ours, *others) = ([torch.as_tensor(x, device="cuda") for x in parts(call())] for call in calls.values())
+    assert others
+    for theirs in others:
+        for a, b in zip(ours, theirs, strict=True):
+            assert a.shape == b.shape
+            assert float((a - b).norm()) <= 1e-4 * float(b.norm())
 
 
 @pytest.mark.torch

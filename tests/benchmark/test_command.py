@@ -121,7 +121,7 @@ def test_a_run_writes_whole_json(tmp_path, capsys, monkeypatch):
 
 
 def test_ctrl_c_keeps_what_was_measured(tmp_path, capsys, monkeypatch):
-    def stop(cases, machine, rounds, results, done, patience):
+    def stop(cases, machine, rounds, results, *rest):
         results.append(ROW)
         raise KeyboardInterrupt
 

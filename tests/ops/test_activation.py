@@ -276,10 +276,10 @@ def test_errors_name_the_argument(call, error, message):
         call(values(4))
 
 
-def test_two_devices_are_a_type_error(emulated):
+def test_two_devices_are_a_type_error(device):
     x = values(4)
     with pytest.raises(TypeError, match="one device"):
-        ops.activation_backward(emulated.asarray(x), x, "relu")
+        ops.activation_backward(device.asarray(x), x, "relu")
 
 
 def test_the_binding_refuses_what_does_not_fit():

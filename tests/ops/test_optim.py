@@ -249,8 +249,8 @@ def test_refusals(change, error):
         ops.adam_step(**arguments)
 
 
-def test_mixed_devices(emulated):
-    a, b = np.ones(3, np.float32), emulated.asarray(np.ones(3, np.float32))
+def test_mixed_devices(device):
+    a, b = np.ones(3, np.float32), device.asarray(np.ones(3, np.float32))
     for p, g in ((a, b), (b, a)):
         with pytest.raises(TypeError, match=r"grads\[0\].*device"):
             ops.sgd_step([p], [g], None, lr=0.1)
