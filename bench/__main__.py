@@ -4,6 +4,7 @@ Each line has the time, GFLOP/s or GB/s, the share of this machine's limit, meas
 ratio to each peer (above 1, brasa is faster) with its quartiles; geometric means follow. --json records the run,
 --plot draws it, --compare names the rows that lost more than 10 % of their share. --record measures everything that
 is named (without names: all families, the footprint and the sweep), writes bench/results and fills docs/speed.md.
+With --device cuda the CUDA kernels are measured, on the shapes of bench/gpu.py against CuPy and PyTorch on the GPU.
 Ctrl-C ends a run early and keeps what was measured.
 """
 
@@ -14,6 +15,8 @@ import importlib.util
 import signal
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from bench import families
@@ -22,10 +25,11 @@ from brasa import _cpu
 from brasa._bench import report
 from brasa._bench.cases.conv import PASSES
 from brasa._bench.command import run
-from brasa._bench.harness import Case, Result
+from brasa._bench.harness import ON_CPU, Case, Result, Timer
 from brasa._bench.limits import Limits
 
 PEERS = ("numpy", "torch", "jax")
+PEERS_ON = {"cpu": PEERS, "cuda": ("cupy", "torch", "torch-tf32")}
 EXTRAS = ("footprint", "sweep")  # families that are no cases
 RECORD = {"rounds": 5, "patience": 1.2}
 _INTERRUPTED = 130
@@ -40,7 +44,9 @@ def parser() -> argparse.ArgumentParser:
         nargs="*",
         help=f"any of {', '.join(families.FAMILIES)}, or conv, deepbench; all without one",
     )
-    add("--against", default="", help=f"peers, separated by commas: {', '.join(PEERS)}")
+    add("--device", choices=PEERS_ON, default="cpu", help="what computes (default cpu)")
+    peers = "; ".join(f"on {device} {', '.join(names)}" for device, names in PEERS_ON.items())
+    add("--against", default="", help=f"peers, separated by commas: {peers}")
     add("--only", default="", help="cases whose family and name contain this")
     add("--passes", default="fwd,fwd+bwd", help=f"of convolutions, any of {', '.join(PASSES)}")
     add("--rounds", type=int, default=9, help="turns of each contestant (default 9)")
@@ -77,17 +83,19 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     """The options, checked; ends the process with status 2 where they are wrong."""
     arguments_of = parser()
     options = arguments_of.parse_args(arguments)
-    options.against = _known(arguments_of, options.against, PEERS)
+    options.against = _known(arguments_of, options.against, PEERS_ON[options.device])
     options.passes = _known(arguments_of, options.passes, PASSES)
     options.extras = [name for name in options.family if name in EXTRAS]
     options.family = [name for name in options.family if name not in EXTRAS]
     try:
-        families.chosen(options.family)
+        families.chosen(options.family, options.device)
     except ValueError as error:
         arguments_of.error(str(error))
     for peer in options.against:
-        if not _installed(peer):
+        if not _installed(peer.partition("-")[0]):
             arguments_of.error(f"--against {peer}: it is not installed (pip install {peer})")
+    if options.device == "cuda":
+        _for_a_gpu(arguments_of, options)
     if options.record:
         _for_the_record(options)
     options.rounds = 9 if options.rounds is None else options.rounds
@@ -95,6 +103,15 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     if options.rounds < 1 or (options.threads is not None and options.threads < 1):
         arguments_of.error("--rounds and --threads: expected at least 1")
     return options
+
+
+def _for_a_gpu(error: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Refuse what is of the CPU alone."""
+    for name in ("isa", "threads", "record", "compare", "plot"):
+        if getattr(options, name) not in (None, False):
+            error.error(f"--{name}: the CPU's, not of --device cuda")
+    if options.extras:
+        error.error(f"{options.extras[0]} is measured on the CPU alone")
 
 
 def _installed(peer: str) -> bool:
@@ -139,7 +156,9 @@ def selected(options: argparse.Namespace) -> list[Case]:
     if options.extras and not options.family:
         return []
     if not options.record:
-        return families.selected(options.family, options.against, options.passes, options.only)
+        return families.selected(
+            options.family, options.against, options.passes, options.only, options.device
+        )
     few = [peer for peer in options.against if peer != "jax"]
     return [
         case
@@ -151,14 +170,14 @@ def selected(options: argparse.Namespace) -> list[Case]:
 
 
 def run_all(
-    cases: list[Case], options: argparse.Namespace, machine: Limits
+    cases: list[Case], options: argparse.Namespace, machine: Limits, timer: Callable[[bool], Timer]
 ) -> tuple[list[Result], dict, bool]:
     """The results, what the extras found, and whether Ctrl-C cut it short."""
     results: list[Result] = []
     more: dict[str, Any] = {}
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a time limit ends a run as Ctrl-C does
     try:
-        run(cases, machine, options.rounds, results, Progress(len(cases)), options.patience)
+        run(cases, machine, options.rounds, results, Progress(len(cases)), options.patience, timer)
         for name in options.extras:
             more[name] = measure_extra(name, machine, options.rounds)
     except KeyboardInterrupt:
@@ -197,15 +216,45 @@ def main(arguments: list[str]) -> int:
     if options.list:
         print("\n".join(f"{case.family}: {case.name}" for case in cases))
         return 0
+    if options.device == "cuda":
+        return on_gpu(cases, options)
     use_threads(options.against)
     machine = Limits()
     print(report.machine_line(machine))
     if cases:
         print(report.header())
-    results, more, interrupted = run_all(cases, options, machine)
+    results, more, interrupted = run_all(cases, options, machine, lambda launches: ON_CPU)
     if results or more:
         conclude(options, results, more, machine)
     return _INTERRUPTED if interrupted else 0
+
+
+def on_gpu(cases: list[Case], options: argparse.Namespace) -> int:
+    """Measure on the GPU; returns the exit status."""
+    from brasa._bench import cuda
+    from brasa._bench.cases.contestants import on
+
+    on("cuda")
+    more: dict[str, Any] = {"gpu": cuda.describe()}
+    if {"torch", "torch-tf32"} & set(options.against):
+        cuda.prepare_torch()
+        more["gpu"] |= cuda.tensor_core_rates()
+    if "torch-tf32" in options.against:
+        cases = [with_tf32(case) if case.flops else case for case in cases]
+    machine = cuda.limits()
+    print(report.gpu_line(machine, more["gpu"]))
+    print(report.header())
+    results, _, interrupted = run_all(cases, options, machine, cuda.timers())
+    if results:
+        conclude(options, results, more, machine)
+    return _INTERRUPTED if interrupted else 0
+
+
+def with_tf32(case: Case) -> Case:
+    """The case with PyTorch in TF32 as one more peer."""
+    from brasa._bench import cuda
+
+    return replace(case, make=lambda: cuda.with_tf32(case.make()))
 
 
 def conclude(

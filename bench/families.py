@@ -265,7 +265,16 @@ FAMILIES: dict[str, Family] = {
 BY_NAME_ONLY = ("deepbench/conv",)  # long, and not part of a run without names
 
 
-def chosen(names: Sequence[str]) -> list[str]:
+def of(device: str) -> dict[str, Family]:
+    """The families of a device, "cpu" or "cuda"."""
+    if device == "cpu":
+        return FAMILIES
+    from bench import gpu
+
+    return gpu.FAMILIES
+
+
+def chosen(names: Sequence[str], device: str = "cpu") -> list[str]:
     """The families of these names; "conv" stands for all that begin with "conv/".
 
     Raises
@@ -273,22 +282,25 @@ def chosen(names: Sequence[str]) -> list[str]:
     ValueError
         No family has the name.
     """
+    known = of(device)
     if not names:
-        return [family for family in FAMILIES if family not in BY_NAME_ONLY]
+        return [family for family in known if family not in BY_NAME_ONLY]
     found: list[str] = []
     for name in names:
-        matching = [family for family in FAMILIES if family == name or family.startswith(f"{name}/")]
+        matching = [family for family in known if family == name or family.startswith(f"{name}/")]
         if not matching:
-            raise ValueError(f"unknown family {name!r}: choose from {', '.join(FAMILIES)}, conv, deepbench")
+            raise ValueError(f"unknown family {name!r}: choose from {', '.join(known)}, conv, deepbench")
         found += [family for family in matching if family not in found]
     return found
 
 
-def selected(names: Sequence[str], peers: Peers, passes: Sequence[str], only: str = "") -> list[Case]:
+def selected(
+    names: Sequence[str], peers: Peers, passes: Sequence[str], only: str = "", device: str = "cpu"
+) -> list[Case]:
     """The cases of these families whose family and name contain `only`; nothing is built yet."""
     return [
         case
-        for family in chosen(names)
-        for case in FAMILIES[family](peers, passes)
+        for family in chosen(names, device)
+        for case in of(device)[family](peers, passes)
         if only in f"{case.family} {case.name}"
     ]

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from brasa._bench import networks
+from brasa._bench.cases.contestants import on_device, tensor
 from brasa._bench.harness import Call
 from brasa._bench.networks import NETWORKS
 
@@ -66,7 +67,7 @@ def network(name: str, values: list[np.ndarray] | None = None) -> nn.Module:
         with torch.no_grad():
             for parameter, value in zip(result.parameters(), values, strict=True):
                 parameter.copy_(torch.from_numpy(value))
-    return result
+    return on_device(result)
 
 
 def _formats(name: str) -> dict[str, Any]:
@@ -88,7 +89,7 @@ def steps(name: str, x: np.ndarray, target: np.ndarray, values: list[np.ndarray]
 def step(name: str, x: np.ndarray, target: np.ndarray, values: list[np.ndarray] | None, layout: Any) -> Call:
     """A training step: forward, loss, backward, Adam."""
     model = network(name, values).to(memory_format=layout)
-    images, wanted = torch.from_numpy(x).contiguous(memory_format=layout), torch.from_numpy(target)
+    images, wanted = tensor(x).contiguous(memory_format=layout), tensor(target)
     loss_function = nn.MSELoss() if NETWORKS[name].classes is None else nn.CrossEntropyLoss()
     if NETWORKS[name].classes is None:
         wanted = images
@@ -112,7 +113,7 @@ def inferences(name: str, x: np.ndarray, target: np.ndarray, values: list[np.nda
 def inference(name: str, x: np.ndarray, values: list[np.ndarray], layout: Any) -> Call:
     """The network's result, nothing recorded."""
     model = network(name, values).to(memory_format=layout).eval()
-    images = torch.from_numpy(x).contiguous(memory_format=layout)
+    images = tensor(x).contiguous(memory_format=layout)
 
     def run() -> Any:
         with torch.inference_mode():

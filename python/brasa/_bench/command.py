@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from brasa._bench import cases, report
 from brasa._bench.cases.contestants import Peers
-from brasa._bench.harness import Case, Result, measure
+from brasa._bench.harness import ON_CPU, Case, Result, Timer, measure
 from brasa._bench.limits import Limits
 
 __all__ = ["FAMILIES", "main"]
@@ -52,10 +52,11 @@ def run(
     results: list[Result],
     done: Callable[[], None] = lambda: None,
     patience: float = float("inf"),
+    timer: Callable[[bool], Timer] = lambda launches: ON_CPU,
 ) -> None:
     """Measure the cases, printing a line for each as it comes; what was measured is in `results` at any time."""
     for case in selected:
-        results.append(measure(case, machine, rounds, patience))
+        results.append(measure(case, machine, rounds, patience, timer(case.launches)))
         print(report.line(results[-1]), flush=True)
         done()
 

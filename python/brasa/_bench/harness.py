@@ -13,6 +13,7 @@ import gc
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,7 @@ class Case:
     nbytes: float = 0.0  # bytes that must be read and written at least
     traffic: str = "copy"  # what those bytes are: "copy", "read", or "update" of arrays in place
     distinct: float = 0.0  # bytes of all arrays, where that is not `nbytes`: it says which cache they lie in
+    launches: bool = False  # on a GPU, the time that Python needs to launch kernels counts too
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,14 @@ class Result:
     flops: float
     nbytes: float
     ratios: dict[str, tuple[float, float, float]]  # peer: quartiles of the ratio
+
+
+@dataclass(frozen=True)
+class Timer:
+    """How calls are timed: `plan` tries one and returns the arguments that `turn` takes behind it."""
+
+    plan: Callable[[Call], tuple[Any, ...]]
+    turn: Callable[..., float]  # seconds per call
 
 
 def _wait_for_sleep() -> None:
@@ -87,17 +97,17 @@ def _turn(call: Call, repeats: int, warm: bool) -> float:
     return (time.perf_counter() - start) / done
 
 
-def _steady_turn(call: Call, repeats: int, warm: bool, before: list[float]) -> float:
+def _steady_turn(turn: Callable[[], float], before: list[float]) -> float:
     """A turn, repeated where something went wrong beside it.
 
     Now and then the system puts both threads of a contestant on one core; they then wait for each other for a time
     slice at every barrier, and microseconds become milliseconds. This says nothing of the contestant.
     """
-    taken = _turn(call, repeats, warm)
+    taken = turn()
     for _ in range(2):
         if not before or taken < _STALLED * min(before):
             break
-        taken = min(taken, _turn(call, repeats, warm))
+        taken = min(taken, turn())
     return taken
 
 
@@ -110,7 +120,12 @@ def _repeats(call: Call) -> tuple[int, bool]:
     return max(1, int(_TURN / seconds)), seconds < _LONG
 
 
-def measure(case: Case, limits: Limits, rounds: int = 9, patience: float = float("inf")) -> Result:
+ON_CPU = Timer(_repeats, _turn)
+
+
+def measure(
+    case: Case, limits: Limits, rounds: int = 9, patience: float = float("inf"), timer: Timer = ON_CPU
+) -> Result:
     """Time a case against its peers and this machine's limit.
 
     Parameters
@@ -123,6 +138,8 @@ def measure(case: Case, limits: Limits, rounds: int = 9, patience: float = float
         Turns of each contestant.
     patience : float, optional
         After so many seconds three rounds are enough.
+    timer : Timer, optional
+        How turns are timed.
 
     Returns
     -------
@@ -131,7 +148,7 @@ def measure(case: Case, limits: Limits, rounds: int = 9, patience: float = float
     """
     gc.collect()  # what the case before has left
     calls = case.make()
-    repeats = {name: _repeats(call) for name, call in calls.items()}
+    plans = {name: timer.plan(call) for name, call in calls.items()}
     times: dict[str, list[float]] = {name: [] for name in calls}
     size = case.distinct or case.nbytes
     bound, work = limits.bound(case.flops, case.nbytes, case.traffic, size)
@@ -143,7 +160,8 @@ def measure(case: Case, limits: Limits, rounds: int = 9, patience: float = float
             limits.wait_for_peak()
             if name == "brasa":
                 rate = limits.rate(bound, size)
-            times[name].append(_steady_turn(call, *repeats[name], times[name]))
+            turn = partial(timer.turn, call, *plans[name])
+            times[name].append(_steady_turn(turn, times[name]))
             if name == "brasa":
                 rate = max(rate, limits.rate(bound, size))
         floors.append(work / rate)

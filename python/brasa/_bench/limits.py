@@ -30,17 +30,21 @@ class Limits:
         Returns FMA operations per second; by default measured.
     bandwidth : callable, optional
         Returns bytes per second for a kind of traffic and a number of bytes; by default measured.
+    most : int, optional
+        Bytes beyond which memory alone counts.
     """
 
     def __init__(
         self,
         peak: Callable[[], float] = _cpu._fma_peak,
         bandwidth: Callable[[str, int], float] | None = None,
+        most: int = _MOST,
     ) -> None:
         self._peak = peak
+        self._most = most
         self._bandwidth = _Probes() if bandwidth is None else bandwidth
         self.peak = max(peak() for _ in range(5))
-        self.bandwidth = max(self.rate("copy", _MOST) for _ in range(5))
+        self.bandwidth = max(self.rate("copy", most) for _ in range(5))
 
     def bound(self, flops: float, nbytes: float, traffic: str, size: float) -> tuple[str, float]:
         """What limits the work by the roofline, "fma" or the traffic of arrays of `size`, and the amount of it."""
@@ -53,7 +57,7 @@ class Limits:
         """Operations per second, or bytes per second moved within `size` bytes, now."""
         if bound == "fma":
             return self._peak()
-        return self._bandwidth(bound, int(min(max(size, _LEAST), _MOST)))
+        return self._bandwidth(bound, int(min(max(size, _LEAST), self._most)))
 
     def wait_for_peak(self) -> None:
         """Return when the machine has its peak again, a third of a second later at most.

@@ -90,10 +90,23 @@ def machine_line(machine: Limits) -> str:
     )
 
 
+def gpu_line(machine: Limits, gpu: dict[str, Any]) -> str:
+    """The same of a GPU."""
+    tensor_cores = ", ".join(
+        f"cuBLAS in {name} {gpu[f'{name}_gflops'] / 1e3:.0f} TFLOP/s"
+        for name in ("tf32", "bf16")
+        if f"{name}_gflops" in gpu
+    )
+    return (
+        f"{gpu['name']}, driver {gpu['driver']}: FMA {machine.peak / 1e12:.1f} TFLOP/s, "
+        f"copy {machine.bandwidth / 1e12:.2f} TB/s{', ' if tensor_cores else ''}{tensor_cores}"
+    )
+
+
 def as_record(results: list[Result], machine: Limits) -> dict[str, Any]:
     """The results with machine, date and versions."""
     versions = {"brasa": __version__, "python": platform.python_version()}
-    for name in ("numpy", "torch", "jax"):
+    for name in ("numpy", "cupy", "torch", "jax"):
         if name in sys.modules:
             versions[name] = sys.modules[name].__version__
     return {

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from brasa import ops
-from brasa._bench.cases.contestants import Peers, array, jax_call, torch_backward
+from brasa._bench.cases.contestants import Peers, array, jax_call, library, tensor, torch_backward
 from brasa._bench.harness import Call, Case
 
 _BY_NUMPY: dict[str, Callable[[np.ndarray, np.ndarray], Any]] = {
@@ -27,7 +27,7 @@ def torch_function(name: str) -> Callable[[Any], Any] | None:
     if name == "gelu_tanh":
         return lambda x: torch.nn.functional.gelu(x, approximate="tanh")
     if name == "step":
-        return lambda x: torch.heaviside(x, torch.zeros(()))
+        return lambda x: torch.heaviside(x, x.new_zeros(()))
     return getattr(torch.nn.functional, name, None) or getattr(torch, name, None)
 
 
@@ -38,6 +38,7 @@ def activation(
     backward: bool = False,
     shape: tuple[int, ...] = (16, 64, 112, 112),
     family: str = "",
+    launches: bool = False,
 ) -> Case:
     """One activation, or its gradient alone."""
 
@@ -49,8 +50,9 @@ def activation(
         calls: dict[str, Call] = {"brasa": lambda: ours(x) if ours else ops.activation(x, name)}
         if backward:
             calls["brasa"] = lambda: [ops.activation_backward(dy, value, name)]
-        if "numpy" in against and name in _BY_NUMPY and not backward:
-            calls["numpy"] = lambda: _BY_NUMPY[name](x, out)
+        own = library(against)
+        if own and name in _BY_NUMPY and not backward:
+            calls[own] = lambda: _BY_NUMPY[name](x, out)
         if "torch" in against:
             calls |= _by_torch(name, x, dy, backward)
         if "jax" in against and not backward:
@@ -64,16 +66,15 @@ def activation(
     kind = "bwd" if backward else "fwd"
     size = float(np.prod(shape))
     label = f"{name} {kind} {'x'.join(map(str, shape))}"
-    return Case(family or f"activation {kind}", label, make, 0, (3 if backward else 2) * 4.0 * size)
+    nbytes = (3 if backward else 2) * 4.0 * size
+    return Case(family or f"activation {kind}", label, make, 0, nbytes, launches=launches)
 
 
 def _by_torch(name: str, x: np.ndarray, dy: np.ndarray, backward: bool) -> dict[str, Call]:
-    import torch
-
     function = torch_function(name)
     if function is None or (backward and name == "step"):
         return {}
-    tx = torch.from_numpy(x)
+    tx = tensor(x)
     if backward:
-        return {"torch": torch_backward(function, [tx], torch.from_numpy(dy))}
+        return {"torch": torch_backward(function, [tx], tensor(dy))}
     return {"torch": lambda: function(tx)}

@@ -1,4 +1,7 @@
-"""What the cases of all families share: random arrays, and the peers' ways of calling."""
+"""What the cases of all families share: random arrays, and the peers' ways of calling.
+
+`on` says where arrays are made: NumPy's on the CPU, or CuPy's on a GPU, whose memory PyTorch's tensors share.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +20,52 @@ _DRAWN = (
     1 << 20
 ) - 3  # elements that are random; larger arrays repeat them, which is quicker and looks the same
 
+_device = "cpu"
 
-def array(*shape: int, seed: int = 0) -> np.ndarray:
+
+def on(device: str) -> None:
+    """Make the arrays of all cases on this device from now on: "cpu" or "cuda"."""
+    global _device
+    _device = device
+
+
+def placed(x: np.ndarray) -> Any:
+    """`x` on the device of the cases."""
+    if _device == "cpu":
+        return x
+    import cupy
+
+    return cupy.asarray(x)
+
+
+def array(*shape: int, seed: int = 0) -> Any:
     """Normal numbers, float32."""
     count = prod(shape)
-    drawn = np.random.default_rng(seed).standard_normal(min(count, _DRAWN), dtype=np.float32)
-    return (drawn if count <= _DRAWN else np.resize(drawn, count)).reshape(shape)
+    drawn = placed(np.random.default_rng(seed).standard_normal(min(count, _DRAWN), dtype=np.float32))
+    return (drawn if count <= _DRAWN else np.tile(drawn, -(-count // _DRAWN))[:count]).reshape(shape)
+
+
+def whole_numbers(high: int, count: int) -> Any:
+    """Uniform numbers of [0, high), int64."""
+    return placed(np.random.default_rng(1).integers(0, high, count))
+
+
+def on_device(model: Any) -> Any:
+    """The layers `model`, moved to the device of the cases."""
+    return model if _device == "cpu" else model.to(_device)
+
+
+def library(against: Peers) -> str | None:
+    """The array library, "numpy" or "cupy", where it is among the peers."""
+    name = "numpy" if _device == "cpu" else "cupy"
+    return name if name in against else None
+
+
+def tensor(x: Any) -> Any:
+    """PyTorch's tensor in the memory of `x`."""
+    import torch
+
+    return torch.from_numpy(x) if isinstance(x, np.ndarray) else torch.from_dlpack(x)
 
 
 def channels_last(x: np.ndarray) -> np.ndarray:
@@ -39,7 +82,7 @@ def torch_formats(make: Callable[[Any], Call], *arrays: np.ndarray) -> dict[str,
     """PyTorch's two variants: `make` gets the tensors, contiguous and channels-last."""
     import torch
 
-    plain = [torch.from_numpy(np.ascontiguousarray(a)) for a in arrays]
+    plain = [tensor(np.ascontiguousarray(a)) for a in arrays]
     inner = [
         t.clone().contiguous(memory_format=torch.channels_last) if t.ndim == 4 else t.clone() for t in plain
     ]

@@ -13,6 +13,7 @@ from brasa._bench.cases.contestants import (
     array,
     channels_last,
     jax_call,
+    tensor,
     torch_autograd,
     torch_formats,
 )
@@ -137,7 +138,7 @@ def conv1d(n: int, c: int, length: int, outputs: int, kernel: int, stride: int, 
         if "torch" in against:
             import torch
 
-            tx, tw, tb = (torch.from_numpy(a) for a in (x, weight, bias))
+            tx, tw, tb = (tensor(a) for a in (x, weight, bias))
             calls["torch"] = lambda: torch.nn.functional.conv1d(tx, tw, tb, stride)
         return calls
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from brasa import ops
-from brasa._bench.cases.contestants import Peers, array, torch_autograd
+from brasa._bench.cases.contestants import Peers, array, tensor, torch_autograd
 from brasa._bench.harness import Call, Case
 
 
@@ -29,7 +29,7 @@ def dropout(shape: tuple[int, ...], against: Peers, *, backward: bool = False) -
         if "torch" in against:
             import torch
 
-            tx, function = torch.from_numpy(x), torch.nn.functional.dropout
+            tx, function = tensor(x), torch.nn.functional.dropout
             calls["torch"] = lambda: function(tx, 0.5)
             if backward:
                 calls["torch"] = torch_autograd(lambda t: function(t, 0.5), [tx.clone()], tx)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from brasa import ops
-from brasa._bench.cases.contestants import Peers, array, torch_autograd
+from brasa._bench.cases.contestants import Peers, array, library, tensor, torch_autograd, whole_numbers
 from brasa._bench.harness import Call, Case
 
 
@@ -16,23 +14,24 @@ def embedding(count: int, rows: int, columns: int, against: Peers, *, backward: 
 
     def make() -> dict[str, Call]:
         weight, dy = array(rows, columns), array(count, columns, seed=2)
-        indices = np.random.default_rng(1).integers(0, rows, count)
+        indices = whole_numbers(rows, count)
 
         def both() -> Any:
             ops.embedding(indices, weight)
             return [ops.embedding_backward(dy, indices, weight)]
 
         calls: dict[str, Call] = {"brasa": both if backward else lambda: ops.embedding(indices, weight)}
-        if "numpy" in against and not backward:
-            calls["numpy"] = lambda: weight[indices]
+        own = library(against)
+        if own and not backward:
+            calls[own] = lambda: weight[indices]
         if "torch" in against:
             import torch
 
-            tw, ti = torch.from_numpy(weight), torch.from_numpy(indices)
+            tw, ti = tensor(weight), tensor(indices)
             calls["torch"] = lambda: torch.nn.functional.embedding(ti, tw)
             if backward:
                 calls["torch"] = torch_autograd(
-                    lambda w: torch.nn.functional.embedding(ti, w), [tw.clone()], torch.from_numpy(dy)
+                    lambda w: torch.nn.functional.embedding(ti, w), [tw.clone()], tensor(dy)
                 )
         return calls
 

@@ -7,7 +7,15 @@ from typing import Any
 import numpy as np
 
 from brasa import ops
-from brasa._bench.cases.contestants import Peers, array, torch_autograd
+from brasa._bench.cases.contestants import (
+    Peers,
+    array,
+    library,
+    placed,
+    tensor,
+    torch_autograd,
+    whole_numbers,
+)
 from brasa._bench.harness import Call, Case
 
 
@@ -16,8 +24,8 @@ def loss(rows: int, classes: int, against: Peers, *, smoothing: float = 0.0) -> 
     options: dict[str, Any] = {"label_smoothing": smoothing}
 
     def make() -> dict[str, Call]:
-        logits, one = array(rows, classes), np.ones((), np.float32)
-        targets = np.random.default_rng(1).integers(0, classes, rows)
+        logits, one = array(rows, classes), placed(np.ones((), np.float32))
+        targets, positions = whole_numbers(classes, rows), placed(np.arange(rows))
 
         def both() -> Any:
             _, saved = ops.cross_entropy(logits, targets, save=True, **options)
@@ -26,21 +34,20 @@ def loss(rows: int, classes: int, against: Peers, *, smoothing: float = 0.0) -> 
         def by_numpy() -> Any:
             e = np.exp(logits - logits.max(axis=1, keepdims=True))
             e /= e.sum(axis=1, keepdims=True)
-            _ = -np.log(e[np.arange(rows), targets]).mean()
-            e[np.arange(rows), targets] -= 1
+            _ = -np.log(e[positions, targets]).mean()
+            e[positions, targets] -= 1
             e /= rows
             return [e]
 
         calls: dict[str, Call] = {"brasa": both}
-        if "numpy" in against and not smoothing:
-            calls["numpy"] = by_numpy
+        own = library(against)
+        if own and not smoothing:
+            calls[own] = by_numpy
         if "torch" in against:
             import torch
 
-            theirs, function = torch.from_numpy(targets), torch.nn.functional.cross_entropy
-            calls["torch"] = torch_autograd(
-                lambda t: function(t, theirs, **options), [torch.from_numpy(logits)]
-            )
+            theirs, function = tensor(targets), torch.nn.functional.cross_entropy
+            calls["torch"] = torch_autograd(lambda t: function(t, theirs, **options), [tensor(logits)])
         return calls
 
     name = f"cross_entropy fwd+bwd {rows}x{classes}{f' smoothing {smoothing}' if smoothing else ''}"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from brasa import _cpu, ops
-from brasa._bench.cases.contestants import Peers, array, jax_call
+from brasa._bench.cases.contestants import Peers, array, jax_call, library, tensor
 from brasa._bench.harness import Call, Case
 
 _BEYOND_CACHES = 48e6  # bytes
@@ -28,23 +30,25 @@ def matmul(
     transposed_a: bool = False,
     family: str = "matmul",
     label: str = "",
+    launches: bool = False,
 ) -> Case:
     """(m, k) x (k, n); `transposed` stores the second operand (n, k) as a linear layer's weight is."""
 
     def make() -> dict[str, Call]:
         a = array(*((k, m) if transposed_a else (m, k)))
         b = array(*((n, k) if transposed else (k, n)), seed=1)
-        out = np.empty((m, n), np.float32)
+        out = np.empty_like(a, shape=(m, n))
         left, right = a.T if transposed_a else a, b.T if transposed else b
         calls: dict[str, Call] = {
             "brasa": lambda: ops.matmul(a, b, transpose_a=transposed_a, transpose_b=transposed)
         }
-        if "numpy" in against:
-            calls["numpy"] = lambda: np.matmul(left, right, out=out)
+        own = library(against)
+        if own:
+            calls[own] = lambda: np.matmul(left, right, out=out)
         if "torch" in against:
             import torch
 
-            ta, tb = torch.from_numpy(a), torch.from_numpy(b)
+            ta, tb = tensor(a), tensor(b)
             ta, tb = ta.T if transposed_a else ta, tb.T if transposed else tb
             calls["torch"] = lambda: torch.matmul(ta, tb)
         if "jax" in against:
@@ -54,7 +58,7 @@ def matmul(
         return calls
 
     shape = f"{m}x{k}{'^T' if transposed_a else ''} @ {k}x{n}{'^T' if transposed else ''}"
-    return _case(family, f"{label} {shape}".strip(), make, m, k, n)
+    return replace(_case(family, f"{label} {shape}".strip(), make, m, k, n), launches=launches)
 
 
 def native_matmul(n: int, against: Peers) -> Case:
@@ -105,15 +109,16 @@ def batched_matmul(batch: int, m: int, k: int, n: int, against: Peers, *, transp
 
     def make() -> dict[str, Call]:
         a, b = array(batch, m, k), array(*((batch, n, k) if transposed else (batch, k, n)), seed=1)
-        out = np.empty((batch, m, n), np.float32)
+        out = np.empty_like(a, shape=(batch, m, n))
         right = b.swapaxes(1, 2) if transposed else b
         calls: dict[str, Call] = {"brasa": lambda: ops.matmul(a, b, transpose_b=transposed)}
-        if "numpy" in against:
-            calls["numpy"] = lambda: np.matmul(a, right, out=out)
+        own = library(against)
+        if own:
+            calls[own] = lambda: np.matmul(a, right, out=out)
         if "torch" in against:
             import torch
 
-            ta, tb = torch.from_numpy(a), torch.from_numpy(b)
+            ta, tb = tensor(a), tensor(b)
             tb = tb.transpose(1, 2) if transposed else tb
             calls["torch"] = lambda: torch.bmm(ta, tb)
         return calls

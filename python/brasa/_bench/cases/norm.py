@@ -12,6 +12,9 @@ from brasa._bench.cases.contestants import (
     array,
     in_layout,
     jax_call,
+    library,
+    placed,
+    tensor,
     torch_autograd,
     torch_backward,
     torch_formats,
@@ -33,15 +36,16 @@ def softmax(rows: int, columns: int, against: Peers, *, backward: bool = False) 
         calls: dict[str, Call] = {"brasa": lambda: ops.softmax(x)}
         if backward:
             calls["brasa"] = lambda: [ops.softmax_backward(dy, y)]
-        if "numpy" in against and not backward:
-            calls["numpy"] = lambda: _softmax_by_numpy(x)
+        own = library(against)
+        if own and not backward:
+            calls[own] = lambda: _softmax_by_numpy(x)
         if "torch" in against:
             import torch
 
-            tx = torch.from_numpy(x)
+            tx = tensor(x)
             calls["torch"] = lambda: torch.softmax(tx, -1)
             if backward:
-                calls["torch"] = torch_backward(lambda t: torch.softmax(t, -1), [tx], torch.from_numpy(dy))
+                calls["torch"] = torch_backward(lambda t: torch.softmax(t, -1), [tx], tensor(dy))
         if "jax" in against and not backward:
             import jax
 
@@ -67,14 +71,14 @@ def layer_norm(rows: int, columns: int, against: Peers, *, backward: bool = Fals
         if "torch" in against:
             import torch
 
-            leaves = [torch.from_numpy(a) for a in (x, weight, bias)]
+            leaves = [tensor(a) for a in (x, weight, bias)]
 
             def theirs(*t: Any) -> Any:
                 return torch.nn.functional.layer_norm(t[0], (columns,), t[1], t[2])
 
             calls["torch"] = lambda: theirs(*leaves)
             if backward:
-                calls["torch"] = torch_autograd(theirs, leaves, torch.from_numpy(dy))
+                calls["torch"] = torch_autograd(theirs, leaves, tensor(dy))
         return calls
 
     name = f"layer_norm {'fwd+bwd ' if backward else ''}{rows}x{columns}"
@@ -87,7 +91,7 @@ def batch_norm(n: int, c: int, size: int, against: Peers, *, layout: str, backwa
 
     def make() -> dict[str, Call]:
         x, dy = array(n, c, size, size), array(n, c, size, size, seed=3)
-        vectors = [array(c, seed=i) for i in range(3)] + [np.ones(c, np.float32)]
+        vectors = [array(c, seed=i) for i in range(3)] + [placed(np.ones(c, np.float32))]
         weight, bias, mean, var = vectors
         ours, dours = in_layout(x, layout), in_layout(dy, layout)
 

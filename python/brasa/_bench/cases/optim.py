@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
-from brasa._bench.cases.contestants import Peers, array
+from brasa._bench.cases.contestants import Peers, array, tensor
 from brasa._bench.harness import Call, Case
 
 _STATES = {"sgd": 0, "sgd momentum": 1, "adam": 2, "adamw": 2}  # arrays beside parameter and gradient
@@ -34,9 +34,9 @@ def optimizer_step(method: str, name: str, shapes: list[tuple[int, ...]], agains
         if "torch" in against:
             import torch
 
-            theirs = [torch.from_numpy(value.copy()).requires_grad_() for value in values]
+            theirs = [tensor(value.copy()).requires_grad_() for value in values]
             for leaf, grad in zip(theirs, grads, strict=True):
-                leaf.grad = torch.from_numpy(grad)
+                leaf.grad = tensor(grad)
             calls["torch"] = getattr(torch.optim, _CLASSES[method])(theirs, fused=True, **options).step
         return calls
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 import brasa
-from brasa._bench.cases.contestants import array
+from brasa._bench.cases.contestants import array, on_device, whole_numbers
 from brasa._bench.harness import Call, Case
 from brasa._bench.networks import NETWORKS, forward_flops, in_brasa
 
@@ -23,7 +23,7 @@ def random_batch(name: str, batch: int) -> tuple[np.ndarray, np.ndarray]:
     x = array(batch, *network.sample)
     if network.classes is None:
         return x, x
-    return x, np.random.default_rng(1).integers(0, network.classes, batch)
+    return x, whole_numbers(network.classes, batch)
 
 
 def training_step(name: str, batch: int, peers: MakePeers | None = None) -> Case:
@@ -33,7 +33,7 @@ def training_step(name: str, batch: int, peers: MakePeers | None = None) -> Case
         from brasa import nn, optim
 
         x, target = random_batch(name, batch)
-        network = in_brasa(name)
+        network = on_device(in_brasa(name))
         values = [p.numpy().copy() for p in network.parameters()] if peers else []
         loss_function = nn.MSELoss() if NETWORKS[name].classes is None else nn.CrossEntropyLoss()
         adam = optim.Adam(network.parameters(), lr=1e-3)
@@ -49,7 +49,7 @@ def training_step(name: str, batch: int, peers: MakePeers | None = None) -> Case
 
     # The backward computes about twice what the forward does: a gradient for each operand of a product.
     work = 3.0 * batch * forward_flops(name)
-    return Case("train", f"{name} training step, Adam, batch {batch}", make, work, 0)
+    return Case("train", f"{name} training step, Adam, batch {batch}", make, work, 0, launches=True)
 
 
 def inference(name: str, batch: int, peers: MakePeers | None = None) -> Case:
@@ -57,7 +57,7 @@ def inference(name: str, batch: int, peers: MakePeers | None = None) -> Case:
 
     def make() -> dict[str, Call]:
         x, target = random_batch(name, batch)
-        network = in_brasa(name)
+        network = on_device(in_brasa(name))
         values = [p.numpy().copy() for p in network.parameters()] if peers else []
         network.eval()
 
@@ -67,4 +67,6 @@ def inference(name: str, batch: int, peers: MakePeers | None = None) -> Case:
 
         return {"brasa": infer, **(peers(x, target, values) if peers else {})}
 
-    return Case("infer", f"{name} inference, batch {batch}", make, batch * forward_flops(name), 0)
+    return Case(
+        "infer", f"{name} inference, batch {batch}", make, batch * forward_flops(name), 0, launches=True
+    )

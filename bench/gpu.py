@@ -1,0 +1,129 @@
+"""The cases for a GPU: the families of the CPU, on shapes that fill one and lie outside its L2 cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from bench.families import Family, layers, step_peers
+from brasa._bench import cases
+from brasa._bench.cases.contestants import Peers
+from brasa._bench.harness import Case
+
+_BATCH = 64
+
+
+def matmul(peers: Peers, _: Sequence[str]) -> Iterator[Case]:
+    for n in (256, 512, 1024, 2048, 4096, 8192):
+        yield cases.matmul(n, n, n, peers)
+    for ta, tb in ((True, False), (False, True)):
+        yield cases.matmul(4096, 4096, 4096, peers, transposed=tb, transposed_a=ta)
+    products = (
+        ("AlexNet fc6", 128, 9216, 4096),
+        ("ResNet-50 fc", 64, 2048, 1000),
+        ("MLP fc1", 128, 784, 512),
+    )
+    products += (("transformer qkv", 4096, 768, 2304), ("transformer mlp", 4096, 3072, 768))
+    for label, m, k, n in products:
+        yield cases.matmul(m, k, n, peers, transposed=True, family="matmul layers", label=label)
+    for m in (1, 8):
+        yield cases.matmul(m, 4096, 4096, peers, transposed=True, family="matmul few rows")
+    yield cases.batched_matmul(768, 128, 64, 128, peers, transposed=True)
+    yield cases.batched_matmul(768, 128, 128, 64, peers)
+
+
+def conv(peers: Peers, passes: Sequence[str]) -> Iterator[Case]:
+    """Layers of ResNet-50: the stem, a 1x1 and a 3x3 of each stage's kind; and depthwise ones of MobileNet."""
+    chosen = [("resnet50", i) for i in (0, 2, 3, 6, 8, 10, 16, 20, 22)] + [
+        ("mobilenet", i) for i in (0, 1, 6)
+    ]
+    for network, i in chosen:
+        layer = layers(f"{network}_conv" if network == "resnet50" else f"{network}_depthwise")[i] | {
+            "N": _BATCH
+        }
+        label = (
+            f"{network} {i + 1} {layer['C']}->{layer['O']} {layer['kernel']}x{layer['kernel']} {layer['H']}"
+        )
+        for direction in passes:
+            yield cases.conv2d(layer, peers, direction=direction, label=label)
+
+
+def pool(peers: Peers, _: Sequence[str]) -> Iterator[Case]:
+    for backward in (False, True):
+        for kind, kernel, stride, padding in (("max", 3, 2, 1), ("max", 2, 2, 0), ("avg", 2, 2, 0)):
+            for layout in ("contiguous", "channels-last"):
+                window = kind, kernel, stride, padding
+                yield cases.pool(*window, peers, layout, backward=backward, shape=(_BATCH, 64, 112))
+
+
+def activation(peers: Peers, _: Sequence[str]) -> Iterator[Case]:
+    for name in ("relu", "sigmoid", "tanh", "gelu", "silu"):
+        for backward in (False, True):
+            yield cases.activation(name, peers, backward=backward, shape=(_BATCH, 64, 112, 112))
+
+
+def norm(peers: Peers, _: Sequence[str]) -> Iterator[Case]:
+    for backward in (False, True):
+        for rows, columns in ((65536, 1000), (262144, 128), (2048, 32000)):
+            yield cases.softmax(rows, columns, peers, backward=backward)
+        for rows, columns in ((65536, 768), (16384, 4096)):
+            yield cases.layer_norm(rows, columns, peers, backward=backward)
+        for layout in ("contiguous", "channels-last"):
+            yield cases.batch_norm(_BATCH, 64, 112, peers, layout=layout, backward=backward)
+            yield cases.batch_norm(_BATCH, 512, 28, peers, layout=layout, backward=backward)
+
+
+def loss(peers: Peers, _: Sequence[str]) -> Iterator[Case]:
+    for rows, classes in ((128, 10), (65536, 1000), (4096, 32000)):
+        yield cases.loss(rows, classes, peers)
+
+
+def optim(peers: Peers, _: Sequence[str]) -> Iterator[Case]:
+    for method in ("sgd", "sgd momentum", "adam", "adamw"):
+        for model in ("resnet18", "vgg11"):
+            yield cases.optimizer_step(method, model, cases.model_sizes(model), peers)
+
+
+def dropout(peers: Peers, _: Sequence[str]) -> Iterator[Case]:
+    for backward in (False, True):
+        yield cases.dropout((8192, 8192), peers, backward=backward)
+
+
+def embedding(peers: Peers, _: Sequence[str]) -> Iterator[Case]:
+    for count, rows, columns in ((8192, 32000, 256), (65536, 50257, 768)):
+        for backward in (False, True):
+            yield cases.embedding(count, rows, columns, peers, backward=backward)
+
+
+def calls(peers: Peers, _: Sequence[str]) -> Iterator[Case]:
+    """What a call costs, launch and Python included: so few elements that nothing else counts."""
+    yield cases.activation("relu", peers, shape=(16,), family="calls", launches=True)
+    yield cases.matmul(4, 4, 4, peers, family="calls", launches=True)
+
+
+STEPS = (("mlp", 128), ("lenet", 128), ("resnet20", 128), ("resnet18", 64), ("vgg11", 32))
+
+
+def train(peers: Peers, _: Sequence[str]) -> Iterator[Case]:
+    for name, batch in STEPS:
+        yield cases.training_step(name, batch, step_peers("steps", name, peers))
+
+
+def infer(peers: Peers, _: Sequence[str]) -> Iterator[Case]:
+    for name, batch in STEPS:
+        yield cases.inference(name, batch, step_peers("inferences", name, peers))
+
+
+FAMILIES: dict[str, Family] = {
+    "matmul": matmul,
+    "conv": conv,
+    "pool": pool,
+    "activation": activation,
+    "norm": norm,
+    "loss": loss,
+    "optim": optim,
+    "dropout": dropout,
+    "embedding": embedding,
+    "calls": calls,
+    "train": train,
+    "infer": infer,
+}
