@@ -111,7 +111,7 @@ def output(out: Any, like: Any, shape_: tuple[int, ...], *inputs: Any) -> Any:
     if out.dtype != like.dtype:
         raise TypeError(f"out: expected {like.dtype}, got {out.dtype}")
     shape("out", out, shape_)
-    if not out.flags.writeable:
+    if not getattr(out.flags, "writeable", True):  # CuPy has no such flag
         raise ValueError("out: the array is read-only")
     for x in inputs:
         if x is not None and overlap(out, x):
