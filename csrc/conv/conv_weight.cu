@@ -13,7 +13,7 @@ constexpr int64_t kWantedBlocks = 528, kPartPixels = 1024,
 
 /// The gradient of the weight: x and dy read at the same pixels.
 template <class T> struct WeightTask {
-  Axis axis[3];
+  Grid grid;
   int64_t batch, groups, group_in, group_out, parts;
   const T* x;
   Layout5 x_layout;
@@ -21,63 +21,157 @@ template <class T> struct WeightTask {
   T* out;  ///< [part][weight]
 
   BRASA_HOST_DEVICE_FN int64_t pixels() const {
-    return batch * axis[0].count * axis[1].count * axis[2].count;
+    return batch * grid.axis[0].count * grid.axis[1].count * grid.axis[2].count;
   }
-  BRASA_HOST_DEVICE_FN int64_t taps() const { return axis[0].taps * axis[1].taps * axis[2].taps; }
+  BRASA_HOST_DEVICE_FN int64_t taps() const {
+    return grid.axis[0].taps * grid.axis[1].taps * grid.axis[2].taps;
+  }
   BRASA_HOST_DEVICE_FN int64_t rows() const { return taps() * group_in; }
   /// Where row (tap, channel) and output channel `column` of all groups stand in the weight.
-  BRASA_HOST_DEVICE_FN int64_t weight_at(int64_t row, int64_t column) const {
-    return (column * group_in + row % group_in) * taps() + row / group_in;
+  BRASA_DEVICE_FN int64_t weight_at(int64_t row, int64_t column) const {
+    const int64_t channel = grid.channels.take_remainder(row);
+    return (column * group_in + channel) * taps() + row;
   }
   BRASA_HOST_DEVICE_FN int64_t weights() const { return groups * group_out * rows(); }
 };
 
-/// A block computes kTile (tap, channel) rows x kTile output channels over the pixels of one part;
+/// The inputs and gradients of one tile, for multiply_rounds(). With packs, four channels of a
+/// pixel are one load.
+template <class T, class Shape, bool kPacks> struct WeightOperands {
+  static constexpr int kLanes = Shape::kLanes, kDepth = Shape::kDepth;
+  using Left = TilePart<T, Shape::kRows, kDepth>;
+  static constexpr int kPlaces = kPacks ? Left::kPacks : 1;
+  SharedTile<T, Shape::kRows, kDepth>* left;
+  SharedTile<T, Shape::kColumns, kDepth>* right;
+  Place (*pixel)[kDepth];  ///< two rounds, taken in turn
+  const WeightTask<T>& task;
+  const T *x, *dy;
+  int64_t begin, end, columns_left;
+  Place tap[kPlaces];
+  Left left_part;
+  TilePart<T, Shape::kColumns, kDepth> right_part;
+
+  static BRASA_DEVICE_FN int own_row() { return int(threadIdx.x) % Shape::kRows; }
+  static BRASA_DEVICE_FN int own_depth(int k) {
+    return int(threadIdx.x) / Shape::kRows + k * (kThreads / Shape::kRows);
+  }
+
+  BRASA_DEVICE_FN void find_rows(int64_t first) {
+#pragma unroll
+    for (int k = 0; k < kPlaces; ++k) {
+      const int64_t r = first + (kPacks ? Left::extent_of(k, false) : own_row());
+      int64_t kernel[3], channel;
+      tap[k] = place_tap(task.grid, task.x_layout, r < task.rows() ? r : 0, kernel, channel);
+      if (r >= task.rows()) tap[k].at[0] = kOutside;
+    }
+  }
+  BRASA_DEVICE_FN void find_depth(unsigned round) {
+    const int p = int(threadIdx.x);
+    const int64_t depth = begin + int64_t(round) * kDepth + p;
+    if (p < kDepth && depth < end)
+      pixel[round % 2][p] = place_pixel(task.grid, task.x_layout, depth);
+  }
+
+  BRASA_DEVICE_FN void fetch(unsigned round) {
+    const Place* at = pixel[round % 2];
+    const int64_t first = begin + int64_t(round) * kDepth, depth_left = end - first;
+    const int depth = depth_left < kDepth ? int(depth_left) : kDepth;
+    fetch_left(at, depth);
+    right_part.fetch(false, [&](int, int i, int p) {
+      simt::Pack<T, kLanes> pack{};
+      const T* from = dy + (first + p) * (task.groups * task.group_out) + i;
+      if constexpr (kPacks) {
+        if (p < depth && i < columns_left) pack = simt::load_pack<kLanes>(from);
+      } else {
+#pragma unroll
+        for (int lane = 0; lane < kLanes; ++lane)
+          if (p < depth && i + lane < columns_left) pack[lane] = from[lane];
+      }
+      return pack;
+    });
+    find_depth(round + 1);
+  }
+  BRASA_DEVICE_FN void fetch_left(const Place* at, int depth) {
+    if constexpr (kPacks) {
+      left_part.fetch(false, [&](int k, int, int p) {
+        simt::Pack<T, kLanes> pack{};
+        if (p < depth && inside(task.x_layout, tap[k], at[p]))
+          pack = simt::load_pack<kLanes>(x + tap[k].offset + at[p].offset);
+        return pack;
+      });
+    } else {
+#pragma unroll
+      for (int e = 0; e < Left::kPacks * kLanes; ++e) {
+        const int p = own_depth(e);
+        const bool read = p < depth && inside(task.x_layout, tap[0], at[p]);
+        left_part.pack[e / kLanes][e % kLanes] = read ? x[tap[0].offset + at[p].offset] : T(0);
+      }
+    }
+  }
+  BRASA_DEVICE_FN void store(unsigned copy) {
+    right_part.store(false, right[copy]);
+    if constexpr (kPacks) {
+      left_part.store(false, left[copy]);
+    } else {
+#pragma unroll
+      for (int e = 0; e < Left::kPacks * kLanes; ++e)
+        left[copy][own_depth(e)][own_row()] = left_part.pack[e / kLanes][e % kLanes];
+    }
+  }
+};
+
+template <class Shape, class T>
+BRASA_DEVICE_FN void store_weights(const WeightTask<T>& task, int64_t row, int64_t column,
+                                   int64_t group, T* out,
+                                   const T (&sum)[Shape::kPerRow][Shape::kPerColumn]) {
+#pragma unroll
+  for (int i = 0; i < Shape::kPerRow; ++i) {
+    const int64_t m = row + place<T>(thread_row(), i);
+    if (m >= task.rows()) continue;
+#pragma unroll
+    for (int j = 0; j < Shape::kPerColumn; ++j) {
+      const int64_t n = column + place<T>(thread_column(), j);
+      if (n < task.group_out) out[task.weight_at(m, group * task.group_out + n)] = sum[i][j];
+    }
+  }
+}
+
+/// A block computes one tile of (tap, channel) rows x output channels over the pixels of one part;
 /// blockIdx.y counts parts, blockIdx.z groups.
-template <class T>
-__global__ void __launch_bounds__(kThreads, 1) weight_kernel(WeightTask<T> task) {
-  BRASA_SHARED(T, left, [kDepth][kTile + simt::kPackLanes<T>]);
-  BRASA_SHARED(T, right, [kDepth][kTile + simt::kPackLanes<T>]);
-  BRASA_SHARED(Place, pixel, [kDepth]);
-  const int64_t column_tiles = simt::ceil_div<int64_t>(task.group_out, kTile);
-  const int64_t row = blockIdx.x / column_tiles * kTile, column = blockIdx.x % column_tiles * kTile;
-  const int64_t pixels = task.pixels(), part = blockIdx.y, channels = task.groups * task.group_out;
-  const int64_t begin = pixels * part / task.parts, end = pixels * (part + 1) / task.parts;
-  const int thread = int(threadIdx.x), r = thread % kTile;
-  int64_t kernel[3], channel;
-  const Place tap = place_tap(task.axis, task.x_layout, task.group_in,
-                              row + r < task.rows() ? row + r : 0, kernel, channel);
+template <class T, class Shape, bool kPacks>
+__global__ void __launch_bounds__(kThreads, 2) weight_kernel(WeightTask<T> task) {
+  BRASA_SHARED(T, left, [2][Shape::kDepth][Shape::kRows + Shape::kLanes]);
+  BRASA_SHARED(T, right, [2][Shape::kDepth][Shape::kColumns + Shape::kLanes]);
+  BRASA_SHARED(Place, pixel, [2][Shape::kDepth]);
+  const auto column_tiles = unsigned(simt::ceil_div<int64_t>(task.group_out, Shape::kColumns));
+  const unsigned row_tile = blockIdx.x / column_tiles, column_tile = blockIdx.x % column_tiles;
+  const int64_t row = int64_t(row_tile) * Shape::kRows;
+  const int64_t column = int64_t(column_tile) * Shape::kColumns;
+  const int64_t pixels = task.pixels(), part = blockIdx.y;
+  WeightOperands<T, Shape, kPacks> operands{left,
+                                            right,
+                                            pixel,
+                                            task,
+                                            nullptr,
+                                            nullptr,
+                                            pixels * part / task.parts,
+                                            pixels * (part + 1) / task.parts,
+                                            task.group_out - column,
+                                            {},
+                                            {},
+                                            {}};
+  operands.find_rows(row);
+  const int64_t depth = operands.end - operands.begin;
   for (int64_t group = blockIdx.z; group < task.groups; group += gridDim.z) {
-    const T* x = task.x + group * task.group_in * task.x_layout.channel;
-    T sum[kPer][kPer] = {};
-    for (int64_t depth = begin; depth < end; depth += kDepth) {
-      __syncthreads();  // the round before may still be read
-      if (thread < kDepth && depth + thread < end)
-        pixel[thread] = place_pixel(task.axis, task.x_layout, depth + thread);
-      __syncthreads();
-#pragma unroll
-      for (int i = 0; i < kLoads; ++i) {
-        const int p = thread / kTile + i * (kThreads / kTile);
-        const bool live = depth + p < end;
-        const bool read = live && row + r < task.rows() && inside(task.x_layout, tap, pixel[p]);
-        left[p][r] = read ? x[tap.offset + pixel[p].offset] : T(0);
-        right[p][r] = live && column + r < task.group_out
-                          ? task.dy[(depth + p) * channels + group * task.group_out + column + r]
-                          : T(0);
-      }
-      __syncthreads();
-      multiply_tile<T>(left, right, sum);
-    }
-#pragma unroll
-    for (int i = 0; i < kPer; ++i) {
-#pragma unroll
-      for (int j = 0; j < kPer; ++j) {
-        const int64_t m = row + thread / kSide * kPer + i, n = column + thread % kSide * kPer + j;
-        if (m < task.rows() && n < task.group_out)
-          task.out[part * task.weights() + task.weight_at(m, group * task.group_out + n)] =
-              sum[i][j];
-      }
-    }
+    operands.x = task.x + group * task.group_in * task.x_layout.channel;
+    operands.dy = task.dy + group * task.group_out + column;
+    T sum[Shape::kPerRow][Shape::kPerColumn] = {};
+    operands.find_depth(0);
+    __syncthreads();
+    multiply_rounds<Shape, T>(unsigned(simt::ceil_div<int64_t>(depth, Shape::kDepth)), operands,
+                              sum);
+    store_weights<Shape, T>(task, row, column, group, task.out + part * task.weights(), sum);
+    __syncthreads();  // a part without pixels has no other
   }
 }
 
@@ -88,11 +182,11 @@ __global__ void __launch_bounds__(kThreads) direct_weight_kernel(WeightTask<T> t
   for (int64_t i = blockIdx.x; i < task.weights(); i += gridDim.x) {
     const int64_t column = i / task.rows(), row = i % task.rows();
     int64_t kernel[3], channel;
-    const Place tap = place_tap(task.axis, task.x_layout, task.group_in, row, kernel, channel);
+    const Place tap = place_tap(task.grid, task.x_layout, row, kernel, channel);
     const T* x = task.x + column / task.group_out * task.group_in * task.x_layout.channel;
     T sum = 0;
     for (int64_t p = threadIdx.x; p < pixels; p += kThreads) {
-      const Place pixel = place_pixel(task.axis, task.x_layout, p);
+      const Place pixel = place_pixel(task.grid, task.x_layout, p);
       if (inside(task.x_layout, tap, pixel))
         sum += x[tap.offset + pixel.offset] * task.dy[p * channels + column];
     }
@@ -133,15 +227,23 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+/// In float64, 128 x 64 tiles do not fit into the registers.
+template <class T>
+using Tile = std::conditional_t<sizeof(T) == 4, TileShape<T, 8, 4>, TileShape<T, 4, 4>>;
+
+template <class Shape> static int64_t tiles_of(const ConvParams& p) {
+  return simt::ceil_div<int64_t>(p.taps() * p.group_in(), Shape::kRows) *
+         simt::ceil_div<int64_t>(p.group_out(), Shape::kColumns);
+}
+
 /// How many parts the pixels of a weight gradient are dealt to, and those of a bias gradient.
-struct Parts {
+template <class T> struct Parts {
   int64_t weight, bias;
   bool direct;
 
   explicit Parts(const ConvParams& p) {
     const int64_t pixels = p.batch * p.out_pixels();
-    const int64_t tiles = simt::ceil_div<int64_t>(p.taps() * p.group_in(), kTile) *
-                          simt::ceil_div<int64_t>(p.group_out(), kTile) * p.groups;
+    const int64_t tiles = tiles_of<Tile<T>>(p) * p.groups;
     direct = p.group_out() < kFewChannels && p.groups > 1;
     weight = direct ? 1 : between(1, simt::ceil_div(kWantedBlocks, tiles), pixels / kPartPixels);
     bias = between(1, pixels / kPartPixels, kMaxBiasParts);
@@ -176,7 +278,7 @@ static int64_t result_elements(const ConvParams& p) {
 template <class T>
 void conv_backward_weight(Context ctx, const T* dy, const T* x, T* dw, T* db, const ConvParams& p,
                           const Slope<T>& slope) {
-  const Parts parts(p);
+  const Parts<T> parts(p);
   T* of_part = static_cast<T*>(ctx.workspace);
   if (slope.v) {
     T* g = of_part;
@@ -186,7 +288,10 @@ void conv_backward_weight(Context ctx, const T* dy, const T* x, T* dw, T* db, co
   }
   if (db) backward_bias(ctx, dy, db, of_part, p, parts.bias);
   if (!dw) return;
-  WeightTask<T> task{{},
+  check_extents(p);
+  Axis axes[3];
+  for (int d = 0; d < 3; ++d) axes[d] = forward_axis(p, d);
+  WeightTask<T> task{Grid(axes, p.group_in()),
                      p.batch,
                      p.groups,
                      p.group_in(),
@@ -196,7 +301,6 @@ void conv_backward_weight(Context ctx, const T* dy, const T* x, T* dw, T* db, co
                      layout_of_image(p.in_channels, p.in, p.x_channels_last),
                      dy,
                      parts.weight > 1 ? of_part + parts.bias * p.out_channels : dw};
-  for (int d = 0; d < 3; ++d) task.axis[d] = forward_axis(p, d);
   if (parts.direct) {
     simt::launch({.grid = simt::blocks_for(task.weights(), 1),
                   .block = dim3(kThreads),
@@ -204,17 +308,18 @@ void conv_backward_weight(Context ctx, const T* dy, const T* x, T* dw, T* db, co
                  direct_weight_kernel<T>, task);
     return;
   }
-  const int64_t tiles =
-      simt::ceil_div<int64_t>(task.rows(), kTile) * simt::ceil_div<int64_t>(p.group_out(), kTile);
-  simt::launch({.grid = dim3(unsigned(tiles), unsigned(parts.weight), grid_z(p.groups)),
-                .block = dim3(kThreads),
-                .stream = stream_of(ctx)},
-               weight_kernel<T>, task);
+  const bool packs = channels_in_packs(x, task.x_layout, p.group_in()) &&
+                     p.group_out() % simt::kPackLanes<T> == 0 && simt::pack_aligned(dy);
+  simt::launch(
+      {.grid = dim3(unsigned(tiles_of<Tile<T>>(p)), unsigned(parts.weight), grid_z(p.groups)),
+       .block = dim3(kThreads),
+       .stream = stream_of(ctx)},
+      packs ? weight_kernel<T, Tile<T>, true> : weight_kernel<T, Tile<T>, false>, task);
   if (parts.weight > 1) add_parts(ctx, task.out, dw, task.weights(), parts.weight);
 }
 
 template <class T> size_t conv_backward_weight_workspace(const ConvParams& p, bool has_slope, int) {
-  const Parts parts(p);
+  const Parts<T> parts(p);
   const int64_t weights = p.out_channels * p.group_in() * p.taps();
   return sizeof(T) *
          size_t(parts.bias * p.out_channels + (parts.weight > 1 ? parts.weight * weights : 0) +

@@ -208,6 +208,54 @@ inline dim3 blocks_for(int64_t n, int64_t per_block) {
                                                                 : blocks));
 }
 
+/// Division by a number that is the same for a whole launch: a multiplication and a shift where the
+/// dividend is below 2^31 (Granlund and Montgomery 1994), a third of what a division of 32 bits and
+/// a tenth of what one of 64 bits costs. No dividend is negative; where there is none, `by` may be
+/// 0.
+class Divisor {
+ public:
+  Divisor() = default;
+  explicit Divisor(int64_t by) : by_(by < 1 ? 1 : by) {
+    constexpr int64_t kNarrow = int64_t(1) << 31;
+    if (by_ >= kNarrow) {
+      multiplier_ = 0, shift_ = 31;  // every narrow dividend is less
+      return;
+    }
+    while ((int64_t(1) << shift_) < by_) ++shift_;
+    const uint64_t excess = (uint64_t(1) << shift_) - uint64_t(by_);
+    multiplier_ = uint32_t((excess << 32) / uint64_t(by_) + 1);
+  }
+  BRASA_HOST_DEVICE_FN int64_t quotient(int64_t a) const {
+    if (uint64_t(a) >> 31) return a / by_;
+    const auto narrow = uint32_t(a);
+    return (uint32_t((uint64_t(narrow) * multiplier_) >> 32) + narrow) >> shift_;
+  }
+  /// Returns a % by and leaves a / by in `a`.
+  BRASA_HOST_DEVICE_FN int64_t take_remainder(int64_t& a) const {
+    const int64_t q = quotient(a), remainder = a - q * by_;
+    a = q;
+    return remainder;
+  }
+
+ private:
+  int64_t by_ = 1;
+  uint32_t multiplier_ = 1;
+  int shift_ = 0;
+};
+
+/// Calls f.operator()<N>(i) for all elements of n, N neighbours from i at a time: packs where
+/// `packs` says that the arrays are aligned for them, single ones at the end and elsewhere. The
+/// threads of a grid along x share the work.
+template <class T, class F> BRASA_DEVICE_FN void for_packs(int64_t n, bool packs, const F& f) {
+  constexpr int kLanes = 16 / int(sizeof(T));
+  const int64_t stride = int64_t(gridDim.x) * blockDim.x;
+  const int64_t thread = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
+  const int64_t whole = packs ? n / kLanes : 0;
+  for (int64_t i = thread; i < whole; i += stride) f.template operator()<kLanes>(i * kLanes);
+#pragma unroll 1
+  for (int64_t i = whole * kLanes + thread; i < n; i += stride) f.template operator()<1>(i);
+}
+
 /// Number of this thread in its block, x fastest; and threads per block.
 BRASA_DEVICE_FN int thread_rank() {
   return static_cast<int>(threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z));

@@ -17,7 +17,10 @@
 // barriers (77 % of the peak at 256, now 89; 81 at 512, now 94); 12 x 2 tiles, which need a packed
 // A (2 % of a 1024 cube); 14x32 and 8x48 tiles (equal in L1, worse remainders).
 //
-// CUDA: 64 x 64 tiles of shared memory, 4 x 4 results per thread; one chain over all of K.
+// CUDA (gemm_tile.cuh): tiles of 128 x 128 results, or 64 x 64 where these would be too few for a
+// GPU, 8 x 8 or 4 x 4 per thread; one chain over all of K. Up to 8 rows, where both operands are
+// contiguous along K: a warp per column, so 32 chains. On an H200 large products reach 60 % of the
+// FMA peak (36 TFLOP/s); without packs of 16 bytes and without loading a round ahead it was 28 %.
 #pragma once
 
 #include "core/dispatch.h"
