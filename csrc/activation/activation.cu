@@ -7,18 +7,26 @@ constexpr int kThreads = 256;
 
 template <class T, class A>
 __global__ void __launch_bounds__(kThreads)
-    activation_forward_kernel(const T* x, T* y, int64_t n, T alpha, T beta) {
-  const int64_t stride = int64_t(gridDim.x) * kThreads;
-  for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < n; i += stride)
-    y[i] = A::forward(x[i], alpha, beta);
+    activation_forward_kernel(const T* x, T* y, int64_t n, bool packs, T alpha, T beta) {
+  simt::for_packs<T>(n, packs, [&]<int kLanes>(int64_t i) {
+    auto v = simt::load_pack<kLanes>(x + i);
+#pragma unroll
+    for (int k = 0; k < kLanes; ++k) v[k] = A::forward(v[k], alpha, beta);
+    simt::store_pack<kLanes>(y + i, v);
+  });
 }
 
 template <class T, class A>
 __global__ void __launch_bounds__(kThreads)
-    activation_backward_kernel(const T* dy, const T* v, T* dx, int64_t n, T alpha, T beta) {
-  const int64_t stride = int64_t(gridDim.x) * kThreads;
-  for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < n; i += stride)
-    dx[i] = dy[i] * A::derivative(v[i], alpha, beta);
+    activation_backward_kernel(const T* dy, const T* v, T* dx, int64_t n, bool packs, T alpha,
+                               T beta) {
+  simt::for_packs<T>(n, packs, [&]<int kLanes>(int64_t i) {
+    const auto value = simt::load_pack<kLanes>(v + i);
+    auto g = simt::load_pack<kLanes>(dy + i);
+#pragma unroll
+    for (int k = 0; k < kLanes; ++k) g[k] *= A::derivative(value[k], alpha, beta);
+    simt::store_pack<kLanes>(dx + i, g);
+  });
 }
 
 // --------------------------------------------------------------------------------------- launchers
@@ -26,11 +34,13 @@ __global__ void __launch_bounds__(kThreads)
 template <class T>
 void activation_forward(Context ctx, const T* x, T* y, int64_t n, Activation activation) {
   if (n == 0) return;
+  const bool packs = simt::pack_aligned(x) && simt::pack_aligned(y);
   visit_activation(activation.kind, [&]<class A>() {
     simt::launch({.grid = simt::blocks_for(n, kThreads),
                   .block = dim3(kThreads),
                   .stream = static_cast<simt::stream_t>(ctx.stream)},
-                 activation_forward_kernel<T, A>, x, y, n, activation.alpha, activation.beta);
+                 activation_forward_kernel<T, A>, x, y, n, packs, activation.alpha,
+                 activation.beta);
   });
 }
 
@@ -38,11 +48,13 @@ template <class T>
 void activation_backward(Context ctx, const T* dy, const T* v, T* dx, int64_t n,
                          Activation activation) {
   if (n == 0) return;
+  const bool packs = simt::pack_aligned(dy) && simt::pack_aligned(v) && simt::pack_aligned(dx);
   visit_activation(activation.kind, [&]<class A>() {
     simt::launch({.grid = simt::blocks_for(n, kThreads),
                   .block = dim3(kThreads),
                   .stream = static_cast<simt::stream_t>(ctx.stream)},
-                 activation_backward_kernel<T, A>, dy, v, dx, n, activation.alpha, activation.beta);
+                 activation_backward_kernel<T, A>, dy, v, dx, n, packs, activation.alpha,
+                 activation.beta);
   });
 }
 

@@ -10,14 +10,24 @@ BRASA_DEVICE_FN int64_t index_at(const RowIndices& r, int64_t p) {
   return r.wide ? r.wide[p] : int64_t(r.narrow[p]);
 }
 
-template <class T>
+/// kLanes neighbours of a row per thread.
+template <class T, int kLanes>
 __global__ void __launch_bounds__(kThreads)
-    embedding_forward_kernel(RowIndices indices, const T* weight, T* y, TableShape shape) {
-  const int64_t n = indices.count * shape.columns, stride = int64_t(gridDim.x) * kThreads;
+    embedding_forward_kernel(RowIndices indices, const T* weight, T* y, TableShape shape,
+                             simt::Divisor parts_of_row) {
+  const int64_t n = indices.count * (shape.columns / kLanes);
+  const int64_t stride = int64_t(gridDim.x) * kThreads;
   for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < n; i += stride) {
-    const int64_t v = index_at(indices, i / shape.columns);
-    const bool inside = v >= 0 && v < shape.rows;
-    y[i] = inside ? weight[v * shape.columns + i % shape.columns] : T(0) / T(0);
+    int64_t position = i;
+    const int64_t part = parts_of_row.take_remainder(position), v = index_at(indices, position);
+    simt::Pack<T, kLanes> pack;
+    if (v >= 0 && v < shape.rows) {
+      pack = simt::load_pack<kLanes>(weight + v * shape.columns + part * kLanes);
+    } else {
+#pragma unroll
+      for (int k = 0; k < kLanes; ++k) pack[k] = T(0) / T(0);
+    }
+    simt::store_pack<kLanes>(y + i * kLanes, pack);
   }
 }
 
@@ -64,10 +74,15 @@ template <class T>
 void embedding_forward(Context ctx, RowIndices indices, const T* weight, T* y, TableShape shape) {
   const int64_t n = indices.count * shape.columns;
   if (n == 0) return;
-  simt::launch({.grid = simt::blocks_for(n, kThreads),
+  constexpr int kLanes = simt::kPackLanes<T>;
+  const bool packs =
+      shape.columns % kLanes == 0 && simt::pack_aligned(weight) && simt::pack_aligned(y);
+  const int64_t lanes = packs ? kLanes : 1;
+  simt::launch({.grid = simt::blocks_for(n / lanes, kThreads),
                 .block = dim3(kThreads),
                 .stream = static_cast<simt::stream_t>(ctx.stream)},
-               embedding_forward_kernel<T>, indices, weight, y, shape);
+               packs ? embedding_forward_kernel<T, kLanes> : embedding_forward_kernel<T, 1>,
+               indices, weight, y, shape, simt::Divisor(shape.columns / lanes));
 }
 
 template <class T>

@@ -34,8 +34,8 @@ template <class T, template <class> class Group>
 __global__ void __launch_bounds__(kLineThreads, 2)
     cross_entropy_forward_kernel(const T* x, CrossEntropyParams<T> p, T* losses, T* statistics) {
   for_lines<T, Group>(p.shape, [&](const Line<T, Group>& line) {
-    const T maximum = line.max([&](int64_t j) { return x[line.at(j)]; });
-    const T log_sum = vlog(line.sum([&](int64_t j) { return vexp(x[line.at(j)] - maximum); }));
+    const auto found = line.max_and_sum([&](int64_t j) { return x[line.at(j)]; });
+    const T maximum = found.maximum, log_sum = vlog(found.sum);
     const auto minus_log = [&](int64_t j) { return (maximum - x[line.at(j)]) + log_sum; };
     T loss;
     if (p.probabilities) {

@@ -1,39 +1,43 @@
-// A block per row: statistics in two passes over the row, which L1 and L2 keep. Gradients of weight
-// and bias: a thread per column sums kRowBlock rows in order, a second launch adds the blocks in
-// order.
+// A warp per row, or a block where rows are long: statistics in two passes over the row, which L1
+// and L2 keep. Gradients of weight and bias: a thread per column sums kRowBlock rows in order, a
+// second launch adds the blocks in order.
 #include "core/activations.h"
 #include "core/device.cuh"
 #include "core/order.h"
 #include "norm/norm.h"
+#include "softmax/lines.cuh"
 
 namespace brasa::cuda {
 
-constexpr int kRowThreads = 256;
+constexpr int kRowThreads = kLineThreads;
 
-template <class T, class A>
+template <class T, class A, template <class> class Group>
 __global__ void __launch_bounds__(kRowThreads)
     layer_norm_kernel(LayerNormForward<T> a, LayerNormParams p, T alpha, T beta) {
-  const int64_t n = p.width;
-  for (int64_t row = blockIdx.x; row < p.rows; row += gridDim.x) {
+  constexpr int kSize = Group<T>::kSize, kPerBlock = kRowThreads / kSize;
+  const Group<T> group;
+  const int64_t n = p.width, first = int64_t(blockIdx.x) * kPerBlock + threadIdx.x / kSize;
+  for (int64_t row = first; row < p.rows; row += int64_t(gridDim.x) * kPerBlock) {
     const T* x = a.x + row * n;
     T sum = 0;
-    for (int64_t i = threadIdx.x; i < n; i += kRowThreads) sum += x[i];
-    const T shift = simt::block_reduce_sum(sum) / T(n);
+    for (int64_t i = group.rank(); i < n; i += kSize) sum += x[i];
+    const T shift = group.sum(sum) / T(n);
     T offsets = 0, squares = 0;
-    for (int64_t i = threadIdx.x; i < n; i += kRowThreads) {
+    for (int64_t i = group.rank(); i < n; i += kSize) {
       const T d = x[i] - shift;
       offsets += d;
       squares += d * d;
     }
-    const double e = double(simt::block_reduce_sum(offsets)), count = double(n);
-    const double q = double(simt::block_reduce_sum(squares));
+    const double e = double(group.sum(offsets)), count = double(n);
+    const double q = double(group.sum(squares));
     const T mean = T(double(shift) + e / count);
     const T rstd = T(::rsqrt((q - e * e / count) / count + p.eps));
-    if (threadIdx.x == 0) {
+    if (group.rank() == 0) {
       a.mean[row] = mean;
       a.rstd[row] = rstd;
     }
-    for (int64_t i = threadIdx.x; i < n; i += kRowThreads) {
+#pragma unroll 1  // more registers than there are, for some activations of double
+    for (int64_t i = group.rank(); i < n; i += kSize) {
       T v = (x[i] - mean) * rstd;
       if (a.weight) v *= a.weight[i];
       if (a.bias) v += a.bias[i];
@@ -44,22 +48,24 @@ __global__ void __launch_bounds__(kRowThreads)
   }
 }
 
-template <class T>
+template <class T, template <class> class Group>
 __global__ void __launch_bounds__(kRowThreads)
     layer_gradient_kernel(LayerNormBackward<T> a, LayerNormParams p) {
-  const int64_t n = p.width;
-  for (int64_t row = blockIdx.x; row < p.rows; row += gridDim.x) {
+  constexpr int kSize = Group<T>::kSize, kPerBlock = kRowThreads / kSize;
+  const Group<T> group;
+  const int64_t n = p.width, first = int64_t(blockIdx.x) * kPerBlock + threadIdx.x / kSize;
+  for (int64_t row = first; row < p.rows; row += int64_t(gridDim.x) * kPerBlock) {
     const T *dy = a.dy + row * n, *x = a.x + row * n;
     const T mean = a.mean[row], rstd = a.rstd[row];
     T sum = 0, products = 0;
-    for (int64_t i = threadIdx.x; i < n; i += kRowThreads) {
+    for (int64_t i = group.rank(); i < n; i += kSize) {
       const T g = a.weight ? dy[i] * a.weight[i] : dy[i];
       sum += g;
       products += g * ((x[i] - mean) * rstd);
     }
-    const T first = simt::block_reduce_sum(sum) / T(n);
-    const T second = simt::block_reduce_sum(products) / T(n);
-    for (int64_t i = threadIdx.x; i < n; i += kRowThreads) {
+    const T first = group.sum(sum) / T(n);
+    const T second = group.sum(products) / T(n);
+    for (int64_t i = group.rank(); i < n; i += kSize) {
       const T g = a.weight ? dy[i] * a.weight[i] : dy[i];
       a.dx[row * n + i] = (g - first - (x[i] - mean) * rstd * second) * rstd;
     }
@@ -106,10 +112,17 @@ static int64_t row_blocks(const LayerNormParams& p) {
   return simt::ceil_div(p.rows, order::kRowBlock);
 }
 
-static simt::LaunchConfig over_rows(Context ctx, const LayerNormParams& p) {
-  return {.grid = simt::blocks_for(p.rows, 1),
-          .block = dim3(kRowThreads),
-          .stream = static_cast<simt::stream_t>(ctx.stream)};
+/// Calls launch(group, configuration) with the kind of group that suits the rows.
+template <class F> static void over_rows(Context ctx, const LayerNormParams& p, const F& f) {
+  const bool block = p.width >= kBlockLine;
+  const simt::LaunchConfig config{
+      .grid = simt::blocks_for(p.rows, block ? 1 : kRowThreads / simt::kWarpSize),
+      .block = dim3(kRowThreads),
+      .stream = static_cast<simt::stream_t>(ctx.stream)};
+  if (block)
+    f.template operator()<BlockGroup>(config);
+  else
+    f.template operator()<WarpGroup>(config);
 }
 static simt::LaunchConfig over_columns(Context ctx, const LayerNormParams& p, int64_t blocks) {
   return {.grid = dim3(unsigned(simt::ceil_div(p.width, int64_t(kRowThreads))), unsigned(blocks)),
@@ -125,15 +138,21 @@ template <class T>
 void layer_norm_forward(Context ctx, const LayerNormForward<T>& a, const LayerNormParams& p) {
   if (p.rows * p.width == 0) return;
   visit_activation(p.activation.kind, [&]<class A>() {
-    simt::launch(over_rows(ctx, p), layer_norm_kernel<T, A>, a, p, p.activation.alpha,
-                 p.activation.beta);
+    over_rows(ctx, p, [&]<template <class> class Group>(const simt::LaunchConfig& config) {
+      simt::launch(config, layer_norm_kernel<T, A, Group>, a, p, p.activation.alpha,
+                   p.activation.beta);
+    });
   });
 }
 
 template <class T>
 void layer_norm_backward(Context ctx, const LayerNormBackward<T>& a, const LayerNormParams& p) {
   if (p.width == 0) return;
-  if (a.dx && p.rows > 0) simt::launch(over_rows(ctx, p), layer_gradient_kernel<T>, a, p);
+  if (a.dx && p.rows > 0) {
+    over_rows(ctx, p, [&]<template <class> class Group>(const simt::LaunchConfig& config) {
+      simt::launch(config, layer_gradient_kernel<T, Group>, a, p);
+    });
+  }
   if (!a.dweight && !a.dbias) return;
   T* partial = static_cast<T*>(ctx.workspace);
   if (p.rows > 0)

@@ -34,6 +34,10 @@ template <class T> struct BlockGroup {
   BRASA_DEVICE_FN int rank() const { return threadIdx.x; }
 };
 
+template <class T> struct MaximumAndSum {
+  T maximum, sum;
+};
+
 /// One line: element j stands `stride` elements after element j - 1.
 template <class T, template <class> class Group> struct Line {
   Group<T> group;
@@ -54,10 +58,29 @@ template <class T, template <class> class Group> struct Line {
     }
     return group.sum(total);
   }
-  template <class F> BRASA_DEVICE_FN T max(const F& f) const {
-    T largest = -infinity<T>();
-    each([&](int64_t j) { largest = cuda::max(f(j), largest); });
-    return group.max(largest);
+  /// The largest of f(j), and the sum of exp(f(j) - largest) over the line, in one pass: a sum is
+  /// scaled where a larger element comes (Milakov and Gimelshein 2018). NaN where the line is all
+  /// -inf or holds a NaN or +inf.
+  template <class F> BRASA_DEVICE_FN MaximumAndSum<T> max_and_sum(const F& f) const {
+    constexpr int kBatch = Group<T>::kSize == 1 ? 8 : 4;
+    T largest = -infinity<T>(), total = 0;
+    for (int64_t j = group.rank(); j < n; j += kBatch * Group<T>::kSize) {
+      T v[kBatch], m = largest, part = 0;
+#pragma unroll
+      for (int k = 0; k < kBatch; ++k) {
+        const int64_t i = j + k * Group<T>::kSize;
+        v[k] = i < n ? f(i) : -infinity<T>();
+      }
+#pragma unroll
+      for (int k = 0; k < kBatch; ++k) m = cuda::max(v[k], m);
+      if (m == -infinity<T>()) continue;  // nothing yet that is more
+#pragma unroll
+      for (int k = 0; k < kBatch; ++k) part += vexp(v[k] - m);
+      total = total * vexp(largest - m) + part;
+      largest = m;
+    }
+    const T maximum = group.max(largest);
+    return {maximum, group.sum(total * vexp(largest - maximum))};
   }
 };
 

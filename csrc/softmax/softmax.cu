@@ -8,9 +8,9 @@ template <class T, template <class> class Group>
 __global__ void __launch_bounds__(kLineThreads, 2)
     softmax_forward_kernel(const T* x, T* y, AxisShape shape) {
   for_lines<T, Group>(shape, [&](const Line<T, Group>& line) {
-    const T maximum = line.max([&](int64_t j) { return x[line.at(j)]; });
-    const T total = line.sum([&](int64_t j) { return vexp(x[line.at(j)] - maximum); });
-    const T factor = T(1) / total;
+    const auto found = line.max_and_sum([&](int64_t j) { return x[line.at(j)]; });
+    const T maximum = found.maximum;
+    const T factor = T(1) / found.sum;
     line.each([&](int64_t j) { y[line.at(j)] = vexp(x[line.at(j)] - maximum) * factor; });
   });
 }
@@ -19,9 +19,9 @@ template <class T, template <class> class Group>
 __global__ void __launch_bounds__(kLineThreads, 2)
     log_softmax_forward_kernel(const T* x, T* y, AxisShape shape) {
   for_lines<T, Group>(shape, [&](const Line<T, Group>& line) {
-    const T maximum = line.max([&](int64_t j) { return x[line.at(j)]; });
-    const T total = line.sum([&](int64_t j) { return vexp(x[line.at(j)] - maximum); });
-    const T log_sum = vlog(total);
+    const auto found = line.max_and_sum([&](int64_t j) { return x[line.at(j)]; });
+    const T maximum = found.maximum;
+    const T log_sum = vlog(found.sum);
     line.each([&](int64_t j) { y[line.at(j)] = x[line.at(j)] - maximum - log_sum; });
   });
 }
