@@ -29,7 +29,8 @@ def results_of(record: dict[str, Any]) -> list[Result]:
     ]
 
 
-def _table(head: list[str], rows: list[list[str]]) -> str:
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A table of the page."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
@@ -60,7 +61,7 @@ def by_family(record: dict[str, Any]) -> str:
         share = float(np.median([r.share for r in members]))
         cells = [_ratio_cell(members, peer) for peer in ("torch", "numpy", "jax")]
         rows.append([family, str(len(members)), f"{share:.0%}", *cells])
-    return _table(
+    return table(
         ["family", "rows", "share of the limit", "to PyTorch (least)", "to NumPy (least)", "to JAX (least)"],
         rows,
     )
@@ -88,7 +89,7 @@ def losses(record: dict[str, Any]) -> str:
                 [r.name, r.family, seconds(r.seconds), _quartiles(r.ratios[peer]), f"{r.share:.0%}"]
                 for r in lost
             ]
-            parts.append(_table(["row", "family", "time", "ratio (quartiles)", "share of the limit"], cells))
+            parts.append(table(["row", "family", "time", "ratio (quartiles)", "share of the limit"], cells))
     return "\n\n".join(parts)
 
 
@@ -101,7 +102,7 @@ def steps(record: dict[str, Any]) -> str:
             rows.append(
                 [result.name, seconds(result.seconds), f"{result.rate:.0f}", f"{result.share:.0%}", *ratios]
             )
-    return _table(["step", "time", "GFLOP/s", "of the peak", "to PyTorch", "to JAX"], rows)
+    return table(["step", "time", "GFLOP/s", "of the peak", "to PyTorch", "to JAX"], rows)
 
 
 def footprint(record: dict[str, Any]) -> str:
@@ -127,7 +128,7 @@ def footprint(record: dict[str, Any]) -> str:
         )
         memory.append([step, *cells])
     head = ["training step", "brasa, MiB", "PyTorch, MiB", "ratio of growth", "ratio of total"]
-    return "\n\n".join([_table(["what", "figure"], imports + sizes), _table(head[: len(memory[0])], memory)])
+    return "\n\n".join([table(["what", "figure"], imports + sizes), table(head[: len(memory[0])], memory)])
 
 
 def sweep(record: dict[str, Any]) -> str:
@@ -139,7 +140,7 @@ def sweep(record: dict[str, Any]) -> str:
         [name, swept["axis"], describe([Piece(**piece) for piece in swept["pieces"]])]
         for name, swept in found.items()
     ]
-    return _table(["kernel", "size", "time grows as"], rows)
+    return table(["kernel", "size", "time grows as"], rows)
 
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
@@ -152,7 +153,9 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
 }
 
 
-def fill(text: str, record: dict[str, Any]) -> str:
+def fill(
+    text: str, record: dict[str, Any], tables: dict[str, Callable[[dict[str, Any]], str]] = TABLES
+) -> str:
     """The page with the tables of this record.
 
     Raises
@@ -160,7 +163,7 @@ def fill(text: str, record: dict[str, Any]) -> str:
     ValueError
         A marker has no table, or a table no place.
     """
-    for name, make in TABLES.items():
+    for name, make in tables.items():
         pattern = re.compile(rf"(<!-- begin:{name} -->\n).*?(<!-- end:{name} -->)", re.DOTALL)
         if len(pattern.findall(text)) != 1:
             raise ValueError(f"the page needs exactly one pair of markers begin:{name} and end:{name}")

@@ -25,7 +25,7 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -55,6 +55,7 @@ class Run:
     deadline: float = float("inf")
     pytest_arguments: tuple[str, ...] = ()
     bench_arguments: tuple[str, ...] = ()
+    tools: tuple[str, ...] = TOOLS
 
     def left(self) -> float:
         """Seconds until the time limit."""
@@ -123,7 +124,19 @@ def build(run: Run) -> tuple[bool, str]:
 
 def pytest_command(*arguments: object) -> list[object]:
     """pytest over what runs on CuPy's arrays."""
-    return [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "cupy", *arguments]
+    return [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:benchmark",
+        "-k",
+        "cupy",
+        *arguments,
+    ]
 
 
 def junit_counts(path: Path) -> dict[str, int]:
@@ -160,12 +173,11 @@ def sanitizer(run: Run) -> tuple[bool, str]:
         return False, "compute-sanitizer is not in PATH"
     if run.command(pytest_command("--collect-only", *run.pytest_arguments), "sanitizer-collect.log"):
         return False, tail(run.out / "sanitizer-collect.log")
-    found = re.findall(r"^(tests/\S+\.py)::", (run.out / "sanitizer-collect.log").read_text(), re.MULTILINE)
-    files = [name for name in dict.fromkeys(found) if "benchmark" not in name]
+    jobs = sanitizer_jobs((run.out / "sanitizer-collect.log").read_text(), run.tools)
 
     def check(job: tuple[str, str]) -> tuple[str, str, int, str]:
         tool, name = job
-        log = f"sanitizer-{tool}-{Path(name).parent.name}-{Path(name).stem}.log"
+        log = f"sanitizer-{tool}-{re.sub(r'[^a-z_]+', '-', name.removeprefix('tests/'))}.log"
         # initcheck must see who wrote what a kernel reads, whoever it is; the others look at our kernels alone.
         ours = [] if tool == "initcheck" else ["--kernel-regex", "kns=brasa"]
         options = ["--tool", tool, *ours, "--error-exitcode", "99", "--report-api-errors", "no"]
@@ -173,12 +185,20 @@ def sanitizer(run: Run) -> tuple[bool, str]:
         status = run.command(command, log, BRASA_TEST_TIER="sanitizer")
         return tool, name, status, sanitizer_summary((run.out / log).read_text(errors="replace"))
 
-    jobs = [(tool, name) for name in files for tool in TOOLS]
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
         results = list(pool.map(check, jobs))
     bad = [f"{tool} {name}: status {status}, {text}" for tool, name, status, text in results if status]
     clean = len(results) - len(bad)
     return bool(results) and not bad, "\n".join([f"{clean} of {len(results)} runs clean", *bad])
+
+
+def sanitizer_jobs(collected: str, tools: Sequence[str] = TOOLS) -> list[tuple[str, str]]:
+    """Tools with what they run, the slow ones first: racecheck function by function, the others file by file."""
+    found = re.findall(r"^((tests/\S+\.py)::\w+)", collected, re.MULTILINE)
+    functions = [pair for pair in dict.fromkeys(found) if "benchmark" not in pair[1]]
+    files = list(dict.fromkeys(file for _, file in functions))
+    jobs = [("racecheck", function) for function, _ in functions if "racecheck" in tools]
+    return jobs + [(tool, file) for tool in tools if tool != "racecheck" for file in files]
 
 
 def sanitizer_summary(text: str) -> str:
@@ -195,7 +215,7 @@ def bench(run: Run) -> tuple[bool, str]:
     results = run.out / "bench.json"
     results.unlink(missing_ok=True)
     command = [sys.executable, "-m", "bench", "--device", "cuda", "--against", ",".join(peers)]
-    command += ["--passes", "fwd,bwd-data,bwd-weight", "--rounds", "5", "--patience", "1"]
+    command += ["--passes", "fwd,bwd-data,bwd-weight", "--rounds", "5", "--patience", "0.6"]
     status = run.command([*command, "--json", results, *run.bench_arguments], "bench.log")
     rows = len(json.loads(results.read_text())["results"]) if results.exists() else 0
     text = (run.out / "bench.log").read_text(errors="replace")
@@ -222,6 +242,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--minutes", type=float, help="end after so long, with what there is")
     result.add_argument("--out", type=Path, default=ROOT / "build" / "gpu-check", metavar="DIR")
     result.add_argument("--build", type=Path, default=ROOT / "build" / "gpu", metavar="DIR")
+    result.add_argument("--tools", default=",".join(TOOLS), metavar="NAMES", help="of compute-sanitizer")
     result.add_argument("--pytest", default="", metavar="ARGUMENTS", help="more arguments for pytest")
     result.add_argument("--bench", default="", metavar="ARGUMENTS", help="more arguments for python -m bench")
     return result
@@ -233,6 +254,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     for name in options.part:
         if name not in PARTS:
             parser().error(f"unknown part {name!r}: choose from {', '.join(PARTS)}")
+    options.tools = tuple(options.tools.split(","))
+    for name in options.tools:
+        if name not in TOOLS:
+            parser().error(f"--tools: unknown {name!r}: choose from {', '.join(TOOLS)}")
     if options.minutes is not None and options.minutes <= 0:
         parser().error(f"--minutes: expected more than 0, got {options.minutes:g}")
     options.part = [name for name in PARTS if name in options.part] or list(PARTS)
@@ -320,6 +345,7 @@ def main(arguments: list[str]) -> int:
         deadline,
         tuple(options.pytest.split()),
         tuple(options.bench.split()),
+        options.tools,
     )
     outcomes: list[Outcome] = []
     watcher = watch_card(run.out)

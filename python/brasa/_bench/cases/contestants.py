@@ -70,7 +70,7 @@ def tensor(x: Any) -> Any:
 
 def channels_last(x: np.ndarray) -> np.ndarray:
     """A copy with channels-last strides."""
-    return np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    return x.transpose(0, 2, 3, 1).copy().transpose(0, 3, 1, 2)
 
 
 def in_layout(x: np.ndarray, layout: str) -> np.ndarray:
@@ -82,7 +82,7 @@ def torch_formats(make: Callable[[Any], Call], *arrays: np.ndarray) -> dict[str,
     """PyTorch's two variants: `make` gets the tensors, contiguous and channels-last."""
     import torch
 
-    plain = [tensor(np.ascontiguousarray(a)) for a in arrays]
+    plain = [tensor(a if a.flags.c_contiguous else a.copy()) for a in arrays]
     inner = [
         t.clone().contiguous(memory_format=torch.channels_last) if t.ndim == 4 else t.clone() for t in plain
     ]
