@@ -46,7 +46,8 @@ template <class T, class Shape, bool kPacks> struct WeightOperands {
   Place (*pixel)[kDepth];  ///< two rounds, taken in turn
   const WeightTask<T>& task;
   const T *x, *dy;
-  int64_t begin, end, columns_left;
+  int64_t begin, end;
+  int columns_left;
   Place tap[kPlaces];
   Left left_part;
   TilePart<T, Shape::kColumns, kDepth> right_part;
@@ -139,7 +140,8 @@ BRASA_DEVICE_FN void store_weights(const WeightTask<T>& task, int64_t row, int64
 /// A block computes one tile of (tap, channel) rows x output channels over the pixels of one part;
 /// blockIdx.y counts parts, blockIdx.z groups.
 template <class T, class Shape, bool kPacks>
-__global__ void __launch_bounds__(kThreads, 2) weight_kernel(WeightTask<T> task) {
+__global__ void __launch_bounds__(kThreads, kPacks || sizeof(T) == 4 ? 2 : 1)
+    weight_kernel(WeightTask<T> task) {
   BRASA_SHARED(T, left, [2][Shape::kDepth][Shape::kRows + Shape::kLanes]);
   BRASA_SHARED(T, right, [2][Shape::kDepth][Shape::kColumns + Shape::kLanes]);
   BRASA_SHARED(Place, pixel, [2][Shape::kDepth]);
@@ -148,18 +150,19 @@ __global__ void __launch_bounds__(kThreads, 2) weight_kernel(WeightTask<T> task)
   const int64_t row = int64_t(row_tile) * Shape::kRows;
   const int64_t column = int64_t(column_tile) * Shape::kColumns;
   const int64_t pixels = task.pixels(), part = blockIdx.y;
-  WeightOperands<T, Shape, kPacks> operands{left,
-                                            right,
-                                            pixel,
-                                            task,
-                                            nullptr,
-                                            nullptr,
-                                            pixels * part / task.parts,
-                                            pixels * (part + 1) / task.parts,
-                                            task.group_out - column,
-                                            {},
-                                            {},
-                                            {}};
+  WeightOperands<T, Shape, kPacks> operands{
+      left,
+      right,
+      pixel,
+      task,
+      nullptr,
+      nullptr,
+      pixels * part / task.parts,
+      pixels * (part + 1) / task.parts,
+      int(task.group_out - column < Shape::kColumns ? task.group_out - column : Shape::kColumns),
+      {},
+      {},
+      {}};
   operands.find_rows(row);
   const int64_t depth = operands.end - operands.begin;
   for (int64_t group = blockIdx.z; group < task.groups; group += gridDim.z) {
