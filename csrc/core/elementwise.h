@@ -69,14 +69,32 @@ template <bool kStream, class T> BRASA_INLINE void put_row(T* p, Vec<T> x, int64
 /// while stores bypass the caches: with two inputs it takes a quarter longer.
 constexpr int64_t kFetchBytes = 2048;
 
+/// Vectors of each array in a turn of a streaming loop: runs of one array keep to a page of memory
+/// (two inputs: 3 % faster than one vector of each in turn; 8 bring nothing more).
+constexpr int kStreamVectors = 4;
+
+/// y[i] = f(x[i]...) for the vectors of one turn: all are fetched and read before any is written.
+template <class T, class F, class... X>
+BRASA_INLINE void stream_turn(const F& f, T* y, const X*... x) {
+  constexpr int kWidth = kLanes<T>;
+  const auto fetch = [](const T* p) {
+#pragma GCC unroll 8
+    for (int k = 0; k < kStreamVectors; ++k)
+      __builtin_prefetch(p + k * kWidth + kFetchBytes / sizeof(T));
+  };
+  (fetch(x), ...);
+  Vec<T> result[kStreamVectors];
+#pragma GCC unroll 8
+  for (int k = 0; k < kStreamVectors; ++k) result[k] = f(load(x + k * kWidth)...);
+#pragma GCC unroll 8
+  for (int k = 0; k < kStreamVectors; ++k) stream(y + k * kWidth, result[k]);
+}
+
 template <class T, class F, class... X>
 static inline void stream_range(int64_t begin, int64_t end, const F& f, T* y, const X*... x) {
-  constexpr int64_t kAhead = kFetchBytes / sizeof(T);
+  constexpr int64_t kTurn = kStreamVectors * kLanes<T>;
   int64_t i = begin;
-  for (; i + kLanes<T> <= end; i += kLanes<T>) {
-    (__builtin_prefetch(x + i + kAhead), ...);
-    stream(y + i, f(load(x + i)...));
-  }
+  for (; i + kTurn <= end; i += kTurn) stream_turn(f, y + i, (x + i)...);
   finish_streaming();
   if (i < end) map_range(i, end, f, y, x...);
 }

@@ -21,6 +21,8 @@ constexpr int64_t kStripWidth = 64;
 constexpr int64_t kTileElements = 8 * 1024;
 /// Contiguous lines shorter than this are transposed.
 constexpr int64_t kShortLine = 32;
+/// Contiguous lines up to this long may be taken by twos: the folding of longer ones hardly counts.
+constexpr int64_t kPairedLine = 512;
 /// Elements of a parallel chunk, some 10 us of exponentials.
 constexpr int64_t kLinesGrain = 16 * 1024;
 
@@ -89,6 +91,72 @@ template <class T> struct LinePiece {
   }
   template <class F> BRASA_INLINE_MEMBER void map_state(T* result, const F& f) const {
     store(result, f(int64_t{0}));
+  }
+};
+
+/// Two neighbouring contiguous lines of n elements, in turns: while the lanes of one are folded, a
+/// chain of latencies as long as the work on a short line, the other's are.
+template <class T> struct PairPiece {
+  using V = Vec<T>;
+  static constexpr int kParts = LinePiece<T>::kParts / 2;  ///< of each line
+  static constexpr int64_t kStates = 2 * kLanes<T>;
+  struct Index {
+    int64_t j, live;
+    int which;
+  };
+  int64_t line, n;
+
+  T* at(Operand<T> a, Index k) const { return a.data + k.which * n + k.j; }
+  V get(Operand<const T> a, Index k) const { return read(a.data + k.which * n + k.j, k.live); }
+  void put(Operand<T> a, Index k, V v) const { write(at(a, k), v, k.live); }
+  void put_result(Operand<T> a, Index k, V v, bool streaming) const {
+    streaming ? put_row<true>(at(a, k), v, k.live) : put(a, k, v);
+  }
+  V state(const T* s, Index k) const { return broadcast(s[k.which * kLanes<T>]); }
+
+  template <class F> BRASA_INLINE_MEMBER void each(const F& f) const {
+    each_part<T, 2>(n, [&](int, int64_t j, int64_t live) {
+      f(Index{j, live, 0});
+      f(Index{j, live, 1});
+    });
+  }
+  BRASA_INLINE_MEMBER void max_of(Operand<const T> a, T* result) const {
+    const V lowest = broadcast(T(-__builtin_inf()));
+    V most[2][kParts];
+#pragma GCC unroll 8
+    for (int i = 0; i < kParts; ++i) most[0][i] = most[1][i] = lowest;
+    each_part<T, kParts>(n, [&](int i, int64_t j, int64_t live) {
+#pragma GCC unroll 2
+      for (int w = 0; w < 2; ++w) {
+        const V x = get(a, {j, live, w});
+        most[w][i] =
+            max_lanes<T>(most[w][i], live == kLanes<T> ? x : first_lanes<T>(x, live, lowest));
+      }
+    });
+#pragma GCC unroll 8
+    for (int i = 1; i < kParts; ++i)
+#pragma GCC unroll 2
+      for (int w = 0; w < 2; ++w) most[w][0] = max_lanes<T>(most[w][0], most[w][i]);
+    store_both(result, fold_lanes(most[0][0], max_lanes<T>), fold_lanes(most[1][0], max_lanes<T>));
+  }
+  template <class F> BRASA_INLINE_MEMBER void sum_of(T* result, const F& f) const {
+    LaneSum<T> first, second;
+    each_part<T, LaneSum<T>::kParts>(n, [&](int i, int64_t j, int64_t live) {
+      first.add(i, f(Index{j, live, 0}), live);
+      second.add(i, f(Index{j, live, 1}), live);
+    });
+    store_both(result, first.total(), second.total());
+  }
+  BRASA_INLINE_MEMBER void store_both(T* result, T first, T second) const {
+    store(result, broadcast(first));
+    store(result + kLanes<T>, broadcast(second));
+  }
+  BRASA_INLINE_MEMBER void fetch_next(Operand<const T> a, Index k) const {
+    __builtin_prefetch(a.data + (2 + k.which) * n + k.j);
+  }
+  template <class F> BRASA_INLINE_MEMBER void map_state(T* result, const F& f) const {
+    store(result, f(int64_t{0}));
+    store(result + kLanes<T>, f(int64_t{kLanes<T>}));
   }
 };
 
@@ -190,8 +258,8 @@ template <class T> static bool streams_lines(const T* y, AxisShape shape) {
   return shape.inner == 1 && shape.n >= kLongLine && streams_rows(y, shape.size(), shape.n);
 }
 
-/// Calls f(piece, placement) for all lines, in parallel.
-template <class T, class F>
+/// Calls f(piece, placement) for all lines, in parallel; with kPairs short lines go by twos.
+template <class T, bool kPairs = false, class F>
 static inline void for_pieces(Context ctx, AxisShape shape, const F& f) {
   using Kind = typename Placement<T>::Kind;
   const int64_t n = shape.n, inner = shape.inner;
@@ -199,7 +267,11 @@ static inline void for_pieces(Context ctx, AxisShape shape, const F& f) {
   const int64_t grain = n < kLinesGrain ? kLinesGrain / n : 1;
   if (inner == 1 && n >= kShortLine) {
     parallel_for(ctx, shape.outer, grain, [&](int64_t begin, int64_t end) {
-      for (int64_t line = begin; line < end; ++line)
+      int64_t line = begin;
+      if constexpr (kPairs)
+        for (; n <= kPairedLine && line + 2 <= end; line += 2)
+          f(PairPiece<T>{line, n}, Placement<T>{Kind::in_place, line * n, n, 1, 1});
+      for (; line < end; ++line)
         f(LinePiece<T>{line, n}, Placement<T>{Kind::in_place, line * n, n, 1, 1});
       finish_streaming();
     });

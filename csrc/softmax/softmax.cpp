@@ -7,7 +7,7 @@ namespace brasa::cpu::BRASA_ISA {
 
 template <class T> void softmax_forward(Context ctx, const T* x, T* y, AxisShape shape) {
   const bool streaming = shape.n <= kTileElements && streams_lines(y, shape);
-  for_pieces<T>(ctx, shape, [=]<class Piece>(const Piece& piece, const Placement<T>& place) {
+  for_pieces<T, true>(ctx, shape, [=]<class Piece>(const Piece& piece, const Placement<T>& place) {
     constexpr int64_t kStates = Piece::kStates;
     alignas(64) T tile[kTileElements], maximum[kStates], factor[kStates];
     const Operand<const T> in = place.input(x, tile);
@@ -31,7 +31,7 @@ template <class T> void softmax_forward(Context ctx, const T* x, T* y, AxisShape
 
 template <class T> void log_softmax_forward(Context ctx, const T* x, T* y, AxisShape shape) {
   const bool streaming = streams_lines(y, shape);
-  for_pieces<T>(ctx, shape, [=]<class Piece>(const Piece& piece, const Placement<T>& place) {
+  for_pieces<T, true>(ctx, shape, [=]<class Piece>(const Piece& piece, const Placement<T>& place) {
     constexpr int64_t kStates = Piece::kStates;
     alignas(64) T tile[kTileElements], maximum[kStates], log_sum[kStates];
     const Operand<const T> in = place.input(x, tile);
