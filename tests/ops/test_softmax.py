@@ -56,15 +56,17 @@ def test_backward_has_the_same_bits_on_every_instruction_set(name, seed):
     assert len(set(results.values())) == 1
 
 
+@pytest.mark.parametrize("n", [512, 1024])  # by twos, and one after the other
 @both
-def test_streamed_lines_have_the_bits_of_cached_ones(name, isa):
+def test_streamed_lines_have_the_bits_of_cached_ones(name, n, isa):
     """Results of 16 MiB and more go past the caches; those of a half of the lines do not."""
     forward, backward = FUNCTIONS[name]
     rng = np.random.default_rng(1)
-    x, dy = (rng.standard_normal((4104, 1024)).astype(np.float32) for _ in range(2))
+    x, dy = (rng.standard_normal((4104 * 1024 // n, n)).astype(np.float32) for _ in range(2))
     y = forward(x)
     dx = backward(dy, y)
-    for part in (slice(2052), slice(2052, None)):
+    half = len(x) // 2
+    for part in (slice(half), slice(half, None)):
         assert y[part].tobytes() == forward(x[part]).tobytes()
         assert dx[part].tobytes() == backward(dy[part], y[part]).tobytes()
 
@@ -78,6 +80,16 @@ def test_an_axis_has_the_same_bits_wherever_it_lies(name, isa):
         along = FUNCTIONS[name][0](lines, 1)
         across = FUNCTIONS[name][0](np.ascontiguousarray(lines.T), 0)
         assert along.tobytes() == np.ascontiguousarray(across.T).tobytes()
+
+
+@pytest.mark.parametrize("n", [32, 33, 63, 64, 65, 511, 512])
+@both
+def test_pairs_of_lines_have_the_bits_of_single_ones(name, n, isa):
+    x = np.random.default_rng(0).normal(size=(1031, n)).astype(np.float32)
+    x[5, 3], x[8], x[10, n - 1] = np.nan, -np.inf, np.inf
+    forward = FUNCTIONS[name][0]
+    single = np.concatenate([forward(x[i : i + 1], 1) for i in range(len(x))])
+    np.testing.assert_array_equal(forward(x, 1), single)
 
 
 def test_channels_last_keeps_its_layout(xp):

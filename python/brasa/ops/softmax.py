@@ -25,6 +25,14 @@ def _axis(x: Any, axis: Any) -> int:
 
 
 def _forward(kernel: str, x: Any, axis: Any) -> Any:
+    if type(axis) is int:
+        try:  # most arrays lie as the kernel takes them, and small ones last no longer than the checks
+            _, _, kernels, _, empty_like = _backend.backend_of(x)
+            y = empty_like(x)
+            getattr(kernels, kernel)(x, y, axis if axis >= 0 else axis + x.ndim)
+            return y
+        except _check.UNUSUAL:
+            pass
     x = _backend.dense(_check.floating("x", x))
     y = _backend.empty_like(x)
     getattr(_backend.backend_of(x).kernels, kernel)(x, y, _axis(x, axis))
