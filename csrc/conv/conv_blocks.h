@@ -15,12 +15,17 @@ namespace brasa::cpu::BRASA_ISA {
 /// reads it from L2 or L3.
 constexpr int64_t kLeastLine = 4, kLowTileBytes = 128 * 1024;
 
+static inline int line_rows(int vectors) {
+  int rows = 0;
+  visit_width(vectors, [&]<int kVectors>() { rows = kConvLineRows<kVectors>; });
+  return rows;
+}
+
 template <class T> static bool makes_low_tiles(const Gather<T>& g, int64_t depth, int64_t line) {
   const int vectors = Panels<T>(g.group_out).width(0);
   if (line < kLeastLine) return true;
   if (depth * vectors * kVectorBytes<T> <= kLowTileBytes) return false;
-  int rows = 0;
-  visit_width(vectors, [&]<int kVectors>() { rows = kConvLineRows<kVectors>; });
+  const int rows = line_rows(vectors);
   return 6 * line < 5 * rows * ceil_div(line, rows);
 }
 
@@ -55,9 +60,13 @@ template <class T> static int64_t line_length(const Gather<T>& g, const GatherCl
   return makes_low_tiles(g, part.depth, line) ? 0 : line;
 }
 
-/// Pieces that a line is cut into, and lines in one block: one of the two is 1.
+/// Pieces that a line is cut into, and lines in one block: one of the two is 1. Pieces are cut
+/// between whole tiles of `rows` pixels: 222 pixels are 37 tiles of 6, not 40 of 5 and 6.
 static inline int64_t pieces_of(int64_t line) {
   return ceil_div(line, kConvBlock);
+}
+static inline int64_t piece_first(int64_t line, int64_t piece, int rows) {
+  return smaller(line, ceil_div(line, rows) * piece / pieces_of(line) * rows);
 }
 static inline int64_t lines_per_block(int64_t line) {
   return larger(1, kConvBlock / line);
@@ -144,8 +153,10 @@ static LineBlock<T> place_lines(const Gather<T>& g, const GatherClass<T>& part, 
   const int64_t pieces = pieces_of(part.line), per_block = lines_per_block(part.line);
   const int64_t first = block / pieces * per_block, piece = block % pieces;
   const int64_t last = smaller(part.pixels / part.line, first + per_block);
+  const int rows = line_rows(Panels<T>(g.group_out).width(0));
   for (int64_t line = first; line < last; ++line)
-    lines.add(g, part, line, part.line * piece / pieces, part.line * (piece + 1) / pieces);
+    lines.add(g, part, line, piece_first(part.line, piece, rows),
+              piece_first(part.line, piece + 1, rows));
   return lines;
 }
 
@@ -155,14 +166,16 @@ static void run_line_panel(const LineInput<T>& input, const PanelPlace<T>& panel
   LineTile<T> multiply = nullptr;
   int picked = 0;
   for (int64_t line = 0; line < block.count; ++line) {
-    const EvenCut cut(block.length[line], kConvLineRows<kVectors>);
-    for (int64_t tile = 0; tile < cut.count; ++tile) {
-      const int64_t first = cut.first(tile);
-      const int rows = cut.rows(tile);
+    const int64_t length = block.length[line], tiles = ceil_div(length, kConvLineRows<kVectors>);
+    const T* in = block.in[line] + panel.in_channel;
+    T* out = block.out[line] + panel.out_channel;
+    int rows = int(length / tiles);
+    for (int64_t tile = 0, higher = tiles - length % tiles; tile < tiles; ++tile) {
+      if (tile == higher) ++rows;
       if (rows != picked) multiply = pick_line_tile<T, kVectors>(picked = rows);
-      multiply(input, block.in[line] + first * input.step + panel.in_channel, panel.w,
-               resume ? nullptr : panel.start,
-               block.out[line] + first * input.out_step + panel.out_channel, panel.live);
+      multiply(input, in, panel.w, resume ? nullptr : panel.start, out, panel.live);
+      in += rows * input.step;
+      out += rows * input.out_step;
     }
   }
 }

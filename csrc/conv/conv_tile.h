@@ -49,6 +49,28 @@ template <class T> struct LineInput {
   int64_t step, out_step;  ///< between pixels
 };
 
+/// out[i * step + column] = sum[i] of all rows, live columns each.
+template <class T, int kRows, int kVectors>
+BRASA_INLINE void store_tile(const Vec<T> (&sum)[kRows][kVectors], T* out, int64_t step,
+                             int64_t live) {
+  constexpr int kWidth = kLanes<T>;
+  if (__builtin_expect(live >= kVectors * kWidth, 1)) {
+#pragma GCC unroll 32
+    for (int i = 0; i < kRows; ++i, out += step)
+#pragma GCC unroll 4
+      for (int j = 0; j < kVectors; ++j) store(out + j * kWidth, sum[i][j]);
+    return;
+  }
+#pragma GCC unroll 32
+  for (int i = 0; i < kRows; ++i, out += step) {
+    // Panels are as narrow as their columns allow: only the last vector is not whole.
+#pragma GCC unroll 4
+    for (int j = 0; j < kVectors - 1; ++j) store(out + j * kWidth, sum[i][j]);
+    store_partial(out + (kVectors - 1) * kWidth, sum[i][kVectors - 1],
+                  live - (kVectors - 1) * kWidth);
+  }
+}
+
 /// The sums begin at `start` or, where that is null, go on from what out holds.
 template <class T, int kRows, int kVectors>
 static __attribute__((noinline)) void line_tile(const LineInput<T>& in, const T* x, const T* w,
@@ -96,11 +118,7 @@ static __attribute__((noinline)) void line_tile(const LineInput<T>& in, const T*
       for (int b = 0; b < kBases; ++b) ++base[b];
     }
   }
-#pragma GCC unroll 32
-  for (int i = 0; i < kRows; ++i)
-#pragma GCC unroll 4
-    for (int j = 0; j < kVectors; ++j)
-      store_live(out + i * in.out_step + j * kWidth, sum[i][j], live - j * kWidth);
+  store_tile<T, kRows, kVectors>(sum, out, in.out_step, live);
 }
 
 template <class T>
