@@ -181,7 +181,8 @@ template <class T> static void sum_any_row(const DepthwiseRow<T>& g, const RowPa
 template <class T> using RowSum = void (*)(const DepthwiseRow<T>&, const RowPair<T>&);
 
 template <class T, int kTaps, int kStep> static RowSum<T> pick_pixels(int64_t pixels) {
-  // With stride 2 longer tiles read more lines than L1 holds at large steps (15 % at 14x14).
+  // With stride 2 longer tiles read more lines than L1 holds at large steps (15 % at 14x14, 5 to 15
+  // % from 28x28 on).
   constexpr int kShort = 4, kLong = kStep == 1 ? kDepthwisePixels : kShort;
   if constexpr (kLong > kShort)
     if (pixels >= kLong && ceil_div(pixels, kLong) * kLong <= ceil_div(pixels, kShort) * kShort)

@@ -71,7 +71,8 @@ BRASA_INLINE void store_tile(const Vec<T> (&sum)[kRows][kVectors], T* out, int64
   }
 }
 
-/// The sums begin at `start` or, where that is null, go on from what out holds.
+/// The sums begin at `start` or, where that is null, go on from what out holds. Fetching the next
+/// tile's part of out instead lost 3 % of 3 channels on 224x224; streaming stores won nothing.
 template <class T, int kRows, int kVectors>
 static __attribute__((noinline)) void line_tile(const LineInput<T>& in, const T* x, const T* w,
                                                 const T* start, T* out, int64_t live) {
