@@ -71,6 +71,7 @@ static inline int64_t piece_first(int64_t line, int64_t piece, int rows) {
 /// Of short lines several make a block, while 64 blocks are left to share out: finding where lines
 /// begin takes as long as a tile of 3 channels (12 % of 16 outputs of 3x3 on 32x32, batch 64).
 constexpr int64_t kManyLines = 4 * kConvBlock, kLeastBlocks = 64;
+static_assert(kManyLines / kLeastLine <= kConvBlock);
 
 static inline int64_t lines_per_block(int64_t line, int64_t pixels) {
   if (line > kConvBlock) return 1;

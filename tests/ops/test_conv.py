@@ -125,6 +125,8 @@ CASES = {
     "weights alone are a product": ((1, 64, 10, 10), (60, 64, 1, 1), {}),
     "panels in parts, by lines": ((1, 210, 8, 8), (220, 210, 3, 3), {"padding": 1}),
     "panels in parts, by a table": ((2, 210, 3, 3), (220, 210, 3, 3), {"padding": 1}),
+    "lines of several pieces": ((2, 3, 5, 103), (20, 3, 3, 3), {"padding": 1}),
+    "blocks of several short lines": ((9, 3, 30, 22), (20, 3, 3, 3), {"padding": 1}),
     "several parts": ((5, 4, 40, 40), (18, 4, 3, 3), {"padding": 1}),
     "several blocks in a part": ((8, 2, 300, 4), (3, 2, 3, 3), {"padding": 1}),
     "one channel, several blocks in a part": ((1, 1, 520, 24), (8, 1, 3, 3), {"padding": 1}),
