@@ -161,6 +161,20 @@ def pool(peers: Peers, _: Sequence[str]) -> Iterator[Case]:
                 yield cases.pool(kind, kernel, stride, padding, peers, layout, backward=backward)
 
 
+def shuffle(peers: Peers, _: Sequence[str]) -> Iterator[Case]:
+    """The auto-encoder's two, and layers of super-resolution."""
+    for n, c, size, factor in (
+        (32, 64, 16, 2),
+        (32, 32, 32, 2),
+        (4, 64, 96, 2),
+        (1, 3, 224, 3),
+        (4, 64, 48, 4),
+    ):
+        for backward in (False, True):
+            for layout in ("contiguous", "channels-last"):
+                yield cases.pixel_shuffle((n, c, size), factor, peers, layout, backward=backward)
+
+
 def activation(peers: Peers, _: Sequence[str]) -> Iterator[Case]:
     for name in ops.ACTIVATIONS:
         yield cases.activation(name, peers)
@@ -253,6 +267,7 @@ FAMILIES: dict[str, Family] = {
     "deepbench/conv": deepbench_conv,
     "calls": calls,
     "pool": pool,
+    "shuffle": shuffle,
     "activation": activation,
     "norm": norm,
     "loss": loss,

@@ -166,6 +166,13 @@ def test_pooling_agrees_with_torch(kind, backward):
     check(cases.pool(kind, 2, 2, 0, ("torch",), "channels-last", backward=backward, shape=shape), "torch")
 
 
+@pytest.mark.torch
+@pytest.mark.parametrize("backward", [False, True])
+def test_pixel_shuffle_agrees_with_torch(backward):
+    pytest.importorskip("torch")
+    check(cases.pixel_shuffle((2, 3, 8), 2, ("torch",), "channels-last", backward=backward), "torch")
+
+
 @pytest.mark.parametrize("name", ["conv fwd", "softmax", "tanh", "relu", "matmul"])
 def test_agrees_with_jax(name):
     pytest.importorskip("jax")

@@ -19,6 +19,8 @@ CALLS = {
     "avg_pool2d": lambda F, a: F.avg_pool2d(a(IMAGE), 2, 1, 1, False, False),
     "adaptive_avg_pool2d": lambda F, a: F.adaptive_avg_pool2d(a(IMAGE), (2, 3)),
     "adaptive_max_pool2d": lambda F, a: F.adaptive_max_pool2d(a(IMAGE), 2),
+    "pixel_shuffle": lambda F, a: F.pixel_shuffle(a(IMAGE), 2),
+    "pixel_unshuffle": lambda F, a: F.pixel_unshuffle(a(IMAGE[..., :4]), 2),
     "batch_norm": lambda F, a: F.batch_norm(a(IMAGE), a(C), a(C * 2), a(C + 1), a(C - 1), False, 0.1, 1e-3),
     "batch_norm_training": lambda F, a: F.batch_norm(a(IMAGE), None, None, training=True),
     "layer_norm": lambda F, a: F.layer_norm(a(IMAGE), (6, 5), a(IMAGE[0, 0]), a(IMAGE[1, 1]), 1e-3),

@@ -198,18 +198,6 @@ def _layer_flops(layer: Any, shape: tuple[int, ...]) -> tuple[float, tuple[int, 
     return 0.0, shape
 
 
-class _Shuffle(nn.Module):
-    def __init__(self, factor: int) -> None:
-        super().__init__()
-        self.factor = factor
-
-    def forward(self, x: Any) -> Any:
-        n, c, h, w = x.shape
-        r = self.factor
-        x = x.reshape(n, c // (r * r), r, r, h, w).transpose(0, 1, 4, 2, 5, 3)
-        return x.reshape(n, c // (r * r), h * r, w * r)
-
-
 def in_brasa(name: str) -> nn.Module:
     """The network by brasa, with fresh random weights."""
     if name != "autoencoder":
@@ -217,6 +205,6 @@ def in_brasa(name: str) -> nn.Module:
     make = {
         Conv: lambda c: nn.Conv2d(c.inputs, c.outputs, c.kernel, stride=c.stride, padding=c.padding),
         Relu: lambda _: nn.ReLU(),
-        PixelShuffle: lambda layer: _Shuffle(layer.factor),
+        PixelShuffle: lambda layer: nn.PixelShuffle(layer.factor),
     }
     return nn.Sequential(*(make[type(layer)](layer) for layer in NETWORKS[name].layers))

@@ -45,6 +45,7 @@ from brasa.nn.pool import (
     GlobalMaxPool2d,
     MaxPool2d,
 )
+from brasa.nn.shuffle import PixelShuffle, PixelUnshuffle
 from brasa.nn.softmax import LogSoftmax, Softmax
 
 __all__ = [
@@ -85,6 +86,8 @@ __all__ = [
     "NLLLoss",
     "Parameter",
     "ParameterList",
+    "PixelShuffle",
+    "PixelUnshuffle",
     "ReLU",
     "Sequential",
     "SiLU",

@@ -28,6 +28,8 @@ from brasa.ops.pool import *
 from brasa.ops.pool import __all__ as _pool
 from brasa.ops.prepack import *
 from brasa.ops.prepack import __all__ as _prepack
+from brasa.ops.shuffle import *
+from brasa.ops.shuffle import __all__ as _shuffle
 from brasa.ops.softmax import *
 from brasa.ops.softmax import __all__ as _softmax
 
@@ -43,5 +45,6 @@ __all__ = [
     *_optim,
     *_pool,
     *_prepack,
+    *_shuffle,
     *_softmax,
 ]
