@@ -36,6 +36,26 @@ template <class T> BRASA_INLINE Pair<T> join(Vec<T> a, Vec<T> b) {
     return {interleave_low<T>(a, b), interleave_high<T>(a, b)};
 }
 
+/// The 2 or 4 parts of which `v` takes its elements in turn, and the inverse.
+template <class T> BRASA_INLINE void split_all(Vec<T> (&v)[2]) {
+  const Pair<T> both = split<T>(v[0], v[1]);
+  v[0] = both.first, v[1] = both.second;
+}
+template <class T> BRASA_INLINE void split_all(Vec<T> (&v)[4]) {
+  const Pair<T> low = split<T>(v[0], v[1]), high = split<T>(v[2], v[3]);
+  const Pair<T> even = split<T>(low.first, high.first), odd = split<T>(low.second, high.second);
+  v[0] = even.first, v[1] = odd.first, v[2] = even.second, v[3] = odd.second;
+}
+template <class T> BRASA_INLINE void join_all(Vec<T> (&v)[2]) {
+  const Pair<T> both = join<T>(v[0], v[1]);
+  v[0] = both.first, v[1] = both.second;
+}
+template <class T> BRASA_INLINE void join_all(Vec<T> (&v)[4]) {
+  const Pair<T> even = join<T>(v[0], v[2]), odd = join<T>(v[1], v[3]);
+  const Pair<T> low = join<T>(even.first, odd.first), high = join<T>(even.second, odd.second);
+  v[0] = low.first, v[1] = low.second, v[2] = high.first, v[3] = high.second;
+}
+
 /// put_row for as many lanes as are live, also none.
 template <bool kStream, class T> BRASA_INLINE void put_live(T* p, Vec<T> x, int64_t live) {
   if constexpr (kStream)
@@ -44,54 +64,47 @@ template <bool kStream, class T> BRASA_INLINE void put_live(T* p, Vec<T> x, int6
     store_live(p, x, live);
 }
 
-/// Elements ahead of its loads that a loop fetches.
-template <class T> constexpr int64_t kAhead = kFetchBytes / int64_t(sizeof(T));
+/// load_live; where results are streamed, with what comes later fetched.
+template <bool kStream, class T> BRASA_INLINE Vec<T> take_live(const T* p, int64_t live) {
+  if (kStream) __builtin_prefetch(p + kFetchBytes / int64_t(sizeof(T)));
+  return load_live(p, live);
+}
 
-// Channels-last: one pixel of the small image ------------------------------------------------
+// 2 or 4 parts in turn: all of factor 2, and factor 4 in C order -----------------------------
 
-/// The 4 sub-pixels of a pixel, 2 of them in each of two lines that are `line` apart.
-template <bool kStream, class T>
-BRASA_INLINE void split_pixel(const T* from, T* to, int64_t line, int64_t channels) {
+/// to[part[k] + w] = from[kParts w + k] for w < width.
+template <bool kStream, class T, int kParts>
+BRASA_INLINE void split_parts(const T* from, T* to, const int64_t (&part)[kParts], int64_t width) {
   constexpr int64_t kWidth = kLanes<T>;
-  for (int64_t c = 0; c < channels; c += kWidth) {
-    const int64_t live = channels - c;
-    Vec<T> v[4];
+  for (int64_t w = 0; w < width; w += kWidth) {
+    const int64_t live = width - w;
+    Vec<T> v[kParts];
 #pragma GCC unroll 4
-    for (int k = 0; k < 4; ++k) {
-      if (kStream) __builtin_prefetch(from + 4 * c + k * kWidth + kAhead<T>);
-      v[k] = load_live(from + 4 * c + k * kWidth, 4 * live - k * kWidth);
-    }
-    const Pair<T> low = split<T>(v[0], v[1]), high = split<T>(v[2], v[3]);
-    const Pair<T> left = split<T>(low.first, high.first), right = split<T>(low.second, high.second);
-    put_live<kStream>(to + c, left.first, live);
-    put_live<kStream>(to + channels + c, right.first, live);
-    put_live<kStream>(to + line + c, left.second, live);
-    put_live<kStream>(to + line + channels + c, right.second, live);
+    for (int k = 0; k < kParts; ++k)
+      v[k] = take_live<kStream>(from + kParts * w + k * kWidth, kParts * live - k * kWidth);
+    split_all<T>(v);
+#pragma GCC unroll 4
+    for (int k = 0; k < kParts; ++k) put_live<kStream>(to + part[k] + w, v[k], live);
   }
 }
 
 /// The inverse.
-template <bool kStream, class T>
-BRASA_INLINE void join_pixel(const T* from, T* to, int64_t line, int64_t channels) {
+template <bool kStream, class T, int kParts>
+BRASA_INLINE void join_parts(const T* from, T* to, const int64_t (&part)[kParts], int64_t width) {
   constexpr int64_t kWidth = kLanes<T>;
-  for (int64_t c = 0; c < channels; c += kWidth) {
-    const int64_t live = channels - c;
-    Vec<T> v[4];
+  for (int64_t w = 0; w < width; w += kWidth) {
+    const int64_t live = width - w;
+    Vec<T> v[kParts];
 #pragma GCC unroll 4
-    for (int k = 0; k < 4; ++k) {
-      const T* at = from + k / 2 * line + k % 2 * channels + c;
-      if (kStream) __builtin_prefetch(at + kAhead<T>);
-      v[k] = load_live(at, live);
-    }
-    const Pair<T> left = join<T>(v[0], v[2]), right = join<T>(v[1], v[3]);
-    const Pair<T> low = join<T>(left.first, right.first);
-    const Pair<T> high = join<T>(left.second, right.second);
-    const Vec<T> joined[4] = {low.first, low.second, high.first, high.second};
+    for (int k = 0; k < kParts; ++k) v[k] = take_live<kStream>(from + part[k] + w, live);
+    join_all<T>(v);
 #pragma GCC unroll 4
-    for (int k = 0; k < 4; ++k)
-      put_live<kStream>(to + 4 * c + k * kWidth, joined[k], 4 * live - k * kWidth);
+    for (int k = 0; k < kParts; ++k)
+      put_live<kStream>(to + kParts * w + k * kWidth, v[k], kParts * live - k * kWidth);
   }
 }
+
+// Channels-last: one pixel of the small image, any factor ------------------------------------
 
 /// Where the r r sub-pixels of a pixel lie, one after the other.
 struct SubPixels {
@@ -104,19 +117,19 @@ struct SubPixels {
   }
 };
 
-/// split_pixel of any factor: squares of kLanes channels x kLanes sub-pixels.
-template <class T>
-void split_pixel_by(int64_t r, const T* from, T* to, int64_t line, int64_t channels) {
+/// Squares of kLanes channels x kLanes sub-pixels.
+template <bool kStream, class T>
+void split_pixel(int64_t r, const T* from, T* to, int64_t line, int64_t channels) {
   for (int64_t c = 0; c < channels; c += kLanes<T>) {
     const int64_t live = channels - c;
     SubPixels places{r, channels, line};
     transpose_rows(from + c * r * r, r * r, smaller(live, kLanes<T>), r * r,
-                   [&](int64_t, Vec<T> v) { store_live(to + places.next() + c, v, live); });
+                   [&](int64_t, Vec<T> v) { put_live<kStream>(to + places.next() + c, v, live); });
   }
 }
 
-template <class T>
-void join_pixel_by(int64_t r, const T* from, T* to, int64_t line, int64_t channels) {
+template <bool kStream, class T>
+void join_pixel(int64_t r, const T* from, T* to, int64_t line, int64_t channels) {
   constexpr int kWidth = kLanes<T>;
   for (int64_t c = 0; c < channels; c += kWidth) {
     const int64_t live = channels - c;
@@ -129,69 +142,65 @@ void join_pixel_by(int64_t r, const T* from, T* to, int64_t line, int64_t channe
       transpose<T>(v);
 #pragma GCC unroll 16
       for (int i = 0; i < kWidth; ++i)
-        if (i < live) store_live(to + (c + i) * r * r + k, v[i], r * r - k);
+        if (i < live) put_live<kStream>(to + (c + i) * r * r + k, v[i], r * r - k);
     }
   }
 }
 
-// C order: one row of the large image ---------------------------------------------------------
+/// Most elements of a pixel of few channels, which are moved one by one: the places of all are
+/// looked up in a table. (Squares would be mostly empty: 4 times as long for 3 channels.)
+constexpr int64_t kFewElements = 128;
 
-/// to[2 w + j] = from[j plane + w].
-template <bool kStream, class T> void join_row(const T* from, int64_t plane, int64_t width, T* to) {
-  constexpr int64_t kWidth = kLanes<T>;
-  for (int64_t w = 0; w < width; w += kWidth) {
-    const int64_t live = width - w;
-    if (kStream) {
-      __builtin_prefetch(from + w + kAhead<T>);
-      __builtin_prefetch(from + plane + w + kAhead<T>);
-    }
-    const Pair<T> both = join<T>(load_live(from + w, live), load_live(from + plane + w, live));
-    put_live<kStream>(to + 2 * w, both.first, 2 * live);
-    put_live<kStream>(to + 2 * w + kWidth, both.second, 2 * live - kWidth);
-  }
+template <class T> bool few_channels(const ShuffleShape& s) {
+  return s.channels < kLanes<T> / 2 && s.channels * s.factor * s.factor <= kFewElements;
 }
 
-/// The inverse.
-template <bool kStream, class T>
-void split_row(const T* from, int64_t plane, int64_t width, T* to) {
-  constexpr int64_t kWidth = kLanes<T>;
-  for (int64_t w = 0; w < width; w += kWidth) {
-    const int64_t live = width - w;
-    const T* at = from + 2 * w;
-    if (kStream) {
-      __builtin_prefetch(at + kAhead<T>);
-      __builtin_prefetch(at + kWidth + kAhead<T>);
+template <bool kShuffle, class T> void move_few(const T* from, T* to, const ShuffleShape& s) {
+  const int64_t r = s.factor, count = s.channels * r * r, line = s.width * r * s.channels;
+  int64_t place[kFewElements];
+  for (int64_t c = 0; c < s.channels; ++c) {
+    SubPixels places{r, s.channels, line};
+    for (int64_t k = 0; k < r * r; ++k) place[c * r * r + k] = places.next() + c;
+  }
+  for (int64_t w = 0; w < s.width; ++w) {
+    const int64_t small = w * count, large = w * r * s.channels;
+    for (int64_t e = 0; e < count; ++e) {
+      if (kShuffle)
+        to[large + place[e]] = from[small + e];
+      else
+        to[small + e] = from[large + place[e]];
     }
-    const Pair<T> both =
-        split<T>(load_live(at, 2 * live), load_live(at + kWidth, 2 * live - kWidth));
-    put_live<kStream>(to + w, both.first, live);
-    put_live<kStream>(to + plane + w, both.second, live);
   }
 }
 
 // Both directions, over all rows --------------------------------------------------------------
 
-/// A line of pixels of the small image; `small` and `large` are its first elements.
+/// A line of pixels of the small image.
 template <bool kStream, bool kShuffle, class T>
 void move_pixels(const T* from, T* to, const ShuffleShape& s) {
-  const int64_t r = s.factor, line = s.width * r * s.channels;
-  const int64_t small = s.channels * r * r, large = s.channels * r;
+  const int64_t r = s.factor, channels = s.channels, line = s.width * r * channels;
+  if (few_channels<T>(s)) return move_few<kShuffle>(from, to, s);
+  const int64_t part[4] = {0, channels, line, line + channels};
   for (int64_t w = 0; w < s.width; ++w) {
-    const T* const x = from + w * (kShuffle ? small : large);
-    T* const y = to + w * (kShuffle ? large : small);
+    const int64_t small = w * channels * r * r, large = w * channels * r;
+    const T* const x = from + (kShuffle ? small : large);
+    T* const y = to + (kShuffle ? large : small);
     if (r == 2)
-      (kShuffle ? split_pixel<kStream, T> : join_pixel<kStream, T>)(x, y, line, s.channels);
+      (kShuffle ? split_parts<kStream, T, 4> : join_parts<kStream, T, 4>)(x, y, part, channels);
     else
-      (kShuffle ? split_pixel_by<T> : join_pixel_by<T>)(r, x, y, line, s.channels);
+      (kShuffle ? split_pixel<kStream, T> : join_pixel<kStream, T>)(r, x, y, line, channels);
   }
 }
 
-/// A row of the large image.
+/// A row of the large image in C order: r rows of the small one in turn.
 template <bool kStream, bool kShuffle, class T>
 void move_row(const T* from, T* to, const ShuffleShape& s) {
-  const int64_t plane = s.height * s.width;
+  const int64_t plane = s.height * s.width, two[2] = {0, plane};
+  const int64_t four[4] = {0, plane, 2 * plane, 3 * plane};
   if (s.factor == 2)
-    (kShuffle ? join_row<kStream, T> : split_row<kStream, T>)(from, plane, s.width, to);
+    (kShuffle ? join_parts<kStream, T, 2> : split_parts<kStream, T, 2>)(from, to, two, s.width);
+  else if (s.factor == 4)
+    (kShuffle ? join_parts<kStream, T, 4> : split_parts<kStream, T, 4>)(from, to, four, s.width);
   else if (kShuffle)
     interleave_row(from, plane, s.factor, s.width, to);
   else
@@ -220,13 +229,20 @@ void move_images(Context ctx, const T* x, T* y, const ShuffleShape& s) {
   });
 }
 
+/// Whether y is streamed: in C order where parts are joined or split, and channels-last, as long as
+/// all that is written at once are whole vectors.
+template <bool kShuffle, class T> bool streams(const T* y, int64_t n, const ShuffleShape& s) {
+  const int64_t r = s.factor;
+  if (!s.channels_last) return (r == 2 || r == 4) && streams_rows(y, n, s.width);
+  return !few_channels<T>(s) && streams_rows(y, n, kShuffle || r == 2 ? s.channels : r * r);
+}
+
 template <bool kShuffle, class T>
 void move_all(Context ctx, const T* x, T* y, const ShuffleShape& s) {
   const int64_t n = s.batch * s.channels * s.height * s.width * s.factor * s.factor;
   if (n == 0) return;
-  const bool streaming =
-      s.factor == 2 && streams_rows(y, n, s.channels_last ? s.channels : s.width);
-  (streaming ? move_images<true, kShuffle, T> : move_images<false, kShuffle, T>)(ctx, x, y, s);
+  (streams<kShuffle>(y, n, s) ? move_images<true, kShuffle, T>
+                              : move_images<false, kShuffle, T>)(ctx, x, y, s);
 }
 
 }  // namespace

@@ -6,10 +6,10 @@
 // Both arrays are C-contiguous or both channels-last. Floor: one read and one write.
 //
 // CPU. Channels-last, a pixel is a matrix of channels x sub-pixels to transpose; in C order, a row
-// of the large image is r rows of the small one interleaved. For r = 2 both are rounds of shuffles
-// of two vectors, one each element and round: 8 shuffles move 4 vectors, fewer cycles than L2 takes
-// for them. Other factors transpose squares in registers (conv_transpose.h) or join planes
-// (conv_stage.h).
+// of the large image is r rows of the small one in turn. Two or four parts in turn (factor 2, and 4
+// in C order) are one or two rounds of shuffles of two vectors: at copy bandwidth from DRAM, 80 %
+// of it from L3. Other factors transpose squares in registers (conv_transpose.h) or join planes
+// (conv_stage.h); pixels of few channels are moved element by element.
 #pragma once
 
 #include "core/dispatch.h"
