@@ -123,6 +123,8 @@ void split_pixel(int64_t r, const T* from, T* to, int64_t line, int64_t channels
   for (int64_t c = 0; c < channels; c += kLanes<T>) {
     const int64_t live = channels - c;
     SubPixels places{r, channels, line};
+    for (int64_t k = 0; kStream && k < r * r * kLanes<T>; k += kLanes<T>)
+      __builtin_prefetch(from + c * r * r + k + kFetchBytes / int64_t(sizeof(T)));
     transpose_rows(from + c * r * r, r * r, smaller(live, kLanes<T>), r * r,
                    [&](int64_t, Vec<T> v) { put_live<kStream>(to + places.next() + c, v, live); });
   }
@@ -207,24 +209,30 @@ void move_row(const T* from, T* to, const ShuffleShape& s) {
     separate_row(from, plane, s.factor, s.width, to);
 }
 
+/// The lines begin to end of all planes of the small image, in C order.
+template <bool kStream, bool kShuffle, class T>
+void move_plane_lines(const T* from, T* to, const ShuffleShape& s, int64_t begin, int64_t end) {
+  const int64_t r = s.factor, step = r * s.height * s.width;
+  int64_t plane = begin / s.height, h = begin % s.height;
+  for (int64_t line = begin; line < end; ++line) {
+    for (int64_t i = 0; i < r; ++i) {
+      const int64_t small = (plane * r + i) * step + h * s.width,
+                    large = (line * r + i) * s.width * r;
+      move_row<kStream, kShuffle>(from + (kShuffle ? small : large),
+                                  to + (kShuffle ? large : small), s);
+    }
+    if (++h == s.height) h = 0, ++plane;
+  }
+}
+
 template <bool kStream, bool kShuffle, class T>
 void move_images(Context ctx, const T* x, T* y, const ShuffleShape& s) {
-  const int64_t r = s.factor;
-  // Lines of small pixels, r rows of the large image; or single rows of the large image.
-  const int64_t rows = s.channels_last ? s.batch * s.height : s.batch * s.channels * s.height * r;
-  const int64_t row = s.width * r * (s.channels_last ? r * s.channels : 1);
-  parallel_for(ctx, rows, row_grain(row), [=, &s](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      if (s.channels_last) {
-        move_pixels<kStream, kShuffle>(x + i * row, y + i * row, s);
-        continue;
-      }
-      const int64_t line = i / r, image = line / s.height;
-      const int64_t small = ((image * r + i % r) * r * s.height + line % s.height) * s.width;
-      const int64_t large = i * row;
-      move_row<kStream, kShuffle>(x + (kShuffle ? small : large), y + (kShuffle ? large : small),
-                                  s);
-    }
+  const int64_t lines = s.batch * s.height * (s.channels_last ? 1 : s.channels);
+  const int64_t line = s.width * s.factor * s.factor * (s.channels_last ? s.channels : 1);
+  parallel_for(ctx, lines, row_grain(line), [=, &s](int64_t begin, int64_t end) {
+    if (!s.channels_last) move_plane_lines<kStream, kShuffle>(x, y, s, begin, end);
+    for (int64_t i = begin; s.channels_last && i < end; ++i)
+      move_pixels<kStream, kShuffle>(x + i * line, y + i * line, s);
     if (kStream) finish_streaming();
   });
 }
