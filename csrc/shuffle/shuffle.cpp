@@ -123,6 +123,7 @@ void split_pixel(int64_t r, const T* from, T* to, int64_t line, int64_t channels
   for (int64_t c = 0; c < channels; c += kLanes<T>) {
     const int64_t live = channels - c;
     SubPixels places{r, channels, line};
+    // The rows of a square are one stretch of memory: a third to a half of the time is its fetch.
     for (int64_t k = 0; kStream && k < r * r * kLanes<T>; k += kLanes<T>)
       __builtin_prefetch(from + c * r * r + k + kFetchBytes / int64_t(sizeof(T)));
     transpose_rows(from + c * r * r, r * r, smaller(live, kLanes<T>), r * r,

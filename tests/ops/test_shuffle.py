@@ -68,10 +68,20 @@ def test_every_instruction_set_moves_alike(isa, set_threads, shape, factor, layo
 
 
 @layouts
-@pytest.mark.parametrize("factor", [2, 3])
+@pytest.mark.parametrize("factor", [9, 17])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_more_sub_pixels_than_lanes(isa, factor, layout, dtype):
+    x = numbered((1, 2 * factor**2, 2, 19), dtype)
+    large = ops.pixel_shuffle(laid_out(x, layout), factor)
+    np.testing.assert_array_equal(large, shuffled(x, factor))
+    np.testing.assert_array_equal(ops.pixel_unshuffle(large, factor), x)
+
+
+@layouts
+@pytest.mark.parametrize("factor", [2, 3, 4])
 @pytest.mark.parametrize("width", [64, 65])
 def test_results_that_exceed_the_caches(isa, width, factor, layout):
-    """From 16 MiB on, whole vectors of factor 2 are stored past the caches."""
+    """From 16 MiB on, whole vectors are stored past the caches."""
     shape = (1, 64 * factor**2, 4 * 256 // factor**2, width)
     x = laid_out(numbered(shape, np.float32), layout)
     large = ops.pixel_shuffle(x, factor)
