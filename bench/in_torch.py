@@ -89,7 +89,9 @@ def steps(name: str, x: np.ndarray, target: np.ndarray, values: list[np.ndarray]
 def step(name: str, x: np.ndarray, target: np.ndarray, values: list[np.ndarray] | None, layout: Any) -> Call:
     """A training step: forward, loss, backward, Adam."""
     model = network(name, values).to(memory_format=layout)
-    images, wanted = tensor(x).contiguous(memory_format=layout), tensor(target)
+    images, wanted = tensor(x), tensor(target)
+    if images.ndim == 4:
+        images = images.contiguous(memory_format=layout)
     loss_function = nn.MSELoss() if NETWORKS[name].classes is None else nn.CrossEntropyLoss()
     if NETWORKS[name].classes is None:
         wanted = images
