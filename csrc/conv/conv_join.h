@@ -26,7 +26,9 @@ template <int kOutputs> struct JoinTable {
   }
 };
 
-template <int kOutputs> static void join_by_permutes(const Vec<float>* in, int64_t live, float* y) {
+/// Inlined, or the vectors would pass through memory: a sixth of a layer of one channel.
+template <int kOutputs>
+BRASA_INLINE void join_by_permutes(const Vec<float>* in, int64_t live, float* y) {
   static constexpr JoinTable<kOutputs> kTable;
 #pragma GCC unroll 8
   for (int v = 0; v < kOutputs; ++v) {
