@@ -61,11 +61,7 @@ static __attribute__((noinline)) void planar_tile(const PlanarLine<T>& in, const
 #pragma GCC unroll 4
     for (int b = 0; b < kBases; ++b) base[b] += plane;
   }
-#pragma GCC unroll 16
-  for (int i = 0; i < kRows; ++i)
-#pragma GCC unroll 4
-    for (int j = 0; j < kVectors; ++j)
-      store_live(out + i * in.out_step + j * kWidth, sum[i][j], live - j * kWidth);
+  store_tile<T, kRows, kVectors>(sum, out, in.out_step, live);
 }
 
 template <class T>
