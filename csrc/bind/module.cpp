@@ -17,6 +17,7 @@ void bind_matmul(py::module_& m);
 void bind_norm(py::module_& m);
 void bind_optim(py::module_& m);
 void bind_pool(py::module_& m);
+void bind_rnn(py::module_& m);
 void bind_shuffle(py::module_& m);
 void bind_softmax(py::module_& m);
 #if defined(BRASA_FOR_CUDA)
@@ -41,6 +42,7 @@ PYBIND11_MODULE(BRASA_MODULE, m, pybind11::mod_gil_not_used()) {
   brasa::bind_norm(m);
   brasa::bind_optim(m);
   brasa::bind_pool(m);
+  brasa::bind_rnn(m);
   brasa::bind_shuffle(m);
   brasa::bind_softmax(m);
 #if defined(BRASA_FOR_CUDA)

@@ -16,7 +16,7 @@
 // [-clip, clip]; the derivative is 0 where an activated gate equals its value at either limit.
 //
 // Backward, from the last step walked to the first, d. being gradients and d-. those before the
-// activation; dh is dy plus what comes from the next step (from h_n at the last), dc likewise:
+// activation; dh is dy plus what comes from the next step (dh_n at the last), dc likewise:
 //
 //   LSTM   dm = dh or dh W_hr; d-o = dm tanh(c) o (1 - o); dc += dm o (1 - tanh(c)^2) + d-o p_o;
 //          d-i = dc g i (1 - i), d-f = dc c' f (1 - f), d-g = dc i (1 - g^2);
@@ -97,6 +97,7 @@ template <class T> struct RnnBackward {
   const T *w_hh, *w_hr, *peephole, *h0, *c0;
   const T *gates, *cells, *v, *y;  ///< gates is null for the simple cell
 
+  // Null where the cell has none; previous, dh0 and dc0 also where nobody asks for them.
   T* dgates;     ///< (T B, G H): d-gates, in the order of the gates
   T* dv;         ///< (T B, H): dv; cell gru
   T* previous;   ///< (T B, P): h' of every row
@@ -104,7 +105,7 @@ template <class T> struct RnnBackward {
   T* dh;         ///< (T B, P): dh of every row; projected
   T* m;          ///< (T B, H): m of every row; projected
   T* dpeephole;  ///< (T B, 3 H): the terms of the sums above; with a peephole
-  T *dh0, *dc0;  ///< (B, P), (B, H; null but for LSTM)
+  T *dh0, *dc0;  ///< (B, P), (B, H)
 };
 
 }  // namespace brasa

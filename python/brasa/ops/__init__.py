@@ -28,6 +28,8 @@ from brasa.ops.pool import *
 from brasa.ops.pool import __all__ as _pool
 from brasa.ops.prepack import *
 from brasa.ops.prepack import __all__ as _prepack
+from brasa.ops.rnn import *
+from brasa.ops.rnn import __all__ as _rnn
 from brasa.ops.shuffle import *
 from brasa.ops.shuffle import __all__ as _shuffle
 from brasa.ops.softmax import *
@@ -45,6 +47,7 @@ __all__ = [
     *_optim,
     *_pool,
     *_prepack,
+    *_rnn,
     *_shuffle,
     *_softmax,
 ]

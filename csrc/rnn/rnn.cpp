@@ -1,0 +1,158 @@
+#include "rnn/rnn.h"
+
+#include "rnn/rnn_cells.h"
+#include "rnn/rnn_scratch.h"
+
+namespace brasa::cpu::BRASA_ISA {
+namespace {
+
+/// apply(spot, product) for the units of a tile.
+template <class T, class F>
+BRASA_INLINE void each_product(const RnnParams& p, const Panels<T>& panels, int64_t panel,
+                               int64_t t, int64_t first, int64_t count, const T* tile,
+                               const F& apply) {
+  const int64_t gates = panels.weights.gates, width = panels.width(panel);
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t b = first + i, row = row_of(p, t, b);
+    for (int64_t block = 0; block < panels.blocks(panel); ++block) {
+      const int64_t unit = panels.first_unit(panel) + block * kLanes<T>;
+      const int64_t left = panels.weights.units - unit;
+      apply(Spot{b, row, unit, left < kLanes<T> ? left : kLanes<T>},
+            tile + i * width + block * gates * kLanes<T>);
+    }
+  }
+}
+
+/// One product of the step with this member's panels, each tile's results given to `apply`.
+template <class T, class F>
+BRASA_INLINE void multiply_step(const ForwardCall<T>& f, const Member& me, const Panels<T>& panels,
+                                const T* from, int64_t from_columns, int64_t t, const F& apply) {
+  const Range rows = me.rows(f.p.batch), mine = me.panels(panels.count);
+  alignas(64) T tile[kTileElements<T>];
+  for (int64_t i = mine.begin; i < mine.end; ++i) {
+    const int64_t most = max_tile_rows(int(panels.width(i) / kLanes<T>));
+    each_tile(rows.begin, rows.end, most, [&](int64_t row, int64_t count) {
+      multiply_rows<T>({from + row * from_columns, from_columns}, count, panels.panel(i),
+                       panels.width(i), panels.depth, tile, panels.width(i), false);
+      each_product(f.p, panels, i, t, row, count, tile, apply);
+    });
+  }
+}
+
+/// Of a dead row the state stays and y is 0.
+template <class T>
+BRASA_INLINE void hold_state(const ForwardCall<T>& f, const Spot& at, const T* old, T* next) {
+  put_state(f, at, next, Vec<T>{});
+  store(next + at.b * f.state_columns() + at.unit, load(old));
+}
+
+template <class T, RnnCell kCell> static void walk(const ForwardCall<T>& f, const Member& me) {
+  const RnnParams& p = f.p;
+  constexpr bool kTwoProducts = kCell == RnnCell::gru_reset_before;
+  const int64_t state_columns = f.state_columns(), hidden_columns = f.hidden_columns();
+  for (int64_t s = 0; s < p.steps; ++s) {
+    const int64_t t = time_of(p, s);
+    const T* const old = f.h[s % 2];
+    T* const next = f.h[(s + 1) % 2];
+    const auto at_old = [&](const Spot& at) { return old + at.b * state_columns + at.unit; };
+    const auto finish = [&](const Spot& at, Vec<T> h) { put_state(f, at, next, h); };
+
+    multiply_step(f, me, f.gates, old, state_columns, t, [&](const Spot& at, const T* product) {
+      const bool alive = is_alive(p, t, at.b);
+      if constexpr (kCell == RnnCell::lstm) {
+        if (alive && p.projected)
+          store(f.m + at.b * hidden_columns + at.unit, lstm_cell(f, at, product));
+        else if (alive)
+          finish(at, lstm_cell(f, at, product));
+      } else if constexpr (kTwoProducts) {
+        if (alive) gru_reset(f, at, product, at_old(at));
+      } else if constexpr (kCell == RnnCell::gru) {
+        if (alive) finish(at, gru_cell(f, at, product, at_old(at)));
+      } else {
+        if (alive) finish(at, simple_cell<T, kCell>(f, at, product));
+      }
+      if (!alive && !kTwoProducts && !p.projected) hold_state(f, at, at_old(at), next);
+    });
+    me.meet();
+    if (!kTwoProducts && !p.projected) continue;
+
+    multiply_step(f, me, f.second, f.m, hidden_columns, t, [&](const Spot& at, const T* product) {
+      if (!is_alive(p, t, at.b))
+        hold_state(f, at, at_old(at), next);
+      else if constexpr (kTwoProducts)
+        finish(at, gru_candidate(f, at, product, at_old(at)));
+      else
+        finish(at, load(product));
+    });
+    me.meet();
+  }
+}
+
+template <class T> static void walk_cell(const ForwardCall<T>& f, const Member& me) {
+  switch (f.p.cell) {
+    case RnnCell::lstm:
+      return walk<T, RnnCell::lstm>(f, me);
+    case RnnCell::gru:
+      return walk<T, RnnCell::gru>(f, me);
+    case RnnCell::gru_reset_before:
+      return walk<T, RnnCell::gru_reset_before>(f, me);
+    case RnnCell::rnn_tanh:
+      return walk<T, RnnCell::rnn_tanh>(f, me);
+    case RnnCell::rnn_relu:
+      return walk<T, RnnCell::rnn_relu>(f, me);
+  }
+}
+
+template <class T> static ForwardCall<T> forward_call(const RnnParams& p, const RnnForward<T>& a) {
+  const int64_t gates = rnn_gates(p.cell), square = p.hidden * p.state;
+  const bool before = p.cell == RnnCell::gru_reset_before;
+  const Weights<T> all{a.w_hh, before ? 2 : gates, p.hidden, p.state, square, p.state, 1};
+  const Weights<T> second =
+      before
+          ? Weights<T>{a.w_hh ? a.w_hh + 2 * square : nullptr, 1, p.hidden, p.state, 0, p.state, 1}
+          : Weights<T>{a.w_hr, 1, p.projected ? p.state : 0, p.hidden, 0, p.hidden, 1};
+  return {p, a, make_panels(all), make_panels(second), {nullptr, nullptr}, nullptr, nullptr};
+}
+
+/// Hands out the scratch; returns how much there is of it.
+template <class T> static size_t place(ForwardCall<T>& f, void* workspace) {
+  Scratch<T> scratch(workspace);
+  const bool needs_m = f.p.projected || f.p.cell == RnnCell::gru_reset_before;
+  f.gates.packed = scratch.take(f.gates.elements());
+  f.second.packed = scratch.take(f.second.elements());
+  f.h[0] = scratch.take(f.p.batch * f.state_columns());
+  f.h[1] = scratch.take(f.p.batch * f.state_columns());
+  f.c = scratch.take(f.p.cell == RnnCell::lstm ? f.p.batch * f.hidden_columns() : 0);
+  f.m = scratch.take(needs_m ? f.p.batch * f.hidden_columns() : 0);
+  return scratch.bytes();
+}
+
+}  // namespace
+
+template <class T> size_t rnn_forward_workspace(const RnnParams& p, int) {
+  ForwardCall<T> f = forward_call<T>(p, {});
+  return place(f, nullptr);
+}
+
+template <class T> void rnn_forward(Context ctx, const RnnParams& p, const RnnForward<T>& a) {
+  ForwardCall<T> f = forward_call(p, a);
+  place(f, ctx.workspace);
+  ctx.threads = rnn_team(p, ctx.threads);
+  const int64_t state_columns = f.state_columns(), hidden_columns = f.hidden_columns();
+  copy_rows(a.h0, p.batch, p.state, p.state, f.h[0], state_columns);
+  if (a.c_n) copy_rows(a.c0, p.batch, p.hidden, p.hidden, f.c, hidden_columns);
+  parallel_team(ctx, [&](int index, int size, Barrier barrier) {
+    const Member me{index, size, shares_rows(p, size), barrier};
+    me.pack(f.gates);
+    me.pack(f.second);
+    if (size > 1) barrier();
+    walk_cell(f, me);
+  });
+  copy_rows(f.h[p.steps % 2], p.batch, state_columns, p.state, a.h_n, p.state);
+  if (a.c_n) copy_rows(f.c, p.batch, hidden_columns, p.hidden, a.c_n, p.hidden);
+}
+
+BRASA_INSTANTIATE(rnn_forward_workspace, float, double)
+BRASA_INSTANTIATE(rnn_forward, float, double)
+
+}  // namespace brasa::cpu::BRASA_ISA

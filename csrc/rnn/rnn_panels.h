@@ -1,0 +1,209 @@
+// Products of a step: weights packed once per call, tiles of rows against panels, and who does
+// what.
+//
+// A panel holds `blocks` vectors of hidden units for each of `gates` gates: of an LSTM the four
+// gates of one vector of units, so that a tile of products is all that its units' gates need and
+// they are applied while it is in L1. Plain matrices have one gate and as many blocks as a wide
+// tile has vectors.
+//
+// Two ways to share the work out, the same bits either way. By units: a thread owns some panels of
+// all rows, reads only its part of the weights again at every step (from L2 where it fits), and
+// meets the others at a barrier after each step. By rows: a thread takes its rows through all
+// steps, without any barrier, but reads all weights.
+#pragma once
+
+#include "core/order.h"
+#include "core/parallel.h"
+#include "matmul/gemm_tile.h"
+#include "rnn/rnn.h"
+
+namespace brasa::cpu::BRASA_ISA {
+
+BRASA_INLINE int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
+
+/// Columns of scratch rows: whole vectors.
+template <class T> BRASA_INLINE int64_t padded(int64_t columns) {
+  return ceil_div(columns, kLanes<T>) * kLanes<T>;
+}
+
+/// A matrix (depth, units of every gate) of which element (k, gate, unit) is
+/// w[gate * gate_stride + unit * unit_stride + k * depth_stride]; one of the last two is 1.
+template <class T> struct Weights {
+  const T* w;
+  int64_t gates, units, depth, gate_stride, unit_stride, depth_stride;
+};
+
+/// The vectors of units are dealt out evenly: 13 make panels of 3, 3, 3 and 4.
+template <class T> struct Panels {
+  Weights<T> weights;
+  int64_t count, depth;
+  T* packed;
+
+  int64_t vectors() const { return ceil_div(weights.units, kLanes<T>); }
+  int64_t first_vector(int64_t i) const { return vectors() * i / count; }
+  int64_t first_unit(int64_t i) const { return first_vector(i) * kLanes<T>; }
+  int64_t blocks(int64_t i) const { return first_vector(i + 1) - first_vector(i); }
+  int64_t width(int64_t i) const { return blocks(i) * weights.gates * kLanes<T>; }
+  int64_t elements() const { return vectors() * weights.gates * kLanes<T> * depth; }
+  T* panel(int64_t i) const { return packed + first_unit(i) * weights.gates * depth; }
+};
+
+template <class T> static Panels<T> make_panels(const Weights<T>& weights) {
+  const int64_t most = kWideMainTile ? kWideTileVectors : kTileVectors;
+  const int64_t vectors = ceil_div(weights.units, kLanes<T>);
+  return {weights, weights.gates > 1 ? vectors : ceil_div(vectors, most), weights.depth, nullptr};
+}
+
+/// One vector of units of one gate over all of K, every `width` elements; 0 for lanes from `live`.
+template <class T>
+static void pack_vector(const Weights<T>& w, const T* from, int64_t live, int64_t width, T* to) {
+  constexpr int kWidth = kLanes<T>;
+  if (w.unit_stride == 1) {
+    for (int64_t k = 0; k < w.depth; ++k, from += w.depth_stride, to += width)
+      store(to, read(from, live));
+    return;
+  }
+  for (int64_t k = 0; k < w.depth; k += kWidth) {
+    const int64_t steps = w.depth - k < kWidth ? w.depth - k : kWidth;
+    Vec<T> r[kWidth];
+    load_transposed(from + k, w.unit_stride, live, steps, r);
+    for (int i = 0; i < steps; ++i) store(to + (k + i) * width, r[i]);
+  }
+}
+
+template <class T> static void pack_panels(const Panels<T>& p, int64_t begin, int64_t end) {
+  const Weights<T>& w = p.weights;
+  for (int64_t i = begin; i < end; ++i) {
+    for (int64_t q = 0; q < p.blocks(i) * w.gates; ++q) {
+      const int64_t unit = p.first_unit(i) + q / w.gates * kLanes<T>, left = w.units - unit;
+      pack_vector(w, w.w + q % w.gates * w.gate_stride + unit * w.unit_stride,
+                  left < kLanes<T> ? left : kLanes<T>, p.width(i), p.panel(i) + q * kLanes<T>);
+    }
+  }
+}
+
+// ---------------------------------------------------------------------------------------- multiply
+
+/// Rows of A: those of the first row, and from one to the next.
+template <class T> struct Rows {
+  const T* first;
+  int64_t stride;
+};
+
+/// C (rows x a panel) = or += A B[k0 : k0 + depth] in blocks of K; B begins at k0's row of the
+/// panel.
+template <class T>
+static void multiply_rows(Rows<T> a, int64_t rows, const T* b, int64_t width, int64_t depth, T* c,
+                          int64_t c_stride, bool accumulate) {
+  const int64_t blocks = order::gemm_blocks<T>(depth);
+  const TileKernel<T> kernel = tile_kernel<T>(rows, width / kLanes<T>, false);
+  for (int64_t i = 0; i < blocks; ++i) {
+    const int64_t begin = order::gemm_block_begin(depth, blocks, i);
+    kernel({.depth = order::gemm_block_begin(depth, blocks, i + 1) - begin,
+            .a = a.first + begin,
+            .a_stride = a.stride,
+            .b = b + begin * width,
+            .b_stride = width,
+            .c = c,
+            .c_stride = c_stride,
+            .columns = width,
+            .accumulate = accumulate || i > 0});
+  }
+}
+
+/// The products of a tile of rows with a panel, on the stack.
+template <class T>
+constexpr int kTileElements = (kTileRows * kTileVectors > kWideTileRows * kWideTileVectors
+                                   ? kTileRows * kTileVectors
+                                   : kWideTileRows * kWideTileVectors) *
+                              kLanes<T>;
+
+/// f(row, count) for tiles of balanced height in [begin, end).
+template <class F>
+BRASA_INLINE void each_tile(int64_t begin, int64_t end, int64_t most, const F& f) {
+  const int64_t rows = end - begin, tiles = ceil_div(rows, most);
+  for (int64_t i = 0, row = begin; i < tiles; ++i) {
+    const int64_t next = begin + rows * (i + 1) / tiles;
+    f(row, next - row);
+    row = next;
+  }
+}
+
+// -------------------------------------------------------------------------------------------- team
+
+/// A range of rows or panels.
+struct Range {
+  int64_t begin, end;
+};
+BRASA_INLINE Range share_of(int64_t n, int member, int size) {
+  return {n * member / size, n * (member + 1) / size};
+}
+
+/// What one member of the team does.
+struct Member {
+  int index, size;
+  bool by_rows;
+  Barrier barrier;
+
+  Range rows(int64_t batch) const {
+    return by_rows ? share_of(batch, index, size) : Range{0, batch};
+  }
+  Range panels(int64_t count) const {
+    return by_rows ? Range{0, count} : share_of(count, index, size);
+  }
+  /// Between phases that read what other members' panels gave.
+  void meet() const {
+    if (!by_rows && size > 1) barrier();
+  }
+  /// Packs a share; afterwards the panels this member reads are ready.
+  template <class T> void pack(const Panels<T>& p) const {
+    const Range share = share_of(p.count, index, size);
+    pack_panels(p, share.begin, share.end);
+  }
+};
+
+/// Below this many multiply-adds in a call a second thread costs more than it brings, and rows per
+/// thread from which no barriers are worth more than weights in L2.
+constexpr int64_t kRnnSerialWork = 200'000, kRnnThreadRows = 8;
+
+static int rnn_team(const RnnParams& p, int threads) {
+  const int64_t step = p.batch * rnn_gates(p.cell) * p.hidden * p.state;
+  return step * p.steps < kRnnSerialWork ? 1 : threads;
+}
+
+BRASA_INLINE bool shares_rows(const RnnParams& p, int size) {
+  return p.batch >= kRnnThreadRows * size;
+}
+
+// ----------------------------------------------------------------------------------------- lengths
+
+BRASA_INLINE bool is_alive(const RnnParams& p, int64_t t, int64_t b) {
+  return !p.lengths || t < p.lengths[b];
+}
+
+BRASA_INLINE int64_t row_of(const RnnParams& p, int64_t t, int64_t b) {
+  return t * p.row_step + b * p.row_batch;
+}
+
+/// The s-th step walked.
+BRASA_INLINE int64_t time_of(const RnnParams& p, int64_t s) {
+  return p.reverse ? p.steps - 1 - s : s;
+}
+
+/// The row of a state before the living (t, b): in `array`, in `initial`, or null where that is 0.
+template <class T>
+BRASA_INLINE const T* state_before(const RnnParams& p, const T* array, const T* initial,
+                                   int64_t columns, int64_t t, int64_t b) {
+  const int64_t before = p.reverse ? t + 1 : t - 1;
+  if (before >= 0 && before < p.steps && is_alive(p, before, b))
+    return array + row_of(p, before, b) * columns;
+  return initial ? initial + b * columns : nullptr;
+}
+
+template <class T> BRASA_INLINE Vec<T> read_or_zero(const T* from, int64_t live) {
+  return from ? read(from, live) : Vec<T>{};
+}
+
+}  // namespace brasa::cpu::BRASA_ISA
