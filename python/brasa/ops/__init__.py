@@ -30,6 +30,8 @@ from brasa.ops.prepack import *
 from brasa.ops.prepack import __all__ as _prepack
 from brasa.ops.rnn import *
 from brasa.ops.rnn import __all__ as _rnn
+from brasa.ops.rnn_cell import *
+from brasa.ops.rnn_cell import __all__ as _rnn_cell
 from brasa.ops.shuffle import *
 from brasa.ops.shuffle import __all__ as _shuffle
 from brasa.ops.softmax import *
@@ -48,6 +50,7 @@ __all__ = [
     *_pool,
     *_prepack,
     *_rnn,
+    *_rnn_cell,
     *_shuffle,
     *_softmax,
 ]
