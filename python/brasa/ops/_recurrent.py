@@ -93,10 +93,12 @@ def make_layer(
         )
     hidden = state = rows // gates
     w_ih = _operand("w_ih", w_ih, x, (rows, inputs), "one row per gate and unit, the inputs of x")
+    w_hh = _check.floating("w_hh", w_hh)
     if w_hr is not None:
         w_hr = _check.floating("w_hr", w_hr)
         _check.rank("w_hr", w_hr, 2, shape="(P, H)")
         state = w_hr.shape[0]
+    w_hh = _operand("w_hh", w_hh, x, (rows, state), "one row per gate and unit, the state's columns")
     if clip is not None and not _check.number("clip", clip) > 0:
         raise ValueError(f"clip: expected a number above 0, got {clip}")
     return Layer(
@@ -105,7 +107,7 @@ def make_layer(
         _operand(names[0], h0, x, (batch, state), "the state of each sample"),
         _operand(names[1], c0, x, (batch, hidden), "the cell of each sample"),
         w_ih,
-        _operand("w_hh", w_hh, x, (rows, state), "one row per gate and unit, the state's columns"),
+        w_hh,
         _operand("b_ih", b_ih, x, (rows,), "one per gate and unit"),
         _operand("b_hh", b_hh, x, (rows,), "one per gate and unit"),
         _operand("w_hr", w_hr, x, (state, hidden), "from the units to the state"),
