@@ -218,6 +218,31 @@ def embedding(peers: Peers, _: Sequence[str]) -> Iterator[Case]:
             yield cases.embedding(count, rows, columns, peers, backward=backward)
 
 
+def rnn(peers: Peers, _: Sequence[str]) -> Iterator[Case]:
+    """Steps, batch, inputs, hidden units."""
+    for cell in ("lstm", "gru", "rnn"):
+        for sizes in (
+            (50, 32, 128, 256),
+            (100, 64, 256, 512),
+            (28, 128, 28, 128),
+            (200, 1, 128, 512),
+            (35, 20, 200, 200),
+        ):
+            for backward in (False, True):
+                yield cases.recurrent(cell, *sizes, peers, backward=backward)
+
+
+def deepbench_rnn(peers: Peers, _: Sequence[str]) -> Iterator[Case]:
+    """As many inputs as hidden units. Training forward and backward, inference forward."""
+    table = _table("deepbench_rnn")
+    for part in ("training", "inference_server", "inference_device"):
+        for hidden, batch, steps, cell in table[part]:
+            for backward in (False, True) if part == "training" else (False,):
+                yield cases.recurrent(
+                    cell, steps, batch, hidden, hidden, peers, backward=backward, family=f"deepbench {cell}"
+                )
+
+
 STEPS = (
     *(("mlp", 128), ("lenet", 128), ("lenet", 32), ("lenet", 1), ("resnet20", 64), ("autoencoder", 32)),
     *(("resnet18", 8), ("vgg11", 4)),
@@ -274,10 +299,12 @@ FAMILIES: dict[str, Family] = {
     "optim": optim,
     "dropout": dropout,
     "embedding": embedding,
+    "rnn": rnn,
+    "deepbench/rnn": deepbench_rnn,
     "train": train,
     "infer": infer,
 }
-BY_NAME_ONLY = ("deepbench/conv",)  # long, and not part of a run without names
+BY_NAME_ONLY = ("deepbench/conv", "deepbench/rnn")  # long, and no part of a run without names
 
 
 def of(device: str) -> dict[str, Family]:

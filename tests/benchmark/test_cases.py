@@ -94,6 +94,11 @@ SMALL = {
     "batch norm backward": lambda p: cases.batch_norm(2, 3, 4, p, layout="channels-last", backward=True),
     "embedding": lambda peers: cases.embedding(5, 7, 3, peers),
     "embedding backward": lambda peers: cases.embedding(5, 7, 3, peers, backward=True),
+    **{
+        f"{cell}{' backward' * both}": lambda p, c=cell, b=both: cases.recurrent(c, 3, 2, 4, 5, p, backward=b)
+        for cell in ("lstm", "gru", "rnn")
+        for both in (False, True)
+    },
     "tanh": lambda peers: cases.activation("tanh", peers, shape=(3, 50)),
     "relu": lambda peers: cases.activation("relu", peers, shape=(3, 50)),
 }

@@ -16,6 +16,7 @@ from brasa._bench.cases.matmul import batched_matmul, matmul, native_matmul, pac
 from brasa._bench.cases.norm import batch_norm, layer_norm, softmax
 from brasa._bench.cases.optim import model_sizes, optimizer_step
 from brasa._bench.cases.pool import pool
+from brasa._bench.cases.rnn import recurrent
 from brasa._bench.cases.shuffle import pixel_shuffle
 from brasa._bench.cases.step import inference, training_step
 
@@ -38,6 +39,7 @@ __all__ = [
     "packed_matmul",
     "pixel_shuffle",
     "pool",
+    "recurrent",
     "softmax",
     "training_step",
 ]
