@@ -125,6 +125,21 @@ void launch(const LaunchConfig& config, void (*kernel)(Parameters...), Arguments
   check(cudaGetLastError());
 }
 
+/// How many blocks of `threads` threads and `smem` bytes of dynamic shared memory the current GPU
+/// holds at once, and so the most that a cooperative launch may have; 0 where not one fits.
+template <class... Parameters>
+int64_t resident_blocks(void (*kernel)(Parameters...), int threads, size_t smem) {
+  int device = 0, processors = 0, shared_limit = 0, per_processor = 0;
+  check(cudaGetDevice(&device));
+  check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device));
+  check(cudaDeviceGetAttribute(&shared_limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  if (smem > static_cast<size_t>(shared_limit)) return 0;
+  check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                             cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(smem)));
+  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_processor, kernel, threads, smem));
+  return int64_t(processors) * per_processor;
+}
+
 /// Sets `bytes` bytes of device memory to `value`, in stream order.
 inline void memset_async(void* pointer, int value, size_t bytes, stream_t stream) {
   check(cudaMemsetAsync(pointer, value, bytes, stream));
@@ -171,6 +186,11 @@ void launch(const LaunchConfig& config, void (*kernel)(Parameters...), Arguments
         std::apply(call.kernel, call.arguments);
       },
       &call);
+}
+
+/// Few, so that tests with small arrays meet both what fits and what does not.
+template <class... Parameters> int64_t resident_blocks(void (*)(Parameters...), int, size_t smem) {
+  return emulator::resident_blocks(smem);
 }
 
 inline void memset_async(void* pointer, int value, size_t bytes, stream_t) {

@@ -36,6 +36,15 @@ template <class V> BRASA_DEVICE_FN V min(V a, V b) {
   return a < b || a != a ? a : b;
 }
 
+/// a b + c with one rounding: where two products are added, which of them the compiler would fuse
+/// is its own choice, in each kernel.
+BRASA_DEVICE_FN float fma(float a, float b, float c) {
+  return ::fmaf(a, b, c);
+}
+BRASA_DEVICE_FN double fma(double a, double b, double c) {
+  return ::fma(a, b, c);
+}
+
 BRASA_DEVICE_FN float vsqrt(float x) {
   return ::sqrtf(x);
 }

@@ -57,6 +57,9 @@ struct Grid {
 /// Runs thread_main(closure) once per thread of the grid and returns when all have ended.
 void run_grid(const Grid& grid, void (*thread_main)(void*), void* closure);
 
+/// What a launcher is told of how many blocks fit at once; more of them run together all the same.
+int64_t resident_blocks(size_t dynamic_shared);
+
 // ---- collectives, called by threads
 
 void block_barrier(Location where);

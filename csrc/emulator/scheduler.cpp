@@ -67,6 +67,10 @@ void run_grid(const Grid& grid, void (*thread_main)(void*), void* closure) {
   Scheduler::instance().run(grid, thread_main, closure);
 }
 
+int64_t resident_blocks(size_t dynamic_shared) {
+  return dynamic_shared > kMaxDynamicShared ? 0 : kToldResidentBlocks;
+}
+
 Scheduler& Scheduler::instance() {
   static Scheduler scheduler;
   return scheduler;

@@ -20,6 +20,7 @@ inline constexpr size_t kMaxStaticShared = 48 * 1024;
 inline constexpr size_t kMaxDynamicShared = 227 * 1024;
 inline constexpr size_t kArenaBytes = 256 * 1024;
 inline constexpr unsigned kMaxResidentBlocks = 132;  // an H200's multiprocessors
+inline constexpr int64_t kToldResidentBlocks = 6;    // by resident_blocks()
 inline constexpr int kNamedBarriers = 16;
 
 inline constexpr const char* kStackOverflow =
