@@ -18,12 +18,6 @@ namespace brasa::cuda {
 template <class V, class T> BRASA_DEVICE_FN V all(T c) {
   return c;
 }
-BRASA_DEVICE_FN float fma(float a, float b, float c) {
-  return ::fmaf(a, b, c);
-}
-BRASA_DEVICE_FN double fma(double a, double b, double c) {
-  return ::fma(a, b, c);
-}
 #endif
 
 template <class T, bool kMomentum> struct Sgd {
