@@ -29,8 +29,9 @@ constexpr int kUnits = 8;       // of a block
 constexpr int kRowGroups = 4;   // of a warp's lanes; each holds every fourth row
 constexpr int kSliceUnit = 16;  // elements: a slice is whole packs for every part
 
-/// Rows per lane: a block has 8 rows or 32; in float64 16, for 32 leave too few registers.
-constexpr int kFewRows = 2;
+/// Rows per lane: a block has 8, 16 or 32 rows; in float64 at most 16, for 32 leave too few
+/// registers.
+constexpr int kFewRows = 2, kSomeRows = 4;
 template <class T> constexpr int kManyRows = sizeof(T) == 4 ? 8 : 4;
 
 /// Rows of states that blocks exchange, of `pitch` elements: zeros behind the depth. A step reads
@@ -97,7 +98,7 @@ template <class T, int kColumns_, int kParts_, int kRows_, bool kResident_> stru
   // Rows end in a pack or two of padding: what a warp reads at once then lies in different banks.
   static constexpr int kStatePitch = kChunk + (kParts == 1 ? 1 : 2) * kLanes;
   static constexpr int kWeightPitch = kChunk + kLanes;
-  static constexpr int kStages = kResident && kRows == kFewRows ? 4 : 2;
+  static constexpr int kStages = kResident && kRows < kManyRows<T> ? 4 : 2;
   static constexpr int kStage =
       kBlockRows * kStatePitch + (kResident ? 0 : kWeightRows * kWeightPitch);
   static constexpr int kSums = kRows * kColumns, kSumPitch = simt::kWarpSize + 1;
@@ -353,12 +354,13 @@ void run_step(Context ctx, const StepProduct<T>& product, const Cell& cell, int6
   }
 }
 
-/// Steps [0, steps) of a cell of one product: resident where it fits, few rows per block where
-/// these are enough blocks for the batch.
+/// Steps [0, steps) of a cell of one product: resident where it fits, with as few rows per block as
+/// leave enough blocks for the batch.
 template <class T, class Cell>
 void run_steps(Context ctx, const StepProduct<T>& product, const Cell& cell, int64_t steps) {
   if (product.rows == 0 || product.units == 0) return;
   if (steps > 1 && (launch_resident<T, Cell, kFewRows>(ctx, product, cell, steps, true) ||
+                    launch_resident<T, Cell, kSomeRows>(ctx, product, cell, steps, true) ||
                     launch_resident<T, Cell, kManyRows<T>>(ctx, product, cell, steps, false) ||
                     launch_resident<T, Cell, kFewRows>(ctx, product, cell, steps, false)))
     return;
