@@ -198,6 +198,9 @@ def loss(peers: Peers, _: Sequence[str]) -> Iterator[Case]:
     for rows, classes in ((128, 10), (32, 10), (4096, 1000), (2048, 32000)):
         yield cases.loss(rows, classes, peers)
     yield cases.loss(256, 1000, peers, smoothing=0.1)
+    # Text in images, speech by letters (short and long), speech by word pieces.
+    for shape in ((32, 64, 37, 8), (150, 32, 29, 40), (400, 16, 32, 100), (250, 16, 5000, 40)):
+        yield cases.ctc(*shape, peers)
 
 
 def optim(peers: Peers, _: Sequence[str]) -> Iterator[Case]:

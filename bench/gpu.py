@@ -75,6 +75,7 @@ def norm(peers: Peers, _: Sequence[str]) -> Iterator[Case]:
 def loss(peers: Peers, _: Sequence[str]) -> Iterator[Case]:
     for rows, classes in ((128, 10), (65536, 1000), (4096, 32000)):
         yield cases.loss(rows, classes, peers)
+    yield cases.ctc(400, 64, 32, 100, peers)
 
 
 def optim(peers: Peers, _: Sequence[str]) -> Iterator[Case]:

@@ -147,3 +147,19 @@ def test_losses_with_buffers_have_a_state():
 def test_bad_arguments(call, error, word):
     with pytest.raises(error, match=word):
         call()
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"reduction": "sum", "zero_infinity": True}, {"blank": 3, "reduction": "none"}]
+)
+def test_ctc_against_torch(options):
+    torch = pytest.importorskip("torch")
+    logits = RNG.normal(size=(7, 3, 5))
+    targets, steps, lengths = np.array([[1, 1, 2], [4, 0, 0], [2, 4, 4]]), [7, 5, 6], [3, 1, 2]
+    x, x_torch = Tensor(logits, requires_grad=True), torch.tensor(logits, requires_grad=True)
+    loss = nn.CTCLoss(**options)(x.log_softmax(-1), targets, steps, lengths)
+    theirs = torch.nn.CTCLoss(**options)(x_torch.log_softmax(-1), torch.tensor(targets), steps, lengths)
+    loss.sum().backward()
+    theirs.sum().backward()
+    np.testing.assert_allclose(loss.data, theirs.detach().numpy(), rtol=1e-12)
+    np.testing.assert_allclose(x.grad.data, x_torch.grad.numpy(), atol=1e-12)

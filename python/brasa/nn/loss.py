@@ -12,6 +12,7 @@ from brasa.tensor import Tensor
 __all__ = [
     "BCELoss",
     "BCEWithLogitsLoss",
+    "CTCLoss",
     "CrossEntropyLoss",
     "HuberLoss",
     "L1Loss",
@@ -115,6 +116,44 @@ class NLLLoss(_Loss):
     def forward(self, x: Any, target: Any) -> Any:
         """Return the loss of log-probabilities ``x`` (N, C, ...) against classes ``target`` (N, ...)."""
         return F.nll_loss(x, target, self.weight, self.ignore_index, self.reduction)
+
+
+class CTCLoss(_Loss):
+    """-log of the probability that log-probabilities spell a target, summed over all alignments.
+
+    Parameters
+    ----------
+    blank : int, default: 0
+        The class that stands for no label.
+    reduction : "mean", "sum" or "none", default: "mean"
+        What is done with the losses of the samples; the mean is that of the losses each divided by the
+        length of its target.
+    zero_infinity : bool, default: False
+        Whether a target that its steps cannot spell counts as 0 and not as infinity.
+
+    Notes
+    -----
+    Input: log-probabilities (T, N, C), or (T, C) for one sample. Target: labels (N, S), or those of all
+    samples one after the other. Output: a scalar, or (N,) with ``reduction="none"``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from brasa import nn
+    >>> log_probs = np.full((5, 2, 4), np.log(0.25), np.float32)
+    >>> round(nn.CTCLoss()(log_probs, np.array([[1, 2], [3, 0]]), [5, 4], [2, 1]).item(), 3)
+    2.465
+    """
+
+    def __init__(self, blank: int = 0, reduction: str = "mean", zero_infinity: bool = False) -> None:
+        super().__init__(reduction)
+        self.blank = blank
+        self.zero_infinity = zero_infinity
+
+    def forward(self, x: Any, target: Any, input_lengths: Any, target_lengths: Any) -> Any:
+        """Return the loss of log-probabilities ``x`` (T, N, C) against ``target``; lengths are (N,)."""
+        options = self.blank, self.reduction, self.zero_infinity
+        return F.ctc_loss(x, target, input_lengths, target_lengths, *options)
 
 
 class MSELoss(_Loss):

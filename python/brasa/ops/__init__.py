@@ -10,6 +10,8 @@ from brasa.ops.activation import *
 from brasa.ops.activation import __all__ as _activation
 from brasa.ops.conv import *
 from brasa.ops.conv import __all__ as _conv
+from brasa.ops.ctc import *
+from brasa.ops.ctc import __all__ as _ctc
 from brasa.ops.dropout import *
 from brasa.ops.dropout import __all__ as _dropout
 from brasa.ops.elementary import *
@@ -40,6 +42,7 @@ from brasa.ops.softmax import __all__ as _softmax
 __all__ = [
     *_activation,
     *_conv,
+    *_ctc,
     *_dropout,
     *_elementary,
     *_embedding,

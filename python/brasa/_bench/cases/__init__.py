@@ -11,7 +11,7 @@ from brasa._bench.cases.activation import activation
 from brasa._bench.cases.conv import conv1d, conv2d, conv_transpose2d
 from brasa._bench.cases.dropout import dropout
 from brasa._bench.cases.embedding import embedding
-from brasa._bench.cases.loss import loss
+from brasa._bench.cases.loss import ctc, loss
 from brasa._bench.cases.matmul import batched_matmul, matmul, native_matmul, packed_matmul
 from brasa._bench.cases.norm import batch_norm, layer_norm, softmax
 from brasa._bench.cases.optim import model_sizes, optimizer_step
@@ -27,6 +27,7 @@ __all__ = [
     "conv1d",
     "conv2d",
     "conv_transpose2d",
+    "ctc",
     "dropout",
     "embedding",
     "inference",

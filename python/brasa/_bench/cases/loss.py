@@ -52,3 +52,29 @@ def loss(rows: int, classes: int, against: Peers, *, smoothing: float = 0.0) -> 
 
     name = f"cross_entropy fwd+bwd {rows}x{classes}{f' smoothing {smoothing}' if smoothing else ''}"
     return Case("loss", name, make, 0, 12.0 * rows * classes)
+
+
+def ctc(steps: int, samples: int, classes: int, labels: int, against: Peers) -> Case:
+    """CTC of the log-softmax of logits, forward and backward by the logits."""
+
+    def make() -> dict[str, Call]:
+        logits, one = array(steps, samples, classes), placed(np.ones((), np.float32))
+        targets = (whole_numbers(classes - 1, samples * labels) + 1).reshape(samples, labels)
+        lengths = placed(np.full(samples, steps)), placed(np.full(samples, labels))
+
+        def both() -> Any:
+            log_probs = ops.log_softmax(logits)
+            _, saved = ops.ctc_loss(log_probs, targets, *lengths, save=True)
+            gradient = ops.ctc_loss_backward(one, log_probs, targets, *lengths, saved=saved)
+            return [ops.log_softmax_backward(gradient, log_probs)]
+
+        calls: dict[str, Call] = {"brasa": both}
+        if "torch" in against:
+            import torch
+
+            theirs, function = [tensor(a) for a in (targets, *lengths)], torch.nn.functional.ctc_loss
+            calls["torch"] = torch_autograd(lambda t: function(t.log_softmax(-1), *theirs), [tensor(logits)])
+        return calls
+
+    name = f"ctc_loss fwd+bwd {steps}x{samples}x{classes} labels {labels}"
+    return Case("loss", name, make, 0, 24.0 * steps * samples * classes)
