@@ -32,6 +32,22 @@ def test_constants():
     assert (init.zeros_(empty(2)).data == 0).all()
 
 
+def test_identities():
+    torch = pytest.importorskip("torch")
+    for shape in ((4, 4), (3, 5)):
+        assert (init.eye_(empty(*shape)).data == np.eye(*shape)).all()
+    for shape, groups in (((4, 2, 3), 1), ((6, 2, 3, 4), 3), ((4, 3, 2, 1, 5), 2)):
+        wanted = torch.nn.init.dirac_(torch.empty(shape), groups)
+        np.testing.assert_array_equal(init.dirac_(empty(*shape), groups).data, wanted)
+
+
+def test_sparse():
+    drawn = init.sparse_(empty(101, 400), 0.25, std=2.0).data
+    assert ((drawn == 0).sum(0) == 26).all()
+    assert abs(drawn[drawn != 0].std() / 2 - 1) < 0.02
+    assert 0.2 < (drawn[0] == 0).mean() < 0.3  # the zeros of a column stand anywhere
+
+
 def moments(tensor, mean, std):
     """Mean and standard deviation within five standard errors."""
     n = tensor.data.size
@@ -116,6 +132,11 @@ def test_gains_are_torchs():
         (lambda: init.kaiming_normal_(empty(2, 2), mode="fan"), "mode"),
         (lambda: init.xavier_normal_(empty(2)), "tensor"),
         (lambda: init.orthogonal_(empty(2)), "tensor"),
+        (lambda: init.eye_(empty(2)), "tensor"),
+        (lambda: init.dirac_(empty(2, 2)), "tensor"),
+        (lambda: init.dirac_(empty(3, 2, 1), groups=2), "groups"),
+        (lambda: init.sparse_(empty(2), 0.5), "tensor"),
+        (lambda: init.sparse_(empty(2, 2), 1.5), "sparsity"),
     ],
 )
 def test_bad_arguments(call, word):

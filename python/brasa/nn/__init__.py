@@ -46,6 +46,8 @@ from brasa.nn.pool import (
     GlobalMaxPool2d,
     MaxPool2d,
 )
+from brasa.nn.rnn import GRU, LSTM, RNN
+from brasa.nn.rnn_cell import GRUCell, LSTMCell, RNNCell
 from brasa.nn.shuffle import PixelShuffle, PixelUnshuffle
 from brasa.nn.softmax import LogSoftmax, Softmax
 
@@ -53,6 +55,9 @@ __all__ = [
     "CELU",
     "ELU",
     "GELU",
+    "GRU",
+    "LSTM",
+    "RNN",
     "SELU",
     "AdaptiveAvgPool2d",
     "AdaptiveMaxPool2d",
@@ -67,6 +72,7 @@ __all__ = [
     "Dropout",
     "Embedding",
     "Flatten",
+    "GRUCell",
     "GlobalAvgPool2d",
     "GlobalMaxPool2d",
     "Hardsigmoid",
@@ -75,6 +81,7 @@ __all__ = [
     "HuberLoss",
     "Identity",
     "L1Loss",
+    "LSTMCell",
     "LayerNorm",
     "LeakyReLU",
     "Linear",
@@ -90,6 +97,7 @@ __all__ = [
     "ParameterList",
     "PixelShuffle",
     "PixelUnshuffle",
+    "RNNCell",
     "ReLU",
     "Sequential",
     "SiLU",

@@ -49,6 +49,13 @@ def check_activation(activation: ActivationName | None) -> ActivationName | None
     return activation
 
 
+def check_nonlinearity(nonlinearity: str) -> str:
+    """Return ``nonlinearity`` if a simple recurrent layer has it."""
+    if nonlinearity not in ("tanh", "relu"):
+        raise ValueError(f"nonlinearity: expected 'tanh' or 'relu', got {nonlinearity!r}")
+    return nonlinearity
+
+
 def activation_repr(activation: Any) -> str:
     """Return what a fused activation adds to a layer's ``repr``: nothing where there is none."""
     return "" if activation is None else f", activation={activation!r}"

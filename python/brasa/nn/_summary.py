@@ -58,6 +58,8 @@ def _recorded_calls(model: Module, x: Tensor) -> list[tuple[str, Module, str]]:
     labels = {id(module): f"{name:<{width}}  {type(module).__name__}".lstrip() for name, module in shown}
 
     def record(module: Module, args: tuple[Any, ...], result: Any) -> None:
+        if getattr(module, "returns_state", False):  # whose shape has no batch in front
+            result = result[0]
         calls.append((labels[id(module)], module, _shapes(result)))
 
     modes = [(module, module.training) for module in model.modules()]

@@ -17,11 +17,14 @@ from brasa.nn._state import copy_into
 __all__ = [
     "calculate_gain",
     "constant_",
+    "dirac_",
+    "eye_",
     "kaiming_normal_",
     "kaiming_uniform_",
     "normal_",
     "ones_",
     "orthogonal_",
+    "sparse_",
     "trunc_normal_",
     "uniform_",
     "xavier_normal_",
@@ -78,6 +81,31 @@ def zeros_(tensor: Any) -> Any:
 def ones_(tensor: Any) -> Any:
     """Fill with 1."""
     return constant_(tensor, 1.0)
+
+
+def eye_(tensor: Any) -> Any:
+    """Fill a matrix with the identity: 1 on the diagonal, 0 elsewhere."""
+    if len(tensor.shape) != 2:
+        raise ValueError(f"tensor: expected 2 dimensions, got shape {tensor.shape}")
+    return _filled(tensor, np.eye(*tensor.shape, dtype=tensor.dtype))
+
+
+def dirac_(tensor: Any, groups: int = 1) -> Any:
+    """Fill a convolution's weight (O, I, spatial...) so that it copies its channels, I of them per group.
+
+    Output channel i of each group of O / groups is input channel i of that group; those beyond I are 0.
+    """
+    if not 3 <= len(tensor.shape) <= 5:
+        raise ValueError(f"tensor: expected 3 to 5 dimensions, got shape {tensor.shape}")
+    outputs, inputs, *window = tensor.shape
+    if outputs % groups:
+        raise ValueError(f"groups: expected a divisor of {outputs} output channels, got {groups}")
+    values = np.zeros(tensor.shape, tensor.dtype)
+    centre = tuple(n // 2 for n in window)
+    for group in range(groups):
+        for i in range(min(outputs // groups, inputs)):
+            values[(group * (outputs // groups) + i, i, *centre)] = 1
+    return _filled(tensor, values)
 
 
 def uniform_(tensor: Any, a: float = 0.0, b: float = 1.0, generator: Any = None) -> Any:
@@ -178,6 +206,20 @@ def orthogonal_(tensor: Any, gain: float = 1.0, generator: Any = None) -> Any:
     q, r = np.linalg.qr(_source(generator).normal(0.0, 1.0, size, dtype=np.float64))
     q *= np.sign(np.diag(r))  # makes the distribution uniform (Mezzadri, 2007)
     return _filled(tensor, gain * (q if rows >= columns else q.T).reshape(tensor.shape))
+
+
+def sparse_(tensor: Any, sparsity: float, std: float = 0.01, generator: Any = None) -> Any:
+    """Draw a matrix from a normal distribution, the share ``sparsity`` of every column 0 (Martens, 2010)."""
+    if len(tensor.shape) != 2:
+        raise ValueError(f"tensor: expected 2 dimensions, got shape {tensor.shape}")
+    if not 0.0 <= sparsity <= 1.0:
+        raise ValueError(f"sparsity: expected a number in [0, 1], got {sparsity}")
+    rows, columns = tensor.shape
+    source = _source(generator)
+    values = source.normal(0.0, std, tensor.shape, dtype=_drawn_dtype(tensor))
+    order = np.argsort(source.uniform(0.0, 1.0, (rows, columns), dtype=np.float64), axis=0)
+    np.put_along_axis(values, order[: math.ceil(sparsity * rows)], 0, axis=0)
+    return _filled(tensor, values)
 
 
 def _kaiming_std(tensor: Any, a: float, mode: str, nonlinearity: str) -> float:

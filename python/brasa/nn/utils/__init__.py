@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from brasa.nn.utils import rnn
 from brasa.nn.utils.clip import clip_grad_norm_, clip_grad_value_
 
-__all__ = ["clip_grad_norm_", "clip_grad_value_"]
+__all__ = ["clip_grad_norm_", "clip_grad_value_", "rnn"]
