@@ -8,6 +8,7 @@
 namespace brasa {
 
 void bind_activation(py::module_& m);
+void bind_attention(py::module_& m);
 void bind_conv(py::module_& m);
 void bind_ctc(py::module_& m);
 void bind_dropout(py::module_& m);
@@ -34,6 +35,7 @@ void bind_emulator(py::module_& m);
 
 PYBIND11_MODULE(BRASA_MODULE, m, pybind11::mod_gil_not_used()) {
   brasa::bind_activation(m);
+  brasa::bind_attention(m);
   brasa::bind_conv(m);
   brasa::bind_ctc(m);
   brasa::bind_dropout(m);

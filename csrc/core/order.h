@@ -76,4 +76,9 @@ constexpr int64_t kConvProductDepth = 128, kConvProductColumns = 48;
 constexpr int64_t kConvProductImage = 64, kConvProductWeights = 512 * 1024;
 constexpr int64_t kConvProductSum = 512, kConvProductLongSum = 2048;
 
+/// Attention walks over keys in blocks of so many: a block's products with the values are one chain
+/// per element, and blocks are joined in order. Gradients of keys and values sum over queries in
+/// blocks of so many. Where attention is causal, a block of queries sees the keys up to its end.
+constexpr int64_t kAttentionQueries = 64, kAttentionKeys = 64;
+
 }  // namespace brasa::order

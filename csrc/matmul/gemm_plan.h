@@ -22,16 +22,6 @@ struct Plan {
       thread_elements;  ///< of scratch: packed rows of A; all that a thread needs
 };
 
-BRASA_INLINE int64_t ceil_div(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
-BRASA_INLINE int64_t at_most(int64_t a, int64_t b) {
-  return a < b ? a : b;
-}
-BRASA_INLINE int64_t at_least(int64_t a, int64_t b) {
-  return a > b ? a : b;
-}
-
 /// Vectors in a panel of B, which is wide or as narrow as the columns ask for.
 template <class T> static int64_t panel_vectors(int64_t n, bool wide) {
   return wide ? kWideTileVectors : n <= kLanes<T> ? 1 : kTileVectors;

@@ -12,6 +12,16 @@
 
 namespace brasa::cpu::BRASA_ISA {
 
+BRASA_INLINE int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
+BRASA_INLINE int64_t at_most(int64_t a, int64_t b) {
+  return a < b ? a : b;
+}
+BRASA_INLINE int64_t at_least(int64_t a, int64_t b) {
+  return a > b ? a : b;
+}
+
 // ----------------------------------------------------------------------------------------- packing
 
 template <int... I> struct Indices {};

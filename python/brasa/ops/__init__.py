@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from brasa.ops.activation import *
 from brasa.ops.activation import __all__ as _activation
+from brasa.ops.attention import *
+from brasa.ops.attention import __all__ as _attention
 from brasa.ops.conv import *
 from brasa.ops.conv import __all__ as _conv
 from brasa.ops.ctc import *
@@ -41,6 +43,7 @@ from brasa.ops.softmax import __all__ as _softmax
 
 __all__ = [
     *_activation,
+    *_attention,
     *_conv,
     *_ctc,
     *_dropout,

@@ -1,0 +1,240 @@
+#include "attention/attention_tile.cuh"
+
+namespace brasa::cuda {
+
+// ----------------------------------------------------------------------------------------- forward
+
+/// A row's running maximum and sum of exponentials, held by each of its 16 threads.
+template <class T> struct RowState {
+  T maximum[kPer], total[kPer];
+};
+
+/// Scores become weights relative to the new maximum; `out` and the sums are scaled to it.
+template <class T>
+BRASA_DEVICE_FN void update_softmax(T (&s)[kPer][kPer], RowState<T>& state, T (&out)[kPer][kPer]) {
+#pragma unroll
+  for (int i = 0; i < kPer; ++i) {
+    T m = state.maximum[i];
+#pragma unroll
+    for (int j = 0; j < kPer; ++j) m = s[i][j] > m ? s[i][j] : m;
+    m = reduce_row(m, [](T a, T b) { return a > b ? a : b; });
+    const T finite = m == -infinity<T>() ? T(0) : m;
+    const T change = vexp(state.maximum[i] - finite);
+    T sum = 0;
+#pragma unroll
+    for (int j = 0; j < kPer; ++j) {
+      s[i][j] = vexp(s[i][j] - finite);
+      sum += s[i][j];
+    }
+    state.total[i] = state.total[i] * change + reduce_row(sum, simt::Sum{});
+    state.maximum[i] = m;
+#pragma unroll
+    for (int j = 0; j < kPer; ++j) out[i][j] *= change;
+  }
+}
+
+template <class T>
+BRASA_DEVICE_FN void drop_weights(const Scores<T>& scores, int64_t query, int64_t key,
+                                  T (&weight)[kPer][kPer]) {
+  if (scores.p.dropout == 0) return;
+  const unsigned kept = scores.kept(query, key);
+  const T scale = scores.kept_scale();
+#pragma unroll
+  for (int e = 0; e < kPer * kPer; ++e) {
+    T& w = weight[e / kPer][e % kPer];
+    w = kept >> e & 1 ? w * scale : T(0);
+  }
+}
+
+/// blockIdx.x: the tile of queries; y: which 64 columns of the values; z: positions, in strides.
+template <class T>
+__global__ void __launch_bounds__(kTileThreads)
+    attention_kernel(AttentionParams p, const T* q, const T* k, const T* v, AttentionMask<T> mask,
+                     T* y, T* log_sum) {
+  BRASA_DYN_SHARED(AttentionShared<T>, shared);
+  const int64_t query = int64_t(blockIdx.x) * kSide, column = int64_t(blockIdx.y) * kSide;
+  const int64_t last = p.causal && query + kSide < p.s ? query + kSide : p.s;
+  for (int64_t index = blockIdx.z; index < p.count; index += gridDim.z) {
+    const Scores<T> scores(p, mask, index);
+    const TileRows<T> queries(q + batch_offset(p, p.q, index), p.q.row, query, p.l, 0, p.e);
+    const T *keys = k + batch_offset(p, p.k, index), *values = v + batch_offset(p, p.v, index);
+    RowState<T> state;
+    T out[kPer][kPer] = {}, weight[kPer][kPer];
+#pragma unroll
+    for (int i = 0; i < kPer; ++i) state.maximum[i] = -infinity<T>(), state.total[i] = 0;
+    for (int64_t key = 0; key < last; key += kSide) {
+      multiply_features(*shared, queries, TileRows<T>(keys, p.k.row, key, p.s, 0, p.e), weight);
+      scores.apply(weight, query, key);
+      update_softmax(weight, state, out);
+      drop_weights(scores, query, key, weight);
+      store_weights(*shared, true, weight);
+      multiply_weights(*shared, TileRows<T>(values, p.v.row, key, p.s, column, p.ev), out);
+    }
+    T inverse[kPer];
+#pragma unroll
+    for (int i = 0; i < kPer; ++i) {
+      inverse[i] = state.total[i] == T(0) ? T(0) : T(1) / state.total[i];
+      const int64_t row = query + place<T>(thread_row(), i);
+      if (!log_sum || blockIdx.y || thread_column() || row >= p.l) continue;
+      log_sum[index * p.l + row] =
+          state.total[i] == T(0) ? infinity<T>() : state.maximum[i] + vlog(state.total[i]);
+    }
+    store_rows(y + batch_offset(p, p.y, index), p.y.row, query, p.l, column, p.ev, inverse, out);
+  }
+}
+
+// ---------------------------------------------------------------------------------------- backward
+
+/// delta[i] = dy[i] . y[i]; a warp per row.
+template <class T>
+__global__ void __launch_bounds__(kTileThreads)
+    delta_kernel(AttentionParams p, const T* y, const T* dy, AttentionStrides dy_strides,
+                 T* delta) {
+  constexpr int kWarps = kTileThreads / simt::kWarpSize;
+  const int lane = int(threadIdx.x) % simt::kWarpSize;
+  const int64_t rows = p.count * p.l;
+  for (int64_t row = int64_t(blockIdx.x) * kWarps + int(threadIdx.x) / simt::kWarpSize; row < rows;
+       row += int64_t(gridDim.x) * kWarps) {
+    const int64_t index = row / p.l, i = row % p.l;
+    const T* const first = y + batch_offset(p, p.y, index) + i * p.y.row;
+    const T* const second = dy + batch_offset(p, dy_strides, index) + i * dy_strides.row;
+    T sum = 0;
+    for (int64_t e = lane; e < p.ev; e += simt::kWarpSize) sum += first[e] * second[e];
+    sum = simt::warp_sum(sum);
+    if (lane == 0) delta[row] = sum;
+  }
+}
+
+enum class Gradient { of_q, of_k, of_v };
+
+/// Where one position's operands begin.
+template <class T> struct BackwardPosition {
+  const T *q, *k, *v, *dy, *log_sum, *delta;
+  int64_t dy_row;
+};
+
+/// weight = what the wanted gradient sums: p after dropout, or ds = p (dp - delta).
+template <Gradient kOf, class T>
+BRASA_DEVICE_FN void load_slopes(AttentionShared<T>& shared, const Scores<T>& scores,
+                                 const BackwardPosition<T>& at, int64_t query, int64_t key,
+                                 T (&weight)[kPer][kPer]) {
+  const AttentionParams& p = scores.p;
+  multiply_features(shared, TileRows<T>(at.q, p.q.row, query, p.l, 0, p.e),
+                    TileRows<T>(at.k, p.k.row, key, p.s, 0, p.e), weight);
+  scores.apply(weight, query, key);
+  T slope[kPer][kPer];
+  if constexpr (kOf != Gradient::of_v) {
+    multiply_features(shared, TileRows<T>(at.dy, at.dy_row, query, p.l, 0, p.ev),
+                      TileRows<T>(at.v, p.v.row, key, p.s, 0, p.ev), slope);
+    drop_weights(scores, query, key, slope);
+  }
+#pragma unroll
+  for (int i = 0; i < kPer; ++i) {
+    const int64_t row = query + place<T>(thread_row(), i);
+    const bool inside = row < p.l;
+    const T log_sum = inside ? at.log_sum[row] : infinity<T>();
+    const T delta = inside && kOf != Gradient::of_v ? at.delta[row] : T(0);
+#pragma unroll
+    for (int j = 0; j < kPer; ++j) {
+      weight[i][j] = vexp(weight[i][j] - log_sum);
+      if constexpr (kOf != Gradient::of_v) weight[i][j] *= slope[i][j] - delta;
+    }
+  }
+  if constexpr (kOf == Gradient::of_v) drop_weights(scores, query, key, weight);
+}
+
+/// A tile of dq (blockIdx.x counts queries), dk or dv (keys), 64 columns of it (y); it sums over
+/// all keys or all queries.
+template <Gradient kOf, class T>
+__global__ void __launch_bounds__(kTileThreads, 1)
+    gradient_kernel(AttentionParams p, const T* q, const T* k, const T* v, AttentionMask<T> mask,
+                    const T* log_sum, const T* delta, const T* dy, AttentionStrides dy_strides,
+                    T* gradient, AttentionStrides strides) {
+  constexpr bool kOfQueries = kOf == Gradient::of_q;
+  BRASA_DYN_SHARED(AttentionShared<T>, shared);
+  const int64_t mine = int64_t(blockIdx.x) * kSide, column = int64_t(blockIdx.y) * kSide;
+  const int64_t visible = p.causal && mine + kSide < p.s ? mine + kSide : p.s;
+  const int64_t begin = !kOfQueries && p.causal ? mine : 0, end = kOfQueries ? visible : p.l;
+  const int64_t rows = kOfQueries ? p.l : p.s, columns = kOf == Gradient::of_v ? p.ev : p.e;
+  T factor[kPer];
+#pragma unroll
+  for (int i = 0; i < kPer; ++i) factor[i] = kOf == Gradient::of_v ? T(1) : T(p.scale);
+  for (int64_t index = blockIdx.z; index < p.count; index += gridDim.z) {
+    const Scores<T> scores(p, mask, index);
+    const BackwardPosition<T> at{q + batch_offset(p, p.q, index),
+                                 k + batch_offset(p, p.k, index),
+                                 v + batch_offset(p, p.v, index),
+                                 dy + batch_offset(p, dy_strides, index),
+                                 log_sum + index * p.l,
+                                 delta + index * p.l,
+                                 dy_strides.row};
+    T out[kPer][kPer] = {}, weight[kPer][kPer];
+    for (int64_t other = begin; other < end; other += kSide) {
+      load_slopes<kOf>(*shared, scores, at, kOfQueries ? mine : other, kOfQueries ? other : mine,
+                       weight);
+      store_weights(*shared, kOfQueries, weight);
+      const T* const operand = kOfQueries ? at.k : kOf == Gradient::of_k ? at.q : at.dy;
+      const int64_t row = kOfQueries ? p.k.row : kOf == Gradient::of_k ? p.q.row : at.dy_row;
+      multiply_weights(
+          *shared, TileRows<T>(operand, row, other, kOfQueries ? p.s : p.l, column, columns), out);
+    }
+    store_rows(gradient + batch_offset(p, strides, index), strides.row, mine, rows, column, columns,
+               factor, out);
+  }
+}
+
+// --------------------------------------------------------------------------------------- launchers
+
+constexpr int64_t kMaxGridZ = 65535;
+
+/// A block for each tile of rows, 64 columns (a launch fails with more than 65,535 of these) and
+/// position.
+template <class T>
+static simt::LaunchConfig tiles_of(Context ctx, const AttentionParams& p, int64_t rows,
+                                   int64_t columns) {
+  const int64_t chunks = columns ? simt::ceil_div<int64_t>(columns, kSide) : 1;
+  return {.grid = dim3(unsigned(simt::ceil_div<int64_t>(rows, kSide)), unsigned(chunks),
+                       unsigned(p.count < kMaxGridZ ? p.count : kMaxGridZ)),
+          .block = dim3(kTileThreads),
+          .smem = sizeof(AttentionShared<T>),
+          .stream = static_cast<simt::stream_t>(ctx.stream)};
+}
+
+template <class T> size_t attention_workspace(const AttentionParams& p, int) {
+  return size_t(p.count * p.l) * sizeof(T);
+}
+
+template <class T>
+void attention_forward(Context ctx, const AttentionParams& p, const T* q, const T* k, const T* v,
+                       const AttentionMask<T>& mask, T* y, T* log_sum) {
+  if (p.l == 0 || p.count == 0) return;
+  simt::launch(tiles_of<T>(ctx, p, p.l, p.ev), attention_kernel<T>, p, q, k, v, mask, y, log_sum);
+}
+
+template <class T>
+void attention_backward(Context ctx, const AttentionParams& p, const T* q, const T* k, const T* v,
+                        const AttentionMask<T>& mask, const T* y, const T* log_sum,
+                        const AttentionGradients<T>& g) {
+  if (p.count == 0) return;
+  T* const delta = static_cast<T*>(ctx.workspace);
+  if (p.l > 0 && (g.dq || g.dk))
+    simt::launch({.grid = simt::blocks_for(p.count * p.l, kTileThreads / simt::kWarpSize),
+                  .block = dim3(kTileThreads),
+                  .stream = static_cast<simt::stream_t>(ctx.stream)},
+                 delta_kernel<T>, p, y, g.dy, g.dy_strides, delta);
+  if (g.dq && p.l > 0)
+    simt::launch(tiles_of<T>(ctx, p, p.l, p.e), gradient_kernel<Gradient::of_q, T>, p, q, k, v,
+                 mask, log_sum, delta, g.dy, g.dy_strides, g.dq, g.dq_strides);
+  if (g.dk && p.s > 0)
+    simt::launch(tiles_of<T>(ctx, p, p.s, p.e), gradient_kernel<Gradient::of_k, T>, p, q, k, v,
+                 mask, log_sum, delta, g.dy, g.dy_strides, g.dk, g.dk_strides);
+  if (g.dv && p.s > 0)
+    simt::launch(tiles_of<T>(ctx, p, p.s, p.ev), gradient_kernel<Gradient::of_v, T>, p, q, k, v,
+                 mask, log_sum, delta, g.dy, g.dy_strides, g.dv, g.dv_strides);
+}
+
+BRASA_INSTANTIATE(attention_workspace, float, double)
+BRASA_INSTANTIATE(attention_forward, float, double)
+BRASA_INSTANTIATE(attention_backward, float, double)
+
+}  // namespace brasa::cuda

@@ -1,0 +1,77 @@
+// Scaled dot-product attention, at every position of a batch:
+//
+//   s[i, j] = scale q[i] . k[j] + mask[i, j]      p[i, :] = softmax(s[i, :])      y[i] = sum_j p[i,
+//   j] v[j]
+//
+// with dropout of p where it is asked for, and its gradients
+//
+//   dp[i, j] = dy[i] . v[j]        ds[i, j] = p[i, j] (dp[i, j] - dy[i] . y[i])
+//   dq[i] = scale sum_j ds[i, j] k[j]   dk[j] = scale sum_i ds[i, j] q[i]   dv[j] = sum_i p[i, j]
+//   dy[i]
+//
+// The matrix of scores never exists as a whole (Dao, Fu, Ermon, Rudra and Re 2022,
+// "FlashAttention"): blocks of queries meet blocks of keys, with a running maximum m and sum of
+// exponentials of each row (Milakov and Gimelshein 2018). The backward pass computes p again from
+// log_sum[i] = m + log sum. A row that may attend to nothing is 0 and has no gradient, and its
+// log_sum is infinite.
+//
+// Rounding: a score is one FMA chain over E; a block of keys (core/order.h) adds to a result by one
+// chain, which joins what was there times exp(old maximum - new maximum). So results depend on the
+// shapes of one position, never on its neighbours. Masked keys weigh exactly 0; a NaN or infinity
+// among the values of a block still makes NaN of the rows that the block is computed for.
+//
+// Floor: 2 L S (E + Ev) operations forward, 2 L S (3 E + 2 Ev) backward, and L S exponentials in
+// each.
+#pragma once
+
+#include "core/dispatch.h"
+
+namespace brasa {
+
+constexpr int kMaxAttentionBatch = 6;
+
+/// Where an array's rows stand: strides in elements, 0 where it is repeated. Rows are contiguous.
+struct AttentionStrides {
+  int64_t row, batch[kMaxAttentionBatch];
+};
+
+/// Either bytes (0: may not attend) or elements of T that are added to the scores, or neither.
+template <class T> struct AttentionMask {
+  const uint8_t* allowed;
+  const T* added;
+  AttentionStrides strides;
+  int64_t column;
+
+  explicit operator bool() const { return allowed || added; }
+};
+
+/// q (batch..., L, E), k (batch..., S, E), v (batch..., S, Ev), y (batch..., L, Ev).
+struct AttentionParams {
+  int rank;       ///< of the batch
+  int64_t count;  ///< its positions
+  int64_t shape[kMaxAttentionBatch];
+  int64_t l, s, e, ev;
+  AttentionStrides q, k, v, y;
+  bool causal;  ///< key j is hidden from the queries i < j
+  double scale, dropout;
+  uint64_t seed, offset;  ///< of dropout; element i of the scores is as in core/random.h
+};
+
+/// The gradients that come and those that are wanted (others null), with their strides.
+template <class T> struct AttentionGradients {
+  const T* dy;
+  T *dq, *dk, *dv;
+  AttentionStrides dy_strides, dq_strides, dk_strides, dv_strides;
+};
+
+}  // namespace brasa
+
+/// Bytes of scratch that either kernel needs with this many threads.
+BRASA_FUNCTION(size_t, attention_workspace, const AttentionParams& params, int threads)
+
+/// `log_sum`, (batch..., L) in C order, may be null.
+BRASA_KERNEL(attention_forward, const AttentionParams& params, const T* q, const T* k, const T* v,
+             const AttentionMask<T>& mask, T* y, T* log_sum)
+BRASA_KERNEL(attention_backward, const AttentionParams& params, const T* q, const T* k, const T* v,
+             const AttentionMask<T>& mask, const T* y, const T* log_sum,
+             const AttentionGradients<T>& gradients)

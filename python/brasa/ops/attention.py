@@ -1,0 +1,248 @@
+"""Scaled dot-product attention, fused: the matrix of scores is never in memory as a whole.
+
+Arrays of float32 or float64 whose last two dimensions are (positions, features); the dimensions before them,
+such as batch and heads, broadcast. An array is taken as it lies where its last dimension is contiguous: heads
+that are a transposed view of (N, L, H, E) cost no copy, and a result lies in memory as its query does.
+"""
+
+from __future__ import annotations
+
+from math import sqrt
+from typing import Any
+
+import numpy as np
+
+from brasa import _backend
+from brasa._shape import unbroadcast
+from brasa._tape import differentiable
+from brasa.ops import _check
+
+__all__ = ["attention", "attention_backward"]
+
+_LARGEST = 2**64 - 1
+
+
+def _operand(name: str, x: Any) -> Any:
+    """`x` with at least two dimensions, the last one contiguous."""
+    x = _check.floating(name, x)
+    if x.ndim < 2:
+        raise ValueError(
+            f"{name}: expected at least 2 dimensions (..., positions, features), got shape {x.shape}"
+        )
+    return x if x.strides[-1] == x.itemsize or x.shape[-1] <= 1 else _backend.contiguous(x)
+
+
+def _broadcast(name: str, x: Any, shape: tuple[int, ...]) -> Any:
+    """A view of `x` with the dimensions `shape`."""
+    if x.shape == shape:
+        return x
+    try:
+        return _backend.namespace(x).broadcast_to(x, shape)
+    except ValueError:
+        raise ValueError(f"{name}: shape {x.shape} does not broadcast to {shape}") from None
+
+
+def _operands(q: Any, k: Any, v: Any) -> tuple[Any, Any, Any]:
+    """The three with the same batch dimensions."""
+    q, k, v = _operand("q", q), _operand("k", k), _operand("v", v)
+    _check.same_dtype(q=q, k=k, v=v)
+    if q.shape[-1] != k.shape[-1] or not q.shape[-1]:
+        least = q.shape[-1] or "at least 1"
+        raise ValueError(f"k: expected {least} features as q has, got q {q.shape}, k {k.shape}")
+    if k.shape[-2] != v.shape[-2]:
+        raise ValueError(f"v: expected {k.shape[-2]} positions as k has, got k {k.shape}, v {v.shape}")
+    batches = [x.shape[:-2] for x in (q, k, v)]
+    if batches[0] != batches[1] or batches[1] != batches[2]:
+        try:
+            batch = np.broadcast_shapes(*batches)
+        except ValueError:
+            raise ValueError(
+                f"q, k, v: their batch dimensions do not broadcast, got {q.shape}, {k.shape}, {v.shape}"
+            ) from None
+        q, k, v = (_broadcast(n, x, (*batch, *x.shape[-2:])) for n, x in (("q", q), ("k", k), ("v", v)))
+    return q, k, v
+
+
+def _mask(mask: Any, q: Any, k: Any) -> Any:
+    """`mask` as the kernels read it: bytes or elements of q's dtype, of the shape of the scores."""
+    if mask is None:
+        return None
+    mask = _backend.as_array(mask, "mask")
+    if mask.dtype == np.bool_:
+        mask = mask.view(np.uint8)
+    elif mask.dtype != q.dtype:
+        raise TypeError(f"mask: expected bool or {q.dtype} as q has, got {mask.dtype}")
+    _backend.kernels(q, mask)
+    return _broadcast("mask", mask, (*q.shape[:-1], k.shape[-2]))
+
+
+def _numbers(q: Any, scale: Any, dropout_p: Any, seed: Any, offset: Any) -> tuple[float, float, int, int]:
+    scale = 1 / sqrt(q.shape[-1]) if scale is None else _check.number("scale", scale)
+    probability = _check.number("dropout_p", dropout_p)
+    if not 0.0 <= probability <= 1.0:
+        raise ValueError(f"dropout_p: expected a probability in [0, 1], got {dropout_p!r}")
+    seed = _check.integer("seed", seed, minimum=0, maximum=_LARGEST)
+    return scale, probability, seed, _check.integer("offset", offset, minimum=0, maximum=_LARGEST)
+
+
+def _laid_out(x: Any, shape: tuple[int, ...]) -> Any:
+    """A new array of this shape whose dimensions, but the last, follow each other in memory as those of `x`."""
+    order = sorted(range(x.ndim - 1), key=lambda d: -abs(x.strides[d]))
+    if order == list(range(x.ndim - 1)) or 0 in x.strides:
+        return _backend.empty(x, shape)
+    order.append(x.ndim - 1)
+    inner = _backend.empty(x, tuple([shape[d] for d in order]))
+    return inner.transpose([order.index(d) for d in range(x.ndim)])
+
+
+def _attention(
+    q: Any,
+    k: Any,
+    v: Any,
+    mask: Any = None,
+    causal: bool = False,
+    *,
+    scale: float | None = None,
+    dropout_p: float = 0.0,
+    seed: int = 0,
+    offset: int = 0,
+    save: bool = False,
+) -> Any:
+    """softmax(scale * q @ k.T + mask) @ v, in one kernel that needs no memory for the scores.
+
+    Parameters
+    ----------
+    q : array or Tensor
+        (..., L, E), queries. float32 or float64.
+    k : array or Tensor
+        (..., S, E), keys.
+    v : array or Tensor
+        (..., S, Ev), values. The dimensions in front broadcast.
+    mask : array, optional
+        Broadcasts to (..., L, S). Booleans, True where a query may attend to a key, or numbers of the dtype of
+        `q` that are added to the scores. It has no gradient.
+    causal : bool
+        Whether query i may attend to the keys j <= i only; with a mask, both hold.
+    scale : float, optional
+        1 / sqrt(E) unless given.
+    dropout_p : float
+        The probability of dropping a weight after the softmax, in [0, 1].
+    seed, offset : int
+        Where dropout's random numbers come from, as in `dropout`; the array is that of all scores, (..., L, S).
+    save : bool
+        Return ``(y, saved)``; `saved` goes to `attention_backward`. For arrays only.
+
+    Returns
+    -------
+    array or Tensor
+        (..., L, Ev). A row whose query may attend to nothing is 0, also where S is 0.
+
+    Raises
+    ------
+    ValueError
+        For shapes that do not fit, or a number out of range.
+    TypeError
+        For another dtype or a mix of them.
+
+    Notes
+    -----
+    Vaswani et al. (2017), "Attention is all you need"; computed block by block as in Dao et al. (2022),
+    "FlashAttention". A weight is off by at most 2 d + (2 min(S, 64) + S / 8 + 32) u of itself, where d bounds the
+    error of the row's scores, (E + 4) u scale sum(abs(q k)), and u is half a unit in the last place of 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> q = np.zeros((1, 2), np.float32)
+    >>> attention(q, np.ones((2, 2), np.float32), np.float32([[1], [3]]))
+    array([[2.]], dtype=float32)
+    >>> attention(q, np.ones((2, 2), np.float32), np.float32([[1], [3]]), mask=[[True, False]])
+    array([[1.]], dtype=float32)
+    """
+    q, k, v = _operands(q, k, v)
+    bias = _mask(mask, q, k)
+    numbers = _numbers(q, scale, dropout_p, seed, offset)
+    y = _laid_out(q, (*q.shape[:-1], v.shape[-1]))
+    log_sum = _backend.empty(q, q.shape[:-1]) if save else None
+    _backend.backend_of(q).kernels.attention_forward(q, k, v, bias, y, log_sum, bool(causal), *numbers)
+    return (y, (log_sum, mask)) if save else y
+
+
+def attention_backward(
+    dy: Any,
+    q: Any,
+    k: Any,
+    v: Any,
+    causal: bool = False,
+    *,
+    scale: float | None = None,
+    dropout_p: float = 0.0,
+    seed: int = 0,
+    offset: int = 0,
+    y: Any,
+    saved: Any,
+    mask: tuple[bool, bool, bool] = (True, True, True),
+) -> tuple[Any, Any, Any]:
+    """The gradients of `attention`. The weights are computed again, block by block.
+
+    Parameters
+    ----------
+    dy : array
+        (..., L, Ev), the gradient of the result.
+    q, k, v, causal, scale, dropout_p, seed, offset
+        As for `attention`.
+    y : array
+        The result.
+    saved : tuple
+        What ``save=True`` returned; it holds attention's mask.
+    mask : tuple of bool
+        Which gradients are wanted.
+
+    Returns
+    -------
+    dq, dk, dv : array or None
+        The shapes of `q`, `k` and `v`. None where `mask` is False.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As for `attention`; when `saved` is not what the forward returned.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> q, k, v = np.zeros((1, 2), np.float32), np.ones((2, 2), np.float32), np.float32([[1], [3]])
+    >>> y, saved = attention(q, k, v, save=True)
+    >>> attention_backward(np.float32([[1]]), q, k, v, y=y, saved=saved)[2].ravel()
+    array([0.5, 0.5], dtype=float32)
+    """
+    if not isinstance(saved, (tuple, list)) or len(saved) != 2:
+        raise ValueError(f"saved: expected the pair that save=True returned, got {saved!r}")
+    shapes = [np.shape(x) for x in (q, k, v)]
+    q, k, v = _operands(q, k, v)
+    dy, y, log_sum = _operand("dy", dy), _operand("y", y), _check.floating("saved", saved[0])
+    _check.same_dtype(q=q, dy=dy, y=y, saved=log_sum)
+    result = (*q.shape[:-1], v.shape[-1])
+    _check.shape("dy", dy, result)
+    _check.shape("y", y, result)
+    _check.shape("saved", log_sum, q.shape[:-1])
+    numbers = _numbers(q, scale, dropout_p, seed, offset)
+    gradients = [_laid_out(x, x.shape) if wanted else None for x, wanted in zip((q, k, v), mask)]
+    if any(mask):
+        _backend.backend_of(q).kernels.attention_backward(
+            dy,
+            q,
+            k,
+            v,
+            _mask(saved[1], q, k),
+            y,
+            _backend.contiguous(log_sum),
+            *gradients,
+            bool(causal),
+            *numbers,
+        )
+    dq, dk, dv = (None if g is None else unbroadcast(g, shape) for g, shape in zip(gradients, shapes))
+    return dq, dk, dv
+
+
+attention = differentiable(_attention, attention_backward, arrays=("q", "k", "v"))
