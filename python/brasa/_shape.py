@@ -251,3 +251,17 @@ def split(x: Any, sections: int | Sequence[int], axis: int = 0) -> list[Any]:
     before = (slice(None),) * (axis % len(x.shape))
     ends = [sum(sections[: i + 1]) for i in range(len(sections))]
     return [getitem(x, (*before, slice(end - n, end))) for end, n in zip(ends, sections, strict=True)]
+
+
+def _thirds(x: Any, axis: int) -> Any:
+    """Three equal parts of `x` along `axis`, views."""
+    return tuple(namespace(x).split(x, 3, axis=axis))
+
+
+def _thirds_backward(dy: Any, axis: int) -> Any:
+    known = next(d for d in dy if d is not None)
+    zero = None if all(d is not None for d in dy) else known * 0
+    return concatenate(*(zero if d is None else d for d in dy), axis=axis)
+
+
+thirds = differentiable(_thirds, _thirds_backward)

@@ -26,6 +26,13 @@ MODELS = {
         ),
         (3, 2, 5, 5),
     ),
+    "attention": (
+        lambda: nn.Sequential(
+            nn.Linear(6, 6), nn.PositionalEncoding(6, 0.25, batch_first=True),
+            nn.TransformerEncoderLayer(6, 2, 8, 0.25, batch_first=True), nn.Flatten(), nn.Linear(24, 3),
+        ),
+        (3, 4, 6),
+    ),
 }  # fmt: skip
 LOSSES = {
     "cross_entropy": (nn.CrossEntropyLoss, LABELS),

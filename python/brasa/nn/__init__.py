@@ -19,6 +19,8 @@ from brasa.nn.activation import (
     Softplus,
     Tanh,
 )
+from brasa.nn.additive_attention import AdditiveAttention
+from brasa.nn.attention import MultiheadAttention
 from brasa.nn.container import ModuleDict, ModuleList, ParameterList, Sequential
 from brasa.nn.conv import Conv2d
 from brasa.nn.dropout import Dropout
@@ -46,10 +48,13 @@ from brasa.nn.pool import (
     GlobalMaxPool2d,
     MaxPool2d,
 )
+from brasa.nn.position import PositionalEncoding
 from brasa.nn.rnn import GRU, LSTM, RNN
 from brasa.nn.rnn_cell import GRUCell, LSTMCell, RNNCell
 from brasa.nn.shuffle import PixelShuffle, PixelUnshuffle
 from brasa.nn.softmax import LogSoftmax, Softmax
+from brasa.nn.transformer import Transformer, TransformerDecoder, TransformerEncoder
+from brasa.nn.transformer_layers import TransformerDecoderLayer, TransformerEncoderLayer
 
 __all__ = [
     "CELU",
@@ -61,6 +66,7 @@ __all__ = [
     "SELU",
     "AdaptiveAvgPool2d",
     "AdaptiveMaxPool2d",
+    "AdditiveAttention",
     "AvgPool2d",
     "BCELoss",
     "BCEWithLogitsLoss",
@@ -92,11 +98,13 @@ __all__ = [
     "Module",
     "ModuleDict",
     "ModuleList",
+    "MultiheadAttention",
     "NLLLoss",
     "Parameter",
     "ParameterList",
     "PixelShuffle",
     "PixelUnshuffle",
+    "PositionalEncoding",
     "RNNCell",
     "ReLU",
     "Sequential",
@@ -106,6 +114,11 @@ __all__ = [
     "Softmax",
     "Softplus",
     "Tanh",
+    "Transformer",
+    "TransformerDecoder",
+    "TransformerDecoderLayer",
+    "TransformerEncoder",
+    "TransformerEncoderLayer",
     "Unflatten",
     "functional",
     "init",

@@ -7,6 +7,7 @@ kernel pays.
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,7 @@ __all__ = [
     "pixel_shuffle",
     "pixel_unshuffle",
     "relu",
+    "scaled_dot_product_attention",
     "selu",
     "sigmoid",
     "silu",
@@ -107,6 +109,26 @@ def dropout(x: Any, p: float = 0.5, training: bool = True) -> Any:
         return x
     seed, offset = random.default_generator().next(x.size)
     return ops.dropout(x, p, seed, offset)
+
+
+def scaled_dot_product_attention(
+    query: Any,
+    key: Any,
+    value: Any,
+    attn_mask: Any = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+) -> Any:
+    """``softmax(scale * query @ key.T + attn_mask) @ value`` by ``ops.attention``; bools say who may attend."""
+    seed = offset = 0
+    if check_probability(dropout_p):
+        batch = np.broadcast_shapes(query.shape[:-2], key.shape[:-2], value.shape[:-2])
+        scores = prod((*batch, query.shape[-2], key.shape[-2]))
+        seed, offset = random.default_generator().next(scores)
+    return ops.attention(
+        query, key, value, attn_mask, is_causal, scale=scale, dropout_p=dropout_p, seed=seed, offset=offset
+    )
 
 
 def softmax(x: Any, dim: int = -1) -> Any:
