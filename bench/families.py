@@ -194,6 +194,23 @@ def norm(peers: Peers, _: Sequence[str]) -> Iterator[Case]:
             yield cases.batch_norm(32, 256, 14, peers, layout=layout, backward=backward)
 
 
+def attention(peers: Peers, _: Sequence[str]) -> Iterator[Case]:
+    """Heads of 64 features, as most Transformers have; short ones, and one long sequence alone."""
+    shapes = (
+        (8, 8, 128, 64),
+        (8, 8, 256, 64),
+        (8, 8, 512, 64),
+        (8, 8, 1024, 64),
+        (32, 4, 64, 32),
+        (1, 1, 4096, 64),
+    )
+    for backward in (False, True):
+        for shape in shapes:
+            yield cases.attention(*shape, peers, backward=backward)
+        for length in (128, 512, 1024):
+            yield cases.attention(8, 8, length, 64, peers, causal=True, backward=backward)
+
+
 def loss(peers: Peers, _: Sequence[str]) -> Iterator[Case]:
     for rows, classes in ((128, 10), (32, 10), (4096, 1000), (2048, 32000)):
         yield cases.loss(rows, classes, peers)
@@ -298,6 +315,7 @@ FAMILIES: dict[str, Family] = {
     "shuffle": shuffle,
     "activation": activation,
     "norm": norm,
+    "attention": attention,
     "loss": loss,
     "optim": optim,
     "dropout": dropout,

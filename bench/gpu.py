@@ -72,6 +72,13 @@ def norm(peers: Peers, _: Sequence[str]) -> Iterator[Case]:
             yield cases.batch_norm(_BATCH, 512, 28, peers, layout=layout, backward=backward)
 
 
+def attention(peers: Peers, _: Sequence[str]) -> Iterator[Case]:
+    for backward in (False, True):
+        for shape in ((16, 12, 512, 64), (8, 16, 1024, 64), (2, 16, 4096, 64)):
+            yield cases.attention(*shape, peers, backward=backward)
+        yield cases.attention(8, 16, 1024, 64, peers, causal=True, backward=backward)
+
+
 def loss(peers: Peers, _: Sequence[str]) -> Iterator[Case]:
     for rows, classes in ((128, 10), (65536, 1000), (4096, 32000)):
         yield cases.loss(rows, classes, peers)
@@ -120,6 +127,7 @@ FAMILIES: dict[str, Family] = {
     "pool": pool,
     "activation": activation,
     "norm": norm,
+    "attention": attention,
     "loss": loss,
     "optim": optim,
     "dropout": dropout,

@@ -90,6 +90,8 @@ SMALL = {
     "softmax backward": lambda peers: cases.softmax(3, 7, peers, backward=True),
     "layer norm": lambda peers: cases.layer_norm(3, 7, peers),
     "layer norm backward": lambda peers: cases.layer_norm(3, 7, peers, backward=True),
+    "attention": lambda peers: cases.attention(2, 2, 5, 3, peers),
+    "attention backward": lambda peers: cases.attention(2, 2, 5, 3, peers, causal=True, backward=True),
     "batch norm": lambda peers: cases.batch_norm(2, 3, 4, peers, layout="contiguous"),
     "batch norm backward": lambda p: cases.batch_norm(2, 3, 4, p, layout="channels-last", backward=True),
     "embedding": lambda peers: cases.embedding(5, 7, 3, peers),
@@ -127,7 +129,7 @@ def test_agrees_with_torch(name):
 
 
 ON_GPU = families.selected(
-    ["matmul", "conv", "pool", "activation", "norm", "loss", "embedding"],
+    ["matmul", "conv", "pool", "activation", "norm", "attention", "loss", "embedding"],
     ("torch",),
     ("fwd", "bwd-data", "bwd-weight"),
     device="cuda",

@@ -7,7 +7,6 @@ import pytest
 
 import brasa as br
 from brasa import Tensor, nn
-from brasa.nn import functional as F
 
 BOUND = {np.float32: 2e-5, np.float64: 1e-12}  # of the largest value: no sum has a thousand terms
 
@@ -281,13 +280,3 @@ def test_additive_attention_refusals():
     ):
         with pytest.raises(ValueError, match=text):
             layer(*arguments)
-
-
-@pytest.mark.torch
-def test_functional_attention_against_torch():
-    torch = pytest.importorskip("torch")
-    q, k, v = (values((2, 3, 6, 4), i) for i in range(3))
-    for options in ({}, {"scale": 0.3}, {"is_causal": True}, {"attn_mask": ~hidden((6, 6))}):
-        moved = {k: torch.tensor(v) if isinstance(v, np.ndarray) else v for k, v in options.items()}
-        theirs = torch.nn.functional.scaled_dot_product_attention(*map(torch.tensor, (q, k, v)), **moved)
-        close(F.scaled_dot_product_attention(q, k, v, **options), theirs, np.float64)

@@ -8,6 +8,7 @@ its fused optimisers. JAX's functions are compiled; it uses all cores.
 from __future__ import annotations
 
 from brasa._bench.cases.activation import activation
+from brasa._bench.cases.attention import attention
 from brasa._bench.cases.conv import conv1d, conv2d, conv_transpose2d
 from brasa._bench.cases.dropout import dropout
 from brasa._bench.cases.embedding import embedding
@@ -22,6 +23,7 @@ from brasa._bench.cases.step import inference, training_step
 
 __all__ = [
     "activation",
+    "attention",
     "batch_norm",
     "batched_matmul",
     "conv1d",
