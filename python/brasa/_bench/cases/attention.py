@@ -37,8 +37,8 @@ def attention(
 
             leaves = [tensor(x) for x in (q, k, v)]
 
-            def theirs(*t: Any) -> Any:
-                return torch.nn.functional.scaled_dot_product_attention(*t, is_causal=causal)
+            def theirs(q: Any, k: Any, v: Any) -> Any:
+                return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal)
 
             calls["torch"] = lambda: theirs(*leaves)
             if backward:
