@@ -19,10 +19,6 @@
 
 namespace brasa::cpu::BRASA_ISA {
 
-BRASA_INLINE int64_t ceil_div(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
-
 /// Columns of scratch rows: whole vectors.
 template <class T> BRASA_INLINE int64_t padded(int64_t columns) {
   return ceil_div(columns, kLanes<T>) * kLanes<T>;
