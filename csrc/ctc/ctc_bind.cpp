@@ -31,7 +31,9 @@ CtcParams make_params(const ArrayView& log_probs, const In& targets, const In& i
   p.target_size = targets.size;
   p.input_lengths = input_lengths.as<const int64_t>();
   p.target_lengths = target_lengths.as<const int64_t>();
-  BRASA_REQUIRE(longest >= 0 && longest <= p.steps, "unexpected length of the longest target");
+  // Not beyond what is in memory: sizes of scratch that are products with it cannot overflow then.
+  BRASA_REQUIRE(longest >= 0 && longest <= p.steps && (longest <= targets.size || p.samples == 0),
+                "unexpected length of the longest target");
   p.longest = longest;
   BRASA_REQUIRE(blank >= 0 && blank < p.classes, "blank: no such class");
   p.blank = blank;

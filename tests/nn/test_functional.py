@@ -12,6 +12,7 @@ from brasa.nn import functional as F
 RNG = np.random.default_rng(0)
 IMAGE, VECTOR = RNG.normal(size=(2, 4, 6, 5)), RNG.normal(size=(3, 4))
 C = RNG.uniform(0.5, 1.5, 4)
+LOG_PROBS = np.log(np.random.default_rng(1).dirichlet(np.ones(4), (5, 2)))
 CALLS = {
     "linear": lambda F, a: F.linear(a(VECTOR), a(np.full((5, 4), 0.3)), a(np.arange(5.0))),
     "conv2d": lambda F, a: F.conv2d(a(IMAGE), a(np.ones((4, 2, 3, 3))), a(C), 2, 1, 1, 2),
@@ -47,6 +48,9 @@ CALLS = {
     },
     "embedding": lambda F, a: F.embedding(a(np.array([[0, 2]])), a(VECTOR), 2),
     "cross_entropy": lambda F, a: F.cross_entropy(a(VECTOR), a(np.array([0, 3, 1])), a(C), reduction="sum"),
+    "ctc_loss": lambda F, a: F.ctc_loss(
+        a(LOG_PROBS), a(np.array([[1, 1], [3, 2]])), (5, 4), (2, 1), 0, "none", True
+    ),
     "nll_loss": lambda F, a: F.nll_loss(a(VECTOR), a(np.array([0, 3, 1])), a(C)),
     "mse_loss": lambda F, a: F.mse_loss(a(VECTOR), a(VECTOR[::-1].copy()), reduction="none"),
     "l1_loss": lambda F, a: F.l1_loss(a(VECTOR), a(VECTOR[::-1].copy())),

@@ -10,9 +10,12 @@ from brasa.nn import functional as F
 from brasa.nn import init
 from brasa.nn._arguments import check_nonlinearity, check_positive, new_parameter
 from brasa.nn.module import Module
-from brasa.tensor import cat, stack
+from brasa.tensor import cat
 
 __all__ = ["GRU", "LSTM", "RNN"]
+
+
+_PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
 
 
 class _Recurrent(Module):
@@ -49,17 +52,14 @@ class _Recurrent(Module):
         self.dropout = F.check_probability(dropout)
         self.bidirectional = bool(bidirectional)
         self.proj_size = proj_size
-        for layer in range(num_layers):
-            for suffix in self._suffixes(layer):
-                self._add_parameters(layer, suffix, dtype)
+        suffixes = ("", "_reverse") if bidirectional else ("",)
+        self._names = [[self._add_parameters(k, end, dtype) for end in suffixes] for k in range(num_layers)]
         self.reset_parameters()
         if device is not None:
             self.to(device)
 
-    def _suffixes(self, layer: int) -> tuple[str, ...]:
-        return (f"_l{layer}", f"_l{layer}_reverse") if self.bidirectional else (f"_l{layer}",)
-
-    def _add_parameters(self, layer: int, suffix: str, dtype: Any) -> None:
+    def _add_parameters(self, layer: int, suffix: str, dtype: Any) -> list[str]:
+        """Make those of one direction of a layer; returns the names of all, there or not."""
         rows, state = self._gates * self.hidden_size, self.proj_size or self.hidden_size
         inputs = state * (1 + self.bidirectional) if layer else self.input_size
         shapes: dict[str, tuple[int, ...]] = {"weight_ih": (rows, inputs), "weight_hh": (rows, state)}
@@ -68,7 +68,8 @@ class _Recurrent(Module):
         if self.proj_size:
             shapes["weight_hr"] = (state, self.hidden_size)
         for name, shape in shapes.items():
-            setattr(self, name + suffix, new_parameter(shape, dtype))
+            setattr(self, f"{name}_l{layer}{suffix}", new_parameter(shape, dtype))
+        return [f"{name}_l{layer}{suffix}" for name in _PARAMETERS]
 
     def reset_parameters(self) -> None:
         """Draw all weights and biases anew, uniform in +-1/sqrt(hidden_size)."""
@@ -76,13 +77,9 @@ class _Recurrent(Module):
         for parameter in self.parameters():
             init.uniform_(parameter, -bound, bound)
 
-    def _direction(self, x: Any, state: Any, suffix: str, options: dict[str, Any]) -> Any:
-        """(y, h_n) or (y, h_n, c_n) of the layer and direction whose parameters end in ``suffix``."""
+    def _direction(self, x: Any, state: Any, parameters: list[Any], options: dict[str, Any]) -> Any:
+        """(y, h_n) or (y, h_n, c_n) of one direction of a layer; its parameters, None where there is none."""
         raise NotImplementedError
-
-    def _weights(self, suffix: str) -> tuple[Any, ...]:
-        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-        return tuple(getattr(self, name + suffix, None) for name in names)
 
     def forward(self, x: Any, state: Any = None, lengths: Any = None) -> Any:
         """Run the layer over the sequences ``x``.
@@ -109,8 +106,9 @@ class _Recurrent(Module):
         options = {"lengths": lengths, "batch_first": self.batch_first and not alone}
         y, last = self._run_layers(x, given, options)
         columns = [self.proj_size or self.hidden_size, self.hidden_size]
+        batch = () if alone else last[0][0].shape[:1]
         new = tuple(
-            stack(parts).reshape(-1, n) if alone else stack(parts)
+            (parts[0] if len(parts) == 1 else cat(parts)).reshape(len(parts), *batch, n)
             for parts, n in zip(zip(*last, strict=True), columns, strict=False)
         )
         return y.reshape(y.shape[0], y.shape[2]) if alone else y, new if len(new) > 1 else new[0]
@@ -118,15 +116,16 @@ class _Recurrent(Module):
     def _run_layers(self, x: Any, given: list[Any], options: dict[str, Any]) -> tuple[Any, list[Any]]:
         """The results of the last layer, and the last states of every layer and direction."""
         last: list[Any] = []
-        for layer in range(self.num_layers):
+        own = vars(self)
+        for layer, directions in enumerate(self._names):
             if layer:
                 x = F.dropout(x, self.dropout, self.training)
             results: list[Any] = []
-            for suffix in self._suffixes(layer):
-                options["reverse"] = suffix.endswith("_reverse")
-                at = len(last) + len(results)
-                of_layer = tuple(part if part is None else part[at] for part in given)
-                results.append(self._direction(x, of_layer, suffix, options))
+            for reverse, names in enumerate(directions):
+                at = len(last) + reverse
+                states = [part if part is None else part[at] for part in given]
+                parameters = [own.get(name) for name in names]
+                results.append(self._direction(x, states, parameters, options | {"reverse": reverse}))
             x = cat([result[0] for result in results], axis=-1) if self.bidirectional else results[0][0]
             last += [result[1:] for result in results]
         return x, last
@@ -217,8 +216,8 @@ class RNN(_Recurrent):
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, 0, device, dtype
         )
 
-    def _direction(self, x: Any, state: Any, suffix: str, options: dict[str, Any]) -> Any:
-        return ops.rnn(x, *state, *self._weights(suffix), nonlinearity=self.nonlinearity, **options)
+    def _direction(self, x: Any, state: Any, parameters: list[Any], options: dict[str, Any]) -> Any:
+        return ops.rnn(x, *state, *parameters[:4], nonlinearity=self.nonlinearity, **options)
 
 
 class LSTM(_Recurrent):
@@ -279,9 +278,8 @@ class LSTM(_Recurrent):
             dtype,
         )  # fmt: skip
 
-    def _direction(self, x: Any, state: Any, suffix: str, options: dict[str, Any]) -> Any:
-        projection = getattr(self, f"weight_hr{suffix}", None)
-        return ops.lstm(x, *state, *self._weights(suffix), w_hr=projection, **options)
+    def _direction(self, x: Any, state: Any, parameters: list[Any], options: dict[str, Any]) -> Any:
+        return ops.lstm(x, *state, *parameters[:4], w_hr=parameters[4], **options)
 
 
 class GRU(_Recurrent):
@@ -332,5 +330,5 @@ class GRU(_Recurrent):
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, 0, device, dtype
         )
 
-    def _direction(self, x: Any, state: Any, suffix: str, options: dict[str, Any]) -> Any:
-        return ops.gru(x, *state, *self._weights(suffix), **options)
+    def _direction(self, x: Any, state: Any, parameters: list[Any], options: dict[str, Any]) -> Any:
+        return ops.gru(x, *state, *parameters[:4], **options)
