@@ -127,7 +127,10 @@ def as_array(x: Any, name: str = "x") -> Any:
     if _is_cupy(x):
         backend_of(x)
         return x
-    converted = np.asarray(x)
+    try:
+        converted = np.asarray(x)
+    except ValueError:  # a sequence of unequal shapes, such as what a recurrent layer returns
+        raise TypeError(f"{name}: expected one array of numbers, got {type(x).__name__} of several") from None
     if converted.dtype == object or converted.dtype.kind in "USmM":
         raise TypeError(f"{name}: expected an array of numbers, got {type(x).__name__}")
     is_typed = hasattr(x, "__array__") or hasattr(x, "__dlpack__")

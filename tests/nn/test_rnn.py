@@ -354,6 +354,7 @@ def test_printed():
         (lambda: nn.LSTM(3, 4)(values(5, 2, 3), (values(1, 2, 4), values(1, 2, 5))), ValueError, "expected c of shape"),
         (lambda: nn.GRU(3, 4)(values(5, 3), lengths=np.array([5])), ValueError, "lengths"),
         (lambda: nn.GRU(3, 4)(values(5, 2, 3), lengths=np.array([5, 6])), ValueError, "lengths"),
+        (lambda: nn.Sequential(nn.GRU(3, 4), nn.Linear(4, 2))(values(5, 2, 3)), TypeError, "one array.*got tuple"),
         (lambda: nn.GRUCell(3, 4)(values(2, 4)), ValueError, "x: expected"),
         (lambda: nn.GRUCell(3, 4)(values(2, 3), values(3, 4)), ValueError, "state: expected"),
         (lambda: nn.LSTMCell(3, 4)(values(2, 3), (values(2, 4),)), ValueError, "pair"),
