@@ -175,7 +175,8 @@ template <class T> void list_skips(const Sample& s, const Scratch<T>& scratch) {
 
 template <class T> void first_step(const Sample& s, const Scratch<T>& scratch) {
   const Row<T> blanks = scratch.blanks(0), labels = scratch.labels(0);
-  clear(scratch, blanks), clear(scratch, labels);
+  clear(scratch, blanks);
+  clear(scratch, labels);
   const Mass<T> blank = scratch.emission_of_blank(0).one(0);
   blanks.set(0, blank.m, blank.e);
   if (s.length == 0) return;
