@@ -102,6 +102,15 @@ def embedding(peers: Peers, _: Sequence[str]) -> Iterator[Case]:
             yield cases.embedding(count, rows, columns, peers, backward=backward)
 
 
+def rnn(peers: Peers, _: Sequence[str]) -> Iterator[Case]:
+    """Steps, batch, inputs, hidden units; the last size is more than fits on the chip of any GPU."""
+    sizes = ((100, 64, 256, 256), (100, 64, 512, 512), (100, 32, 1024, 1024), (200, 1, 512, 512))
+    for cell in ("lstm", "gru", "rnn"):
+        for size in (*sizes, (50, 32, 2048, 2048)):
+            for backward in (False, True):
+                yield cases.recurrent(cell, *size, peers, backward=backward)
+
+
 def calls(peers: Peers, _: Sequence[str]) -> Iterator[Case]:
     """What a call costs, launch and Python included: so few elements that nothing else counts."""
     yield cases.activation("relu", peers, shape=(16,), family="calls", launches=True)
@@ -132,6 +141,7 @@ FAMILIES: dict[str, Family] = {
     "optim": optim,
     "dropout": dropout,
     "embedding": embedding,
+    "rnn": rnn,
     "calls": calls,
     "train": train,
     "infer": infer,

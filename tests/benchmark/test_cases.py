@@ -129,7 +129,7 @@ def test_agrees_with_torch(name):
 
 
 ON_GPU = families.selected(
-    ["matmul", "conv", "pool", "activation", "norm", "attention", "loss", "embedding"],
+    ["matmul", "conv", "pool", "activation", "norm", "attention", "loss", "embedding", "rnn"],
     ("torch",),
     ("fwd", "bwd-data", "bwd-weight"),
     device="cuda",
