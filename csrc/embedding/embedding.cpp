@@ -49,6 +49,10 @@ void embedding_forward(Context ctx, RowIndices indices, const T* weight, T* y, T
   });
 }
 
+template <class T> size_t embedding_backward_workspace(int64_t, int64_t) {
+  return 0;
+}
+
 template <class T>
 void embedding_backward(Context ctx, const T* dy, RowIndices indices, T* dweight,
                         TableShape shape) {
@@ -68,6 +72,7 @@ void embedding_backward(Context ctx, const T* dy, RowIndices indices, T* dweight
 }
 
 BRASA_INSTANTIATE(embedding_forward, float, double)
+BRASA_INSTANTIATE(embedding_backward_workspace, float, double)
 BRASA_INSTANTIATE(embedding_backward, float, double)
 
 }  // namespace brasa::cpu::BRASA_ISA

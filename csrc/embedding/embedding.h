@@ -4,13 +4,13 @@
 //   backward   dweight[v] = sum over p with index[p] = v of dy[p], in ascending p; 0 at `padding`
 //
 // Floor: the rows are read and written once; the gradient writes the whole table. Each column of
-// dweight belongs to one thread (CPU), each row to the block of its first position (CUDA): no
-// atomics, and the order of the additions is that of the positions. Longest chain: how often a row
-// occurs.
+// dweight belongs to one thread: no atomics, and the order of the additions is that of the
+// positions. Longest chain: how often a row occurs.
 //
-// On CUDA every position's block looks for earlier and later positions of its row, so the indices
-// are read n times from L2: 0.1 ms for 8 Ki positions, but 100 times that for ten times as many. A
-// sort by index would be the next step.
+// On CUDA the positions are sorted by row first (sort.cuh), which reads and writes 8 bytes of each
+// position once per byte of the largest row's number. Lost: every position's block looks for the
+// others of its row, so that the indices are read n times from L2: 0.1 ms for 8 Ki positions, but
+// 100 times that for ten times as many.
 //
 // An index out of range reads nothing: its row of y is NaN and it adds to no gradient.
 #pragma once
@@ -34,4 +34,7 @@ struct TableShape {
 }  // namespace brasa
 
 BRASA_KERNEL(embedding_forward, RowIndices indices, const T* weight, T* y, TableShape shape)
+
+/// Bytes of scratch that embedding_backward() needs for so many indices and rows.
+BRASA_FUNCTION(size_t, embedding_backward_workspace, int64_t count, int64_t rows)
 BRASA_KERNEL(embedding_backward, const T* dy, RowIndices indices, T* dweight, TableShape shape)

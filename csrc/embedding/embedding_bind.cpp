@@ -55,9 +55,11 @@ void bind_embedding(py::module_& m) {
       [](In dy, In indices, Out dweight, int64_t padding) {
         const RowIndices rows = row_indices(indices);
         const TableShape shape = table_shape(dweight, dy, rows.count, padding);
-        const Context ctx = make_context(dy);
-        const ReleaseGil gil(dy.size + dweight.size);
+        Context ctx = make_context(dy);
         visit<float, double>(dy.dtype, [&]<class T>() {
+          const Workspace scratch(ctx,
+                                  device::embedding_backward_workspace<T>(rows.count, shape.rows));
+          const ReleaseGil gil(dy.size + dweight.size);
           device::embedding_backward<T>(ctx, dy.as<const T>(), rows, dweight.as<T>(), shape);
         });
       },

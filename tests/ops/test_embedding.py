@@ -36,6 +36,21 @@ def test_backward_adds_in_the_order_of_positions(xp, seed, dtype):
     np.testing.assert_array_equal(xp.asnumpy(dweight), wanted)
 
 
+@pytest.mark.parametrize(("count", "rows"), [(2048, 1), (2049, 255), (5000, 256), (4500, 70_000)])
+@pytest.mark.parametrize("often", [False, True])
+def test_backward_of_more_positions_than_one_block_sorts(device, count, rows, often):
+    """Rows of one, two and three bytes; evenly drawn, or few of them often."""
+    rng = np.random.default_rng(count + rows)
+    indices = rng.integers(-1, rows + 1, count)  # two of them are no rows
+    if often:
+        indices = rng.choice(indices[:7], count)
+    dy = rng.standard_normal((count, 3)).astype(np.float32)
+    weight = device.asarray(np.zeros((rows, 3), np.float32))
+    dweight = ops.embedding_backward(device.asarray(dy), device.asarray(indices), weight)
+    inside = (indices >= 0) & (indices < rows)
+    np.testing.assert_array_equal(device.asnumpy(dweight), in_order(dy[inside], indices[inside], rows))
+
+
 def test_same_bits_for_every_instruction_set_and_number_of_threads(isa, set_threads):
     rng = np.random.default_rng(2)
     indices, dy = rng.integers(0, 50, 1000), rng.standard_normal((1000, 300)).astype(np.float32)
