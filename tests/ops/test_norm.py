@@ -88,6 +88,16 @@ def test_batch_norm(xp, shape, layout, training, dtype):
     check_batch(xp, x, *vectors, dy, training, (None, None) if training else running)
 
 
+@pytest.mark.parametrize("shape", [(2, 36, 68, 64), (3, 35, 61, 61)], ids=str)
+@layouts
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_batch_norm_of_more_than_one_block_adds_up(device, shape, layout, dtype):
+    """With packs of neighbours and without."""
+    rng = np.random.default_rng(2)
+    x, dy = (laid_out(normal(rng, dtype, *shape) * dtype(2) + dtype(3), layout) for _ in range(2))
+    check_batch(device, x, normal(rng, dtype, shape[1]), normal(rng, dtype, shape[1]), dy, True)
+
+
 def check_rows(xp, x, weight, bias, dy, eps=1e-3):
     unit, n = UNIT[x.dtype.type], x.shape[-1]
     y, saved = ops.layer_norm(*map(xp.asarray, (x, weight, bias)), eps, save=True)
