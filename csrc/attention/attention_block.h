@@ -207,11 +207,25 @@ static void load_kept(const AttentionPosition<T>& a, const QueryBlock& q, const 
   pack_transposed(own.rows, kKeys, k.live, q.live, q.width, own.kept);
 }
 
+/// Brings rows of a block into L2.
+template <class T>
+static void fetch_rows(const T* rows, int64_t row, const KeyBlock& k, int64_t columns) {
+  constexpr int64_t kLine = 64 / int64_t(sizeof(T));
+  for (int64_t j = 0; j < k.live; ++j)
+    for (int64_t c = 0; c < columns; c += kLine)
+      __builtin_prefetch(rows + (k.first + j) * row + c, 0, 2);
+}
+
 /// The scores of a block: weights[j, i] = s[i, j], -infinity where query i may not attend to j.
 template <class T>
 static void load_scores(const AttentionPosition<T>& a, const QueryBlock& q, const KeyBlock& k,
                         const AttentionScratch<T>& own) {
   const AttentionParams& p = a.p;
+  if (q.first == 0) {  // a query alone, of 1024 keys in memory: three quarters of the time
+    const int64_t next = k.first + k.live;
+    fetch_rows(a.v, p.v.row, k, p.ev);
+    fetch_rows(a.k, p.k.row, {next, at_most(k.live, p.s - next)}, p.e);
+  }
   multiply_block<T, false>(k.live, q.width,
                            {.depth = p.e,
                             .a = a.k + k.first * p.k.row,

@@ -32,6 +32,9 @@ FAMILIES: dict[str, Callable[[Peers], Iterator[Case]]] = {
         build(*shape, peers)
         for build, shape in ((cases.softmax, (4096, 1000)), (cases.layer_norm, (4096, 768)))
     ),
+    "attention": lambda peers: (
+        cases.attention(8, 8, 256, 64, peers, backward=backward) for backward in (False, True)
+    ),
     "loss": lambda peers: (cases.loss(*shape, peers) for shape in ((128, 10), (4096, 1000))),
     "optim": lambda peers: (
         cases.optimizer_step(method, "lenet", cases.model_sizes("lenet"), peers) for method in ("sgd", "adam")
