@@ -36,13 +36,12 @@ BRASA_DEVICE_FN void update_softmax(T (&s)[kPer][kPer], RowState<T>& state, T (&
 template <class T>
 BRASA_DEVICE_FN void drop_weights(const Scores<T>& scores, int64_t query, int64_t key,
                                   T (&weight)[kPer][kPer]) {
-  if (scores.p.dropout == 0) return;
+  if (scores.dropout.threshold == 0) return;
   const unsigned kept = scores.kept(query, key);
-  const T scale = scores.kept_scale();
 #pragma unroll
   for (int e = 0; e < kPer * kPer; ++e) {
     T& w = weight[e / kPer][e % kPer];
-    w = kept >> e & 1 ? w * scale : T(0);
+    w = kept >> e & 1 ? w * scores.dropout.scale : T(0);
   }
 }
 
@@ -50,12 +49,12 @@ BRASA_DEVICE_FN void drop_weights(const Scores<T>& scores, int64_t query, int64_
 template <class T>
 __global__ void __launch_bounds__(kTileThreads)
     attention_kernel(AttentionParams p, const T* q, const T* k, const T* v, AttentionMask<T> mask,
-                     T* y, T* log_sum) {
+                     AttentionDropout<T> dropout, T* y, T* log_sum) {
   BRASA_DYN_SHARED(AttentionShared<T>, shared);
   const int64_t query = int64_t(blockIdx.x) * kSide, column = int64_t(blockIdx.y) * kSide;
   const int64_t last = p.causal && query + kSide < p.s ? query + kSide : p.s;
   for (int64_t index = blockIdx.z; index < p.count; index += gridDim.z) {
-    const Scores<T> scores(p, mask, index);
+    const Scores<T> scores(p, mask, dropout, index);
     const TileRows<T> queries(q + batch_offset(p, p.q, index), p.q.row, query, p.l, 0, p.e);
     const T *keys = k + batch_offset(p, p.k, index), *values = v + batch_offset(p, p.v, index);
     RowState<T> state;
@@ -148,8 +147,8 @@ BRASA_DEVICE_FN void load_slopes(AttentionShared<T>& shared, const Scores<T>& sc
 template <Gradient kOf, class T>
 __global__ void __launch_bounds__(kTileThreads, 1)
     gradient_kernel(AttentionParams p, const T* q, const T* k, const T* v, AttentionMask<T> mask,
-                    const T* log_sum, const T* delta, const T* dy, AttentionStrides dy_strides,
-                    T* gradient, AttentionStrides strides) {
+                    AttentionDropout<T> dropout, const T* log_sum, const T* delta, const T* dy,
+                    AttentionStrides dy_strides, T* gradient, AttentionStrides strides) {
   constexpr bool kOfQueries = kOf == Gradient::of_q;
   BRASA_DYN_SHARED(AttentionShared<T>, shared);
   const int64_t mine = int64_t(blockIdx.x) * kSide, column = int64_t(blockIdx.y) * kSide;
@@ -160,7 +159,7 @@ __global__ void __launch_bounds__(kTileThreads, 1)
 #pragma unroll
   for (int i = 0; i < kPer; ++i) factor[i] = kOf == Gradient::of_v ? T(1) : T(p.scale);
   for (int64_t index = blockIdx.z; index < p.count; index += gridDim.z) {
-    const Scores<T> scores(p, mask, index);
+    const Scores<T> scores(p, mask, dropout, index);
     const BackwardPosition<T> at{q + batch_offset(p, p.q, index),
                                  k + batch_offset(p, p.k, index),
                                  v + batch_offset(p, p.v, index),
@@ -208,7 +207,8 @@ template <class T>
 void attention_forward(Context ctx, const AttentionParams& p, const T* q, const T* k, const T* v,
                        const AttentionMask<T>& mask, T* y, T* log_sum) {
   if (p.l == 0 || p.count == 0) return;
-  simt::launch(tiles_of<T>(ctx, p, p.l, p.ev), attention_kernel<T>, p, q, k, v, mask, y, log_sum);
+  simt::launch(tiles_of<T>(ctx, p, p.l, p.ev), attention_kernel<T>, p, q, k, v, mask,
+               AttentionDropout<T>(p.dropout), y, log_sum);
 }
 
 template <class T>
@@ -217,6 +217,7 @@ void attention_backward(Context ctx, const AttentionParams& p, const T* q, const
                         const AttentionGradients<T>& g) {
   if (p.count == 0) return;
   T* const delta = static_cast<T*>(ctx.workspace);
+  const AttentionDropout<T> dropout(p.dropout);
   if (p.l > 0 && (g.dq || g.dk))
     simt::launch({.grid = simt::blocks_for(p.count * p.l, kTileThreads / simt::kWarpSize),
                   .block = dim3(kTileThreads),
@@ -224,13 +225,13 @@ void attention_backward(Context ctx, const AttentionParams& p, const T* q, const
                  delta_kernel<T>, p, y, g.dy, g.dy_strides, delta);
   if (g.dq && p.l > 0)
     simt::launch(tiles_of<T>(ctx, p, p.l, p.e), gradient_kernel<Gradient::of_q, T>, p, q, k, v,
-                 mask, log_sum, delta, g.dy, g.dy_strides, g.dq, g.dq_strides);
+                 mask, dropout, log_sum, delta, g.dy, g.dy_strides, g.dq, g.dq_strides);
   if (g.dk && p.s > 0)
     simt::launch(tiles_of<T>(ctx, p, p.s, p.e), gradient_kernel<Gradient::of_k, T>, p, q, k, v,
-                 mask, log_sum, delta, g.dy, g.dy_strides, g.dk, g.dk_strides);
+                 mask, dropout, log_sum, delta, g.dy, g.dy_strides, g.dk, g.dk_strides);
   if (g.dv && p.s > 0)
     simt::launch(tiles_of<T>(ctx, p, p.s, p.ev), gradient_kernel<Gradient::of_v, T>, p, q, k, v,
-                 mask, log_sum, delta, g.dy, g.dy_strides, g.dv, g.dv_strides);
+                 mask, dropout, log_sum, delta, g.dy, g.dy_strides, g.dv, g.dv_strides);
 }
 
 BRASA_INSTANTIATE(attention_workspace, float, double)

@@ -144,15 +144,25 @@ BRASA_DEVICE_FN int64_t batch_offset(const AttentionParams& p, const AttentionSt
   return offset;
 }
 
+/// What dropout does to weights: words below the threshold drop theirs, others scale it.
+template <class T> struct AttentionDropout {
+  uint64_t threshold;
+  T scale;
+
+  explicit AttentionDropout(double p)
+      : threshold(philox::threshold(p)), scale(p == 1 ? T(0) : T(1 / (1 - p))) {}
+};
+
 /// What one position does to its scores.
 template <class T> struct Scores {
   const AttentionParams& p;
   AttentionMask<T> mask;
+  const AttentionDropout<T>& dropout;
   int64_t index;
 
   BRASA_DEVICE_FN Scores(const AttentionParams& params, const AttentionMask<T>& of_batch,
-                         int64_t position)
-      : p(params), mask(of_batch), index(position) {
+                         const AttentionDropout<T>& drops, int64_t position)
+      : p(params), mask(of_batch), dropout(drops), index(position) {
     if (!of_batch.allowed && !of_batch.added) return;
     const int64_t offset = batch_offset(params, of_batch.strides, position);
     if (mask.allowed) mask.allowed += offset;
@@ -181,8 +191,6 @@ template <class T> struct Scores {
   /// Bit 4 i + j says whether dropout keeps the thread's weight (i, j). A loop of 16, as each of
   /// them may need a counter of its own.
   BRASA_DEVICE_FN unsigned kept(int64_t query, int64_t key) const {
-    if (p.dropout == 0) return 0xffff;
-    const uint64_t threshold = philox::threshold(p.dropout);
     unsigned bits = 0;
 #pragma unroll 1
     for (int e = 0; e < kPer * kPer; ++e) {
@@ -193,12 +201,10 @@ template <class T> struct Scores {
       philox_words(p.seed, p.offset + element / 4, word);
       const auto which = unsigned(element % 4);
       const uint32_t low = which & 1 ? word[1] : word[0], high = which & 1 ? word[3] : word[2];
-      bits |= unsigned((which & 2 ? high : low) >= threshold) << e;
+      bits |= unsigned((which & 2 ? high : low) >= dropout.threshold) << e;
     }
     return bits;
   }
-  /// 1 / (1 - dropout), what weights that are kept are multiplied by.
-  BRASA_DEVICE_FN T kept_scale() const { return p.dropout == 1 ? T(0) : T(1 / (1 - p.dropout)); }
 };
 
 /// Writes factor[i] times a thread's results to the rows and columns that exist.
