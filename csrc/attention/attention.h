@@ -24,10 +24,10 @@
 // each.
 //
 // CPU (attention_block.h): of the time of 512 x 512 x 64, 78 % are products, at nine tenths of the
-// FMA peak as their depth is 64, and 13 % exponentials and maxima; 70 % of the peak forward and 77
-// % backward. Lost: blocks of 128 keys (a wider row of weights no longer stays in L1: 3 % slower at
-// 128, 13 % where causal) and of 96 (equal). One query leaves all lanes but one empty, and takes
-// twice the time of reading keys and values from memory.
+// FMA peak as their depth is 64, and 13 % exponentials and maxima; 70 % of the peak forward, 77 %
+// with the backward pass. Lost: blocks of 128 keys (a wider row of weights no longer stays in L1: 3
+// % slower at 128, 13 % where causal) and of 96 (equal). One query leaves all lanes but one empty,
+// and takes two and a half times as long as reading keys and values from memory.
 //
 // CUDA (attention_tile.cuh): tiles of 64 x 64, and 64 columns of a result per block, which computes
 // its scores anew; each gradient has a kernel of its own, which sums in order, without atomics.
