@@ -20,6 +20,7 @@ from ._digits import digits
 from ._folder import ImageFolder, image_folder
 from ._mnist import fashion_mnist, mnist
 from ._source import DatasetNotFoundError
+from ._text import Text, TextBatches, Vocabulary, fortunes_br, text
 from .dataset import ArrayDataset, Dataset, Subset, split
 from .loader import DataLoader
 from .transforms import (
@@ -43,12 +44,17 @@ __all__ = [
     "RandomCrop",
     "RandomHorizontalFlip",
     "Subset",
+    "Text",
+    "TextBatches",
     "Transform",
+    "Vocabulary",
     "cifar10",
     "csv",
     "digits",
     "fashion_mnist",
+    "fortunes_br",
     "image_folder",
     "mnist",
     "split",
+    "text",
 ]

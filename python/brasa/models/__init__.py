@@ -14,6 +14,7 @@ from typing import Any
 
 from brasa.models.alexnet import AlexNet, alexnet
 from brasa.models.lenet import lenet
+from brasa.models.markov import MarkovChain
 from brasa.models.mlp import mlp
 from brasa.models.resnet import (
     CifarResNet,
@@ -42,6 +43,7 @@ __all__ = [
     "VGG",
     "AlexNet",
     "CifarResNet",
+    "MarkovChain",
     "ResNet",
     "alexnet",
     "get",
