@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import signal
@@ -200,6 +201,73 @@ def test_a_bad_image_stops_before_the_first_line(folder, capsys, checkpoint):
     assert "bad.png" in err
 
 
+# --- text -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sayings(folder):
+    """A short text that a network learns at once."""
+    (folder / "sayings.txt").write_text("água mole em pedra dura\ntanto bate até que fura\n" * 40)
+    return folder / "sayings.txt"
+
+
+@pytest.fixture
+def writer(folder, capsys, sayings):
+    arguments = ("train", "char-rnn", "--root", sayings, "--epochs", 12, "--batch-size", 2, "--out", "text")
+    status, out, err = run(capsys, *arguments)
+    assert status == 0
+    last = re.fullmatch(
+        r"test perplexity (\d+\.\d{3}) \((\d+\.\d{3}) bits per character\)", out.splitlines()[-1]
+    )
+    assert float(last[1]) < 1.5
+    assert math.log2(float(last[1])) == pytest.approx(float(last[2]), abs=2e-3)
+    assert "perplexity" in err
+    assert json.loads((folder / "text/run.json").read_text())["test"]["characters"] == 192
+    return folder / "text" / "best.safetensors"
+
+
+def test_generate_goes_on_from_the_prompt(folder, capsys, writer):
+    arguments = ("generate", writer, "--prompt", "água mole", "--length", 39)
+    status, out, err = run(capsys, *arguments, "--top-k", 1)
+    assert (status, err) == (0, "")
+    assert out == "água mole em pedra dura\ntanto bate até que fura\n\n"
+    texts = [run(capsys, *arguments, "--temperature", 5, "--seed", seed)[1] for seed in (1, 1, 2)]
+    assert texts[0] == texts[1] != texts[2]
+    assert all(text.startswith("água mole") and len(text) == 49 for text in texts)
+    assert run(capsys, "generate", writer, "--length", 5, "--top-k", 1)[1] == "tanto\n"  # after a line's end
+
+
+def test_generate_where_the_terminal_knows_no_accents(folder, writer):
+    process = start("generate", writer, "--prompt", "á", "--length", 1, cwd=folder, PYTHONIOENCODING="ascii")
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err, out[0]) == (0, "", "?")
+
+
+def test_generate_and_predict_tell_their_networks_apart(folder, capsys, writer, checkpoint):
+    assert "brasa generate uses it" in run(capsys, "predict", writer, "x.png")[2]
+    assert "brasa predict uses it" in run(capsys, "generate", checkpoint)[2]
+    status, _, err = run(capsys, "generate", writer, "--prompt", "água fria")
+    assert status == 2
+    assert "--prompt: character 'i' at position" in err
+
+
+def test_text_is_resumed_from_a_whole_epoch(folder, sayings):
+    arguments = ("train", "char_gru", "--root", sayings, "--batch-size", 2, "--epochs", 8)
+    straight = start(*arguments, "--out", "straight", cwd=folder)
+    expected = straight.communicate(timeout=300)[0].splitlines()[-1]
+    assert straight.returncode == 0
+    stopped = start(*arguments, "--out", "stopped", cwd=folder)
+    for _ in range(2):
+        assert stopped.stderr.readline().startswith("epoch")
+    stopped.send_signal(signal.SIGINT)
+    out, _ = stopped.communicate(timeout=60)
+    assert stopped.returncode == 130
+    resumed = start(*out.splitlines()[-1].split()[4:], cwd=folder)
+    assert resumed.communicate(timeout=300)[0].splitlines()[-1] == expected
+    one, two = (io.load_state(folder / d / "checkpoint.safetensors") for d in ("straight", "stopped"))
+    assert all(one[k].tobytes() == two[k].tobytes() for k in one)
+
+
 # --- the rest -------------------------------------------------------------------------------------
 
 
@@ -207,6 +275,7 @@ def test_summary_info_version_help(capsys):
     status, out, _ = run(capsys, "summary", "lenet")
     assert status == 0
     assert "61,706" in out
+    assert "279,396" in run(capsys, "summary", "char-gru")[1]
     assert "(N, 10)" in run(capsys, "summary", "mlp", "--input", "1,8,8")[1]
     status, out, _ = run(capsys, "info")
     assert status == 0
@@ -214,7 +283,7 @@ def test_summary_info_version_help(capsys):
     assert facts["instruction sets"].split()[0] in br.supported_isas()
     assert br.__version__ in facts["brasa"]
     assert run(capsys, "--version")[1] == f"brasa {br.__version__}\n"
-    for arguments in ((), ("--help",), ("train", "--help"), ("predict", "-h")):
+    for arguments in ((), ("--help",), ("train", "--help"), ("predict", "-h"), ("generate", "-h")):
         status, out, err = run(capsys, *arguments)
         assert (status, err) == (0, "")
         assert "usage: brasa" in out
@@ -258,6 +327,17 @@ MISTAKES = {
         "cannot be trained on images of shape (1, 8, 8)",
     ),
     "empty folder": (("train", "--data", "empty"), "empty"),
+    "text for images": (("train", "char_lstm", "--data", "mnist"), "char_lstm is for text"),
+    "images for text": (("train", "--data", "text"), "lenet is for images"),
+    "hyphens": (("train", "char-lsmt"), "did you mean 'char_lstm'?"),
+    "no such text": (("train", "char_lstm", "--root", "nowhere"), "nowhere"),
+    "no such fortunes": (("train", "char_lstm", "--data", "fortunes-br", "--root", "nowhere"), "GPL"),
+    "text too short": (("train", "char_lstm", "--root", "file", "--batch-size", "99"), "--batch-size: a text"),
+    "generate from nothing": (("generate", "nothing"), "nothing: No such file"),
+    "generate from weights": (("generate", "weights"), "no checkpoint of brasa train"),
+    "generate without": (("generate",), "CHECKPOINT"),
+    "temperature 0": (("generate", "weights", "--temperature", "0"), "need a number above 0"),
+    "top-k 0": (("generate", "weights", "--top-k", "0"), "need an integer of at least 1"),
     "resume nothing": (("train", "--resume", "nothing"), "nothing: No such file"),
     "resume no checkpoint": (("train", "--resume", "file"), "file"),
     "resume weights": (("train", "--resume", "weights"), "no checkpoint of brasa train"),

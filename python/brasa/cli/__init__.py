@@ -20,6 +20,7 @@ __all__ = ["main"]
 _COMMANDS = {
     "train": "train a network on a data set",
     "predict": "tell what is on images",
+    "generate": "go on with a text",
     "summary": "list a network's layers and parameters",
     "info": "show what this machine and this build can do",
     "bench": "measure this machine's speed",

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from brasa import io
 from brasa._backend import to_device
 from brasa.autograd import no_grad
 from brasa.data._images import pixels
 from brasa.nn import Module
 
-from .errors import UsageError, user_input
+from .checkpoints import load_trained
+from .errors import user_input
 from .parser import Parser, integer
-from .recipes import make_model
 
 __all__ = ["add_arguments", "run"]
 
@@ -38,7 +36,7 @@ def add_arguments(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Print a line per image: the file, and classes with their probabilities."""
-    model, about = _load(options.checkpoint)
+    model, about = load_trained(options.checkpoint, "classes", "images")
     with user_input("--device"):
         model.to(options.device)
     classes, shape = about["classes"], tuple(about["input_shape"])
@@ -48,18 +46,6 @@ def run(options: argparse.Namespace) -> None:
         shares = _probabilities(model, x, options.device)
         best = np.argsort(-shares, kind="stable")[: options.top]
         print(f"{path}: " + "  ".join(f"{classes[i]} {shares[i]:.1%}" for i in best))
-
-
-def _load(path: str) -> tuple[Module, dict[str, Any]]:
-    with user_input():
-        tensors, about, kind = io.read(path)
-    if kind != "checkpoint" or not about.keys() >= {"model", "classes", "input_shape"}:
-        raise UsageError(f"{path}: no checkpoint of brasa train, so the network is unknown")
-    model = make_model(about["model"]["name"], about["model"]["arguments"])
-    with user_input(path):
-        model.load_state_dict(io.model_tensors(tensors))
-    model.eval()
-    return model, about
 
 
 def _read(path: str, shape: tuple[int, ...], *, invert: bool) -> np.ndarray:

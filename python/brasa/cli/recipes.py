@@ -15,7 +15,17 @@ from brasa.nn import Module
 
 from .errors import UsageError, closest, user_input
 
-__all__ = ["Recipe", "input_size", "load_data", "make_model", "model_arguments", "recipe_for"]
+__all__ = [
+    "Recipe",
+    "check_fit",
+    "data_kind",
+    "input_size",
+    "load_data",
+    "make_model",
+    "model_arguments",
+    "model_name",
+    "recipe_for",
+]
 
 
 @dataclass(frozen=True)
@@ -30,6 +40,7 @@ class Recipe:
     augment: Callable[[], Any] | None
     batch_size: int = 32
     lr: float = 3e-3
+    kind: str = "images"
 
 
 def _crop_and_flip() -> Any:
@@ -46,11 +57,17 @@ _SETS = {
     "fashion-mnist": Recipe(lambda root, size: data.fashion_mnist(root), 8, None),
     "cifar10": Recipe(lambda root, size: data.cifar10(root), 30, _crop_and_flip, batch_size=64),
     "digits": Recipe(lambda root, size: data.digits(), 30, None),
+    "text": Recipe(lambda root, size: data.text(root), 15, None, batch_size=16, kind="text"),
+    "fortunes-br": Recipe(
+        lambda root, size: data.fortunes_br(root) if root else data.fortunes_br(), 15, None, 16, kind="text"
+    ),
 }
 _FOLDER = Recipe(_folder, 30, data.RandomHorizontalFlip)
 
 # Height and width that a network's first layers are made for; the large ones take 224.
 _INPUT_SIZES = {"lenet": 28, "mlp": 28, "resnet20": 32}
+
+_TEXT_MODELS = ("char_lstm", "char_gru", "char_rnn")
 
 
 def recipe_for(name: str) -> Recipe:
@@ -63,6 +80,26 @@ def recipe_for(name: str) -> Recipe:
         f"--data: there is no data set and no folder {name!r}{closest(name, _SETS)} "
         f"(known sets: {', '.join(_SETS)})"
     )
+
+
+def model_name(text: str) -> str:
+    """The name of a network as `models.get` takes it: hyphens are as good as underscores."""
+    name = text.replace("-", "_")
+    _check_model(name)
+    return name
+
+
+def data_kind(model: str) -> str:
+    """What a network is made for: "images" or "text"."""
+    return "text" if model in _TEXT_MODELS else "images"
+
+
+def check_fit(model: str, name: str) -> None:
+    """Refuse a network for a data set of another kind."""
+    wanted = data_kind(model)
+    if recipe_for(name).kind != wanted:
+        known = ", ".join(n for n, recipe in _SETS.items() if recipe.kind == wanted)
+        raise UsageError(f"{model} is for {wanted}, which {name} is not (--data: {known})")
 
 
 def input_size(model: str) -> int:

@@ -8,7 +8,7 @@ from brasa import models
 
 from .errors import UsageError, user_input
 from .parser import Parser, integer
-from .recipes import input_size, make_model, model_arguments
+from .recipes import data_kind, input_size, make_model, model_arguments, model_name
 
 __all__ = ["add_arguments", "run"]
 
@@ -29,9 +29,13 @@ def add_arguments(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Print the table."""
-    shape = _shape(options.input) if options.input else _default_shape(options.model)
-    model = make_model(options.model, model_arguments(options.model, shape, options.classes))
-    with user_input(f"{options.model} on images of shape {shape}"):
+    name = model_name(options.model)
+    if data_kind(name) == "text":
+        print(make_model(name, {}).summary((1,), "int64"))
+        return
+    shape = _shape(options.input) if options.input else _default_shape(name)
+    model = make_model(name, model_arguments(name, shape, options.classes))
+    with user_input(f"{name} on images of shape {shape}"):
         table = model.summary(shape)
     print(table)
 

@@ -15,19 +15,16 @@ from typing import Any
 import numpy as np
 
 import brasa
-from brasa import _files, io, nn, optim, random
+from brasa import _files, io
 from brasa._extras import MissingExtra
-from brasa._train import Trainer, callbacks
-from brasa._train.metrics import confusion_matrix
-from brasa._train.pictures import draw_confusion, write_figure
+from brasa._train import Trainer
 
 from .errors import UsageError, user_input
 from .parser import Parser, integer, number
-from .recipes import Recipe, input_size, load_data, make_model, model_arguments, recipe_for
+from .recipes import check_fit, data_kind, input_size, load_data, model_name, recipe_for
+from .tasks import CHECKPOINT, ImageTask, TextTask, task_for
 
 __all__ = ["add_arguments", "run"]
-
-CHECKPOINT, BEST = "checkpoint.safetensors", "best.safetensors"
 
 # What a run is made of. A checkpoint holds it, and resuming may not change it.
 _SETTINGS = ("model", "data", "epochs", "batch_size", "lr", "seed", "augment")
@@ -45,24 +42,26 @@ def add_arguments(parser: Parser) -> None:
     add(
         "--data",
         metavar="NAME|FOLDER",
-        help="mnist (default), fashion-mnist, cifar10, digits, or a folder with a subfolder per class",
+        help="mnist (default), fashion-mnist, cifar10, digits, or a folder with a subfolder per class; for char_lstm,"
+        " char_gru and char_rnn: text (default), fortunes-br",
     )
     add(
         "--root",
-        metavar="DIR",
-        help="folder of the data set's published files (mnist without it: the bundled sample)",
+        metavar="PATH",
+        help="folder of the data set's published files (mnist without it: the bundled sample), or the file of"
+        " text (text without it: a bundled novel in Portuguese)",
     )
     add(
         "--epochs",
         type=integer(1),
         metavar="N",
-        help="passes over the training set (default: 30; fashion-mnist: 8)",
+        help="passes over the training set (default: 30; fashion-mnist: 8; text: 15)",
     )
     add(
         "--batch-size",
         type=integer(1),
         metavar="N",
-        help="images per update (default: 32; cifar10: 64)",
+        help="images per update (default: 32; cifar10: 64), or places read at once (text: 16)",
     )
     add(
         "--lr",
@@ -89,40 +88,44 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Train, write the run's folder, print the test accuracy."""
+    """Train, write the run's folder, print the measure of the test set."""
     settings = _resumed(options) if options.resume else _settings(options)
     recipe = recipe_for(settings["data"])
     train, test = load_data(settings["data"], settings["root"], input_size(settings["model"]))
     if settings.setdefault("samples", len(train)) != len(train):
         raise UsageError(
-            f"--resume: the run had {settings['samples']} training images, here are {len(train)}"
+            f"--resume: the run had {settings['samples']} samples to train, here are {len(train)}"
         )
-    trainer = _trainer(settings, train, options.device)
+    task = task_for(recipe.kind)(settings, recipe, train, test, options.device)
+    trainer = task.trainer
+    trainer.about["run"] = {**settings, "root": settings["root"] and os.path.abspath(settings["root"])}
     if options.resume:
         with user_input("--resume"):
             io.load(trainer.model, options.resume)
     # Only now is a folder made: everything that the user could have got wrong was seen.
     folder = _run_folder(options, settings)
-    trainer.callbacks = _callbacks(folder)
-    print(_headline(settings, train, test, trainer, folder), flush=True)
+    trainer.callbacks = task.callbacks(folder)
+    print(_headline(settings, task, folder), flush=True)
     start = time.monotonic()
     try:
-        _fit(trainer, settings, recipe, train, test, options.resume)
+        task.fit(options.resume)
     except KeyboardInterrupt:
         if (folder / CHECKPOINT).exists():
             print(f"to go on: brasa train --resume {folder / CHECKPOINT}")
         raise
-    _report(trainer, test, folder, time.monotonic() - start)
+    _report(task, folder, time.monotonic() - start)
 
 
 # --- settings -------------------------------------------------------------------------------------
 
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
-    data = options.data or "mnist"
+    model = model_name(options.model or "lenet")
+    data = options.data or {"images": "mnist", "text": "text"}[data_kind(model)]
     recipe = recipe_for(data)
+    check_fit(model, data)
     defaults = {
-        "model": "lenet",
+        "model": model,
         "data": data,
         "epochs": recipe.epochs,
         "batch_size": recipe.batch_size,
@@ -130,8 +133,8 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
         "seed": 0,
         "augment": True,
     }
-    given = {name: getattr(options, name) for name in _SETTINGS}
-    settings = {name: value if given[name] is None else given[name] for name, value in defaults.items()}
+    given = {name: getattr(options, name) for name in _SETTINGS if name != "model"}
+    settings = defaults | {name: value for name, value in given.items() if value is not None}
     return {**settings, "root": options.root}
 
 
@@ -144,6 +147,8 @@ def _resumed(options: argparse.Namespace) -> dict[str, Any]:
         raise UsageError(f"--resume: {options.resume} is no checkpoint of brasa train")
     for name in _SETTINGS:
         given = getattr(options, name)
+        if name == "model" and given is not None:
+            given = model_name(given)
         if given is not None and given != settings[name]:
             raise UsageError(f"--resume: the run has {name.replace('_', '-')} {settings[name]}, not {given}")
     return {**settings, "root": options.root or settings["root"]}
@@ -178,104 +183,33 @@ def _next_folder(parent: Path, settings: dict[str, Any]) -> Path:
     raise UsageError(f"{parent} is full; give --out")
 
 
-# --- training -------------------------------------------------------------------------------------
-
-
-def _trainer(settings: dict[str, Any], train: Any, device: str | None) -> Trainer:
-    classes = train.classes or tuple(map(str, range(int(train.targets.max()) + 1)))
-    shape = train[0][0].shape
-    arguments = model_arguments(settings["model"], shape, len(classes))
-    random.manual_seed(settings["seed"])
-    model = make_model(settings["model"], arguments)
-    with user_input(f"{settings['model']} cannot be trained on images of shape {shape}"):
-        _try_out(model, train)
-    steps = -(-len(train) // settings["batch_size"])
-    optimizer = optim.Adam(model.parameters(), lr=settings["lr"])
-    schedule = optim.OneCycleLR(optimizer, settings["lr"], epochs=settings["epochs"], steps_per_epoch=steps)
-    with user_input("--device"):
-        trainer = Trainer(
-            model,
-            optimizer,
-            nn.CrossEntropyLoss(),
-            scheduler=schedule,
-            device=device,
-            seed=settings["seed"],
-        )
-    trainer.about = {
-        "model": {"name": settings["model"], "arguments": arguments},
-        "classes": list(classes),
-        "input_shape": list(shape),
-        "preprocessing": {"range": [0.0, 1.0], "colour": "grey" if shape[0] == 1 else "rgb"},
-        "run": {**settings, "root": settings["root"] and os.path.abspath(settings["root"])},
-    }
-    return trainer
-
-
-def _callbacks(folder: Path) -> list[callbacks.Callback]:
-    return [
-        callbacks.CSVLogger(folder / "history.csv"),
-        callbacks.Checkpoint(folder / CHECKPOINT),
-        # By the test set: a file to look at, not the result. The accuracy that is printed is of the
-        # last epoch's weights, which no test image has helped to choose.
-        callbacks.Checkpoint(folder / BEST, monitor="val_accuracy"),
-    ]
-
-
-def _try_out(model: nn.Module, train: Any) -> None:
-    """Run two images through the model, to know that it takes them before a folder is made."""
-    model.eval()
-    with brasa.no_grad():
-        model(train[:2][0])
-    model.train()
-
-
-def _fit(
-    trainer: Trainer,
-    settings: dict[str, Any],
-    recipe: Recipe,
-    train: Any,
-    test: Any,
-    resume: str | None,
-) -> None:
-    augment = recipe.augment() if recipe.augment and settings["augment"] else None
-    trainer.fit(
-        train,
-        validation=test,
-        epochs=settings["epochs"],
-        batch_size=settings["batch_size"],
-        transform=augment,
-        resume=resume,
-    )
-
-
 # --- results --------------------------------------------------------------------------------------
 
 
-def _headline(settings: dict[str, Any], train: Any, test: Any, trainer: Trainer, folder: Path) -> str:
-    parameters = sum(p.data.size for p in trainer.model.parameters())
+def _headline(settings: dict[str, Any], task: ImageTask | TextTask, folder: Path) -> str:
     return (
-        f"{settings['model']} ({parameters:,} parameters) on {settings['data']}: "
-        f"{len(train):,} images to train, {len(test):,} to test; results go to {folder}"
+        f"{settings['model']} ({_parameters(task.trainer):,} parameters) on {settings['data']}: "
+        f"{task.describe()}; results go to {folder}"
     )
 
 
-def _report(trainer: Trainer, test: Any, folder: Path, seconds: float) -> None:
-    scores = trainer.predict(test)
-    truth = np.asarray(test.targets)
-    matrix = confusion_matrix(truth, scores)
-    correct, total = int(np.trace(matrix)), len(truth)
+def _parameters(trainer: Trainer) -> int:
+    return sum(p.data.size for p in trainer.model.parameters())
+
+
+def _report(task: ImageTask | TextTask, folder: Path, seconds: float) -> None:
+    trainer = task.trainer
+    facts, line = task.measure()
     trainer.history.to_csv(folder / "history.csv")
-    left_out = _draw(trainer, matrix, folder)
+    left_out = _draw(task, folder)
     summary = {
         "run": trainer.about["run"],
-        "test": {"accuracy": correct / total, "correct": correct, "total": total},
+        **facts,
         "last_epoch": trainer.history.last(),
         "seconds": round(seconds, 3),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "parameters": sum(p.data.size for p in trainer.model.parameters()),
+        "parameters": _parameters(trainer),
         "model": trainer.about["model"],
-        "classes": trainer.about["classes"],
-        "confusion": matrix.tolist(),
         "versions": {
             "brasa": brasa.__version__,
             "python": platform.python_version(),
@@ -286,14 +220,13 @@ def _report(trainer: Trainer, test: Any, folder: Path, seconds: float) -> None:
     _files.write_text(folder / "run.json", json.dumps(summary, indent=2) + "\n")
     if left_out:
         print(left_out)
-    print(f"test accuracy {correct / total:.4f} ({correct} of {total})")
+    print(line)
 
 
-def _draw(trainer: Trainer, matrix: np.ndarray, folder: Path) -> str:
+def _draw(task: ImageTask | TextTask, folder: Path) -> str:
     """Write the pictures; without matplotlib, return what was left out and what to install."""
     try:
-        trainer.history.plot(folder / "history.png")
-        write_figure(draw_confusion(matrix, trainer.about["classes"]), folder / "confusion.png")
+        task.draw(folder)
     except MissingExtra as error:
-        return f"left out history.png and confusion.png: {error}"
+        return f"left out {' and '.join(task.pictures)}: {error}"
     return ""

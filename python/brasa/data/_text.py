@@ -15,8 +15,8 @@ _MAX_BYTES = 1 << 28
 
 _FORTUNES = "/usr/share/games/fortunes/brasil"
 _GET_FORTUNES = (
-    "they are in the package fortunes-br of Debian and Ubuntu, which puts them there; they are under the GPL and"
-    " so do not come with this package (the name 'text' is a novel that does)"
+    "the package fortunes-br of Debian and Ubuntu puts it there; it is under the GPL and so does not come with this"
+    " package (the set 'text' is a novel that does)"
 )
 _MARK = "%\n"  # ends a line of its own: fortune's sign between two texts
 

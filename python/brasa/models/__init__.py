@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from brasa.models.alexnet import AlexNet, alexnet
+from brasa.models.character import CharacterModel, char_gru, char_lstm, char_rnn
 from brasa.models.lenet import lenet
 from brasa.models.markov import MarkovChain
 from brasa.models.mlp import mlp
@@ -42,10 +43,14 @@ from brasa.nn import Module
 __all__ = [
     "VGG",
     "AlexNet",
+    "CharacterModel",
     "CifarResNet",
     "MarkovChain",
     "ResNet",
     "alexnet",
+    "char_gru",
+    "char_lstm",
+    "char_rnn",
     "get",
     "lenet",
     "mlp",
@@ -86,6 +91,9 @@ _MODELS: dict[str, Callable[..., Module]] = {
         resnet101,
         resnet152,
         resnet20,
+        char_lstm,
+        char_gru,
+        char_rnn,
     )
 }
 
