@@ -1,0 +1,199 @@
+"""Conjugate Portuguese verbs that the network has never seen: sequence to sequence, with attention.
+
+The encoder reads what is asked and the verb, letter by letter: "E1chegar" is the first person of the perfect of
+"chegar". The decoder writes "cheguei", and looks back at every letter (additive attention: D. Bahdanau, K. Cho,
+Y. Bengio, "Neural machine translation by jointly learning to align and translate", 2015). Run
+
+    python examples/verbs.py                    (710 verbs, conjugated by the rules of the grammar)
+    python examples/verbs.py --verbs /usr/lib/brazilian-conjugate/verbos-UTF-8
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from portuguese_verbs import FORMS, PERSONS, TENSES, by_rules, from_debian
+
+import brasa as br
+from brasa import data, nn, optim
+
+PAD, BEGIN, END = "\0^$"
+SHOWN = ("E1chegar", "S4conhecer")
+
+
+class Inflector(nn.Module):
+    """Encoder, decoder and the attention between them, all of the same width."""
+
+    def __init__(self, symbols: int, hidden: int, embedding: int = 32) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(symbols, embedding)
+        self.encoder = nn.GRU(embedding, hidden, batch_first=True)
+        self.decoder = nn.GRU(embedding, hidden, batch_first=True)
+        self.attention = nn.AdditiveAttention(hidden, hidden, hidden)
+        self.output = nn.Linear(2 * hidden, symbols)
+
+    def encode(self, x: Any, lengths: Any) -> tuple[Any, Any]:
+        """Return what the decoder looks back at, (N, S, hidden), and the state it begins with."""
+        return self.encoder(self.embedding(x), lengths=lengths)
+
+    def decode(self, y: Any, state: Any, memory: Any, lengths: Any) -> tuple[Any, Any, Any]:
+        """Return the scores after each letter of `y`, (N, T, symbols), the state, and the weights (N, T, S)."""
+        outputs, state = self.decoder(self.embedding(y), state)
+        context, weights = self.attention(outputs, memory, lengths=lengths)
+        return self.output(br.cat([outputs, context], axis=-1)), state, weights
+
+    def forward(self, x: Any, lengths: Any, y: Any) -> Any:
+        """Return the scores (N * T, symbols) of the letters that follow those of `y`, the right ones so far."""
+        memory, state = self.encode(x, lengths)
+        scores, _, _ = self.decode(y, state, memory, lengths)
+        return scores.reshape(-1, scores.shape[-1])
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
+    """Train and test; return the share of right forms of held-out verbs."""
+    options = parse(arguments)
+    verbs = from_debian(options.verbs) if options.verbs else by_rules()
+    pairs = Pairs(verbs, options)
+    print(
+        f"{len(verbs)} verbs, of which {len(pairs.held_out)} are held out; {len(pairs.train)} forms to train on"
+    )
+    br.manual_seed(options.seed)
+    model = Inflector(len(pairs.letters), options.hidden)
+    optimizer = optim.Adam(model.parameters(), lr=options.lr)
+    schedule = optim.OneCycleLR(optimizer, options.lr, epochs=options.epochs, steps_per_epoch=len(pairs))
+    loss = nn.CrossEntropyLoss(ignore_index=pairs.letters.encode(PAD)[0])
+    trainer = br.Trainer(model, optimizer, loss, scheduler=schedule, metrics=(), clip_norm=1.0)
+    trainer.fit(pairs, epochs=options.epochs)
+    right, wrong = judge(model, pairs)
+    for form in FORMS:
+        print(f"{TENSES[form[0]]:<26} {PERSONS[form[1]]:<5} {right[form]:.3f}")
+    print(f"mistakes, for example: {', '.join(wrong[:: max(len(wrong) // 8, 1)])}")
+    draw(model, pairs, right, options.out)
+    accuracy = float(np.mean(list(right.values())))
+    print(f"forms of held-out verbs that are right: {accuracy:.4f}")
+    return {"greedy": accuracy}
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--verbs", help="Debian's data base of verbs (default: examples/data/verbs.txt)")
+    add("--forms", type=int, default=20000, help="forms to train on in an epoch, at most (default: 20000)")
+    add("--hidden", type=int, default=128, help="units of encoder and decoder (default: 128)")
+    add("--epochs", type=int, default=8, help="passes over the forms (default: 8)")
+    add("--lr", type=float, default=4e-3, help="top of the one-cycle learning rate (default: 0.004)")
+    add("--batch-size", type=int, default=64)
+    add("--seed", type=int, default=0)
+    add("--out", default="verbs.png", help="the picture (default: verbs.png)")
+    return parser.parse_args(arguments)
+
+
+# --- data -----------------------------------------------------------------------------------------
+
+
+class Pairs:
+    """Batches of questions and answers for training, in a new order each time; and the verbs held out.
+
+    A batch is ``(x, lengths, y), target``: `x` (N, S) padded questions, `y` (N, T) the answers after a mark of
+    their beginning, `target` (N * T,) the answers and a mark of their end.
+    """
+
+    def __init__(self, verbs: dict[str, dict[str, str]], options: argparse.Namespace) -> None:
+        self.rng = np.random.default_rng(options.seed)
+        self.batch_size, self.limit = options.batch_size, options.forms
+        self.verbs = verbs
+        names = self.rng.permutation(sorted(verbs)).tolist()
+        chosen = {question[2:] for question in SHOWN}
+        self.held_out = [name for name in names if name not in chosen][: len(names) // 8] + sorted(chosen)
+        rest = sorted(set(names) - set(self.held_out))
+        self.train = [(form + name, verbs[name][form]) for name in rest for form in FORMS]
+        everything = "".join(name + "".join(forms.values()) for name, forms in verbs.items())
+        self.letters = data.Vocabulary(PAD + BEGIN + END + "".join(FORMS) + everything)
+
+    def __len__(self) -> int:
+        return -(-min(len(self.train), self.limit) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Any]:
+        order = self.rng.permutation(len(self.train))[: self.limit]
+        for start in range(0, len(order), self.batch_size):
+            questions, answers = zip(
+                *(self.train[i] for i in order[start : start + self.batch_size]), strict=True
+            )
+            x, lengths = self.padded(questions)
+            y, _ = self.padded([BEGIN + answer for answer in answers])
+            target, _ = self.padded([answer + END for answer in answers])
+            yield (x, lengths, y), target.ravel()
+
+    def padded(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Return texts as rows of numbers, filled up to the longest, and their lengths."""
+        lengths = np.array([len(text) for text in texts])
+        rows = self.letters.encode("".join(text.ljust(max(lengths), PAD) for text in texts))
+        return rows.reshape(len(texts), -1), lengths
+
+
+# --- use ------------------------------------------------------------------------------------------
+
+
+def answer(
+    model: Inflector, pairs: Pairs, questions: Sequence[str], limit: int = 30
+) -> tuple[list[str], Any]:
+    """Write the answers letter by letter, always the likeliest; return them, and the weights (N, T, S)."""
+    x, lengths = pairs.padded(questions)
+    y = np.full((len(questions), 1), pairs.letters.encode(BEGIN)[0])
+    written, weights = [], []
+    model.eval()
+    with br.no_grad():
+        memory, state = model.encode(x, lengths)
+        for _ in range(limit):
+            scores, state, looked = model.decode(y, state, memory, lengths)
+            y = scores.numpy().argmax(-1)
+            written.append(y)
+            weights.append(looked.numpy())
+    texts = [pairs.letters.decode(row) for row in np.concatenate(written, 1)]
+    return [text.split(END)[0] for text in texts], np.concatenate(weights, 1)
+
+
+def judge(model: Inflector, pairs: Pairs) -> tuple[dict[str, float], list[str]]:
+    """Return, for each form, the share of held-out verbs that the network conjugates rightly; and its mistakes."""
+    right, wrong = {}, []
+    for form in FORMS:
+        answers, _ = answer(model, pairs, [form + verb for verb in pairs.held_out])
+        truth = [pairs.verbs[verb][form] for verb in pairs.held_out]
+        mistakes = [f"{a} for {t}" for a, t in zip(answers, truth, strict=True) if a != t]
+        right[form] = 1 - len(mistakes) / len(truth)
+        wrong += mistakes
+    return right, wrong
+
+
+def draw(model: Inflector, pairs: Pairs, right: dict[str, float], path: str) -> None:
+    """Draw where the decoder looks while it writes, and the accuracy of each form."""
+    figure = Figure(figsize=(13, 4.4), layout="constrained")
+    *panels, table = figure.subplots(1, len(SHOWN) + 1)
+    for axes, question in zip(panels, SHOWN, strict=True):
+        (written,), weights = answer(model, pairs, [question])
+        axes.imshow(weights[0, : len(written) + 1], cmap="Blues", vmin=0, vmax=1)
+        axes.set_xticks(range(len(question)), list(question))
+        axes.set_yticks(range(len(written) + 1), [*written, "end"])
+        axes.set_xlabel("read")
+        axes.set_title(f"{question} → {written}")
+    shares = np.array([[right[tense + person] for person in PERSONS] for tense in TENSES])
+    table.imshow(shares, cmap="Greens", vmin=0, vmax=1, aspect="auto")
+    for (row, column), share in np.ndenumerate(shares):
+        colour = "white" if share > 0.6 else "black"
+        table.text(column, row, f"{share:.3f}", ha="center", va="center", color=colour, fontsize=8)
+    table.set_xticks(range(len(PERSONS)), PERSONS.values())
+    table.set_yticks(range(len(TENSES)), TENSES.values())
+    panels[0].set_ylabel("written")
+    table.set_title("right forms of held-out verbs")
+    figure.savefig(path, dpi=150)
+
+
+if __name__ == "__main__":
+    main()
