@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from portuguese_verbs import FORMS, PERSONS, TENSES, by_rules, from_debian
 
 import brasa as br
 from brasa import data, nn, optim
+from portuguese_verbs import FORMS, PERSONS, TENSES, by_rules, from_debian
 
 PAD, BEGIN, END = "\0^$"
 SHOWN = ("E1chegar", "S4conhecer")

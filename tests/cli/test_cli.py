@@ -333,7 +333,10 @@ MISTAKES = {
     "hyphens": (("train", "char-lsmt"), "did you mean 'char_lstm'?"),
     "no such text": (("train", "char_lstm", "--root", "nowhere"), "nowhere"),
     "no such fortunes": (("train", "char_lstm", "--data", "fortunes-br", "--root", "nowhere"), "GPL"),
-    "text too short": (("train", "char_lstm", "--root", "file", "--batch-size", "99"), "--batch-size: a text"),
+    "text too short": (
+        ("train", "char_lstm", "--root", "file", "--batch-size", "99"),
+        "--batch-size: a text",
+    ),
     "generate from nothing": (("generate", "nothing"), "nothing: No such file"),
     "generate from weights": (("generate", "weights"), "no checkpoint of brasa train"),
     "generate without": (("generate",), "CHECKPOINT"),
