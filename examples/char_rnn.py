@@ -18,8 +18,7 @@ from matplotlib.figure import Figure
 import brasa as br
 from brasa import data, models, nn, optim
 
-# Top of the one-cycle learning rate. The simple RNN diverges at the rate of the others.
-RATES = {"lstm": 3e-3, "gru": 3e-3, "rnn": 1e-3}
+RATE = 3e-3  # top of the one-cycle learning rate
 COLOURS = {"lstm": "#1f5fa8", "gru": "#2e8b57", "rnn": "#d1602a"}
 
 
@@ -53,7 +52,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--text", help="a file of text, or one of fortune's (default: the bundled novel)")
     add("--characters", type=int, default=0, help="use only so many characters from the beginning")
-    add("--cells", nargs="+", choices=list(RATES), default=list(RATES))
+    add("--cells", nargs="+", choices=list(COLOURS), default=list(COLOURS))
     add("--hidden", type=int, default=256, help="units of the recurrent layer (default: 256)")
     add("--epochs", type=int, default=15, help="passes over the text (default: 15)")
     add("--order", type=int, default=6, help="highest order of the Markov chain (default: 6)")
@@ -80,10 +79,10 @@ def train_one(
     """Train a network; return it, and its perplexity on the held-out part after each epoch."""
     print(f"\n{cell}")
     br.manual_seed(options.seed)
-    model = models.CharacterModel(cell, len(train.vocabulary), hidden=options.hidden)
+    model = models.get(f"char_{cell}", characters=len(train.vocabulary), hidden=options.hidden)
     batches = data.TextBatches(train, batch_size=16, steps=64)
-    optimizer = optim.Adam(model.parameters(), lr=RATES[cell])
-    schedule = optim.OneCycleLR(optimizer, RATES[cell], epochs=options.epochs, steps_per_epoch=len(batches))
+    optimizer = optim.Adam(model.parameters(), lr=RATE)
+    schedule = optim.OneCycleLR(optimizer, RATE, epochs=options.epochs, steps_per_epoch=len(batches))
     trainer = br.Trainer(model, optimizer, nn.CrossEntropyLoss(), scheduler=schedule, clip_norm=1.0)
     # One stream: every character is predicted from all that stand before it.
     held_out = data.TextBatches(test, batch_size=1, steps=256)

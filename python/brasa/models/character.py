@@ -59,7 +59,7 @@ class CharacterModel(nn.Module):
         characters: int,
         hidden: int = 256,
         layers: int = 1,
-        dropout: float = 0.3,
+        dropout: float = 0.2,
         embedding: int = 64,
     ) -> None:
         super().__init__()
@@ -181,14 +181,16 @@ def char_gru(characters: int = 100, **options: Any) -> CharacterModel:
     return CharacterModel("gru", characters, **options)
 
 
-def char_rnn(characters: int = 100, **options: Any) -> CharacterModel:
+def char_rnn(characters: int = 100, dropout: float = 0.0, **options: Any) -> CharacterModel:
     """Return a character model with a simple RNN (tanh): 1 layer of 256 units, 114,532 parameters for 100 characters.
 
     Parameters
     ----------
     characters : int, default: 100
         Size of the alphabet.
+    dropout : float, default: 0.0
+        As for `CharacterModel`; this layer has no memory to spare for it.
     **options
         As for `CharacterModel`.
     """
-    return CharacterModel("rnn", characters, **options)
+    return CharacterModel("rnn", characters, dropout=dropout, **options)
