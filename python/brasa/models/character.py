@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from brasa import nn
+from brasa import decode, nn, random
 from brasa.autograd import no_grad
 from brasa.tensor import Tensor
 
@@ -124,35 +124,29 @@ class CharacterModel(nn.Module):
         ids = np.asarray(prompt, np.int64).ravel()
         if not ids.size:
             raise ValueError("prompt: need at least one character to go on from")
-        if not 0 < temperature < float("inf"):
-            raise ValueError(f"temperature must be a number above 0, got {temperature}")
-        if top_k is not None and top_k < 1:
-            raise ValueError(f"top_k must be at least 1, got {top_k}")
-        rng = np.random.default_rng(seed)
         was_training = self.training
         self.eval()
-        device = self.decoder.weight.device
-        drawn: list[int] = []
         with no_grad():
-            for _ in range(length):
-                scores = self(Tensor(ids[:, None]).to(device))[-1].numpy().astype(np.float64)
-                drawn.append(_draw(scores / temperature, top_k, rng))
-                ids = np.array(drawn[-1:])
+            if len(ids) > 1:
+                self(self._beside(ids[:-1, None]))
+            drawn = decode.sample(
+                lambda last, _: (self(last[None]).log_softmax(-1), None),
+                self._beside(ids[-1:]),
+                max_length=length,
+                temperature=temperature,
+                top_k=top_k,
+                generator=random.Generator(seed),
+            )
         self.train(was_training)
-        return np.array(drawn, np.int64)
+        return drawn.tokens[0]
+
+    def _beside(self, ids: NDArray[np.int64]) -> Any:
+        """The same numbers on the network's device."""
+        return Tensor(ids).to(self.decoder.weight.device).data
 
 
 def _detached(state: Any) -> Any:
     return tuple(part.detach() for part in state) if isinstance(state, tuple) else state.detach()
-
-
-def _draw(scores: NDArray[np.float64], top_k: int | None, rng: np.random.Generator) -> int:
-    if top_k is not None and top_k < len(scores):
-        # Exactly k are kept, also where scores are equal: the first of them.
-        scores = scores.copy()
-        scores[np.argsort(-scores, kind="stable")[top_k:]] = -np.inf
-    shares = np.exp(scores - scores.max())
-    return int(rng.choice(len(scores), p=shares / shares.sum()))
 
 
 def char_lstm(characters: int = 100, **options: Any) -> CharacterModel:
