@@ -116,7 +116,7 @@ def draw(
     top.plot(years, rivals["GRU"], color=colours["GRU"], linewidth=2, label="GRU, one year ahead")
     top.set_ylabel("sunspots in a year")
     for name, guess in rivals.items():
-        label = f"{name}, root mean square {errors[name]:.1f}"
+        label = f"{name}, r.m.s. {errors[name]:.1f}"
         bottom.plot(years, np.abs(guess - truth), color=colours[name], linewidth=1.4, label=label)
     bottom.set_ylabel("error")
     bottom.set_xlabel("year")

@@ -115,14 +115,16 @@ def test_debians_file_of_verbs(example, tmp_path):
 
 
 def test_a_small_network_conjugates(example):
-    found = example("verbs", "--forms", 8000, "--hidden", 96, "--epochs", 5, "--lr", 0.006)
+    found = example("verbs", "--forms", 8000, "--hidden", 96, "--epochs", 5, "--lr", 0.006, "--beams", 2)
     assert found["greedy"] > 0.85
+    assert found["beam"] > 0.85
 
 
 @full
 def test_a_network_conjugates(example):
     found = example("verbs")
-    assert found["greedy"] > 0.96
+    assert found["greedy"] > 0.97
+    assert found["beam"] > 0.97
 
 
 # --- digits, sunspots, memory ---------------------------------------------------------------------
