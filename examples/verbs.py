@@ -76,7 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
     draw(model, pairs, right, options.out)
     searched, _ = judge(model, pairs, options.beams)
     greedy, beam = (float(np.mean(list(found.values()))) for found in (right, searched))
-    print(f"right forms of held-out verbs: {greedy:.4f} greedy, {beam:.4f} by a search of {options.beams} beams")
+    print(
+        f"right forms of held-out verbs: {greedy:.4f} greedy, {beam:.4f} by a search of {options.beams} beams"
+    )
     return {"greedy": greedy, "beam": beam}
 
 

@@ -95,6 +95,10 @@ def test_generation_leaves_the_mode_and_begins_anew(model):
     model(np.array([[1], [2]]))  # a state that must not matter
     np.testing.assert_array_equal(model.generate([1], 5), one)
     assert model.generate([1], 0).shape == (0,)
+    model.train()
+    with pytest.raises(ValueError, match="temperature"):
+        model.generate([1], 5, temperature=0)
+    assert model.training
 
 
 def test_bad_input(model):

@@ -126,19 +126,24 @@ class CharacterModel(nn.Module):
             raise ValueError("prompt: need at least one character to go on from")
         was_training = self.training
         self.eval()
+        try:
+            return self._draw(
+                ids, length, temperature=temperature, top_k=top_k, generator=random.Generator(seed)
+            )
+        finally:
+            self.train(was_training)
+
+    def _draw(self, ids: NDArray[np.int64], length: int, **options: Any) -> NDArray[np.int64]:
         with no_grad():
             if len(ids) > 1:
                 self(self._beside(ids[:-1, None]))
-            drawn = decode.sample(
-                lambda last, _: (self(last[None]).log_softmax(-1), None),
-                self._beside(ids[-1:]),
-                max_length=length,
-                temperature=temperature,
-                top_k=top_k,
-                generator=random.Generator(seed),
-            )
-        self.train(was_training)
-        return drawn.tokens[0]
+        # The state needs no handing over: it is carried.
+        return decode.sample(
+            lambda last, _: (self(last[None]).log_softmax(-1), None),
+            self._beside(ids[-1:]),
+            max_length=length,
+            **options,
+        ).tokens[0]
 
     def _beside(self, ids: NDArray[np.int64]) -> Any:
         """The same numbers on the network's device."""
