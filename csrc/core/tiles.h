@@ -51,7 +51,7 @@ constexpr int kFewRows = kTileRows == 12 ? 8 : 4;
 
 /// Below this many multiply-adds a second thread costs more than it brings (0.3 us a region); the
 /// second for products of one row, which take longer for the same work.
-constexpr int64_t kGemmSerialWork = 150'000, kRowSerialWork = 60'000;
+constexpr int64_t kGemmSerialWork = 150'000, kRowSerialWork = 40'000;
 
 /// Chunks per thread, and the most multiply-adds of one (50 us): small enough that a thread whose
 /// core is taken away is not waited for. The least are 1 us.

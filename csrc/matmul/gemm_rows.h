@@ -1,9 +1,13 @@
 // Products of few rows: every element of B is used once or a few times, so reading B is all there
-// is. It is read once, in long runs, and fetched ahead into L2 (prefetches into L1 wait for its few
-// fill buffers: 28 GB/s of B where L2's give 36). The sums wait in registers or in L1 meanwhile.
-// Measured, 4096 x 4096, where plain reading gives 42 GB/s: one row 40 GB/s, eight 30, with
-// B (n, k) 37 and 29. Lost: blocks of K shared out between the threads, which makes every stream
-// longer (36); a tile at a time down all of K, with 256 bytes of each row (16).
+// is. It is read once, in long runs; the sums wait in registers or in L1 meanwhile.
+// Measured, 4096 x 4096, where plain reading gives 77 GB/s: one row 77 (eight rows of B at a time
+// are streams that the prefetchers follow; prefetches by hand compete with them for the fill
+// buffers: 68, and from L3 107 instead of 173), with B (n, k) 51. There a square needs a stream per
+// lane, which the prefetchers follow badly: fetching the same columns eight squares ahead gives 51,
+// the next columns 46, nothing 48. Lost: blocks of K shared out between the threads, which makes
+// every stream longer; a tile at a time down all of K, with 256 bytes of each row (a third);
+// squares of 12 or 8 columns for fewer streams (4 to 15 % faster where memory is slow, as much
+// slower elsewhere); columns copied to L1 by fours, then transposed (33).
 #pragma once
 
 #include "core/elementwise.h"
@@ -31,7 +35,7 @@ template <class T> struct FewRows {
 
 // ------------------------------------------------------------------------- contiguous rows of B
 
-/// sum[j] = the chain over k of a[k] b[k, j], eight rows of B at a time; the next are fetched.
+/// sum[j] = the chain over k of a[k] b[k, j], eight rows of B at a time.
 template <class T> static void add_row(const FewRows<T>& f, int64_t columns, T* sum) {
   constexpr int kWidth = kLanes<T>, kSteps = 8;
   map_range(0, columns, [] { return Vec<T>{}; }, sum);
@@ -47,10 +51,7 @@ template <class T> static void add_row(const FewRows<T>& f, int64_t columns, T* 
       };
       Vec<T> total = read(sum + j);
 #pragma GCC unroll 8
-      for (int i = 0; i < kSteps; ++i) {
-        __builtin_prefetch(b + (kSteps + i) * f.b_step + j, 0, 2);
-        total = fma(x[i], read(b + i * f.b_step + j), total);
-      }
+      for (int i = 0; i < kSteps; ++i) total = fma(x[i], read(b + i * f.b_step + j), total);
       if (live >= kWidth)
         store(sum + j, total);
       else
@@ -146,84 +147,91 @@ static void multiply_by_rows(const Product<T>& g, int64_t begin, int64_t columns
 
 // ---------------------------------------------------------------------- contiguous columns of B
 
-/// Fetches a square of kLanes columns, `depth` deep, a KiB of a column per step of kLanes: as many
-/// lines as a step uses.
-template <class T> class Ahead {
- public:
-  Ahead(const T* square, int64_t b_column, int64_t depth) : column_(square) {
-    const int64_t steps = ceil_div(depth, kLanes<T>);
-    parts_ = ceil_div(steps, kLanes<T>);
-    stride_ = b_column * at_least(1, kLanes<T> / steps);
-  }
-  __attribute__((always_inline)) void fetch() {
-    constexpr int kLines = kVectorBytes<T> * kLanes<T> / 64;
-    const T* from = column_ + part_ * kLanes<T> * kLanes<T>;
-#pragma GCC unroll 16
-    for (int i = 0; i < kLines; ++i) __builtin_prefetch(from + i * (64 / int64_t(sizeof(T))), 0, 1);
-    if (++part_ < parts_) return;
-    part_ = 0;
-    column_ += stride_;
-  }
+/// Squares ahead of the one in use that are fetched, of the same columns.
+constexpr int64_t kSquaresAhead = 8;
 
- private:
-  const T* column_;
-  int64_t stride_, parts_, part_ = 0;
-};
-
-/// The chains over k of up to a vector of columns of B (a linear layer's weight): squares of B are
-/// transposed in registers, so that each chain keeps to its lane. `next` is fetched.
+/// sum[i] continues the chains of up to a vector of columns, f.b[j * f.b_step + k], over some k.
 template <class T, int kRows>
-BRASA_INLINE void add_columns(const FewRows<T>& f, int64_t columns, const T* next, Vec<T>* total) {
-  constexpr int kWidth = kLanes<T>;
-  Vec<T> sum[kRows] = {};
-  Ahead<T> ahead(next, f.b_step, at_least(f.depth, 1));
-  const auto part = [&](int64_t begin, int64_t steps) {
-    Vec<T> r[kWidth];
-    load_transposed(f.b + begin, f.b_step, columns, steps, r);
-    for (int k = 0; k < steps; ++k)
-      for (int i = 0; i < kRows; ++i)
-        sum[i] = fma(broadcast(f.a[i * f.a_row + (begin + k) * f.a_depth]), r[k], sum[i]);
-  };
-  int64_t p = at_most(elements_before_boundary(f.b), f.depth);
-  if (p > 0) part(0, p);
-  for (; p + kWidth <= f.depth; p += kWidth) {
-    Vec<T> r[kWidth];
-    ahead.fetch();
-    load_transposed(f.b + p, f.b_step, columns, kWidth, r);
-    const T* a = f.a + p * f.a_depth;
-#pragma GCC unroll 16
-    for (int k = 0; k < kWidth; ++k, a += f.a_depth) {
-#pragma GCC unroll 16
-      for (int i = 0; i < kRows; ++i) sum[i] = fma(broadcast(a[i * f.a_row]), r[k], sum[i]);
-    }
-  }
-  if (p < f.depth) part(p, f.depth - p);
-  for (int i = 0; i < kRows; ++i) total[i] = sum[i];
+BRASA_INLINE void add_part(const FewRows<T>& f, int64_t columns, int64_t begin, int64_t steps,
+                           Vec<T>* sum) {
+  Vec<T> r[kLanes<T>];
+  load_transposed(f.b + begin, f.b_step, columns, steps, r);
+  for (int k = 0; k < steps; ++k)
+    for (int i = 0; i < kRows; ++i)
+      sum[i] = fma(broadcast(f.a[i * f.a_row + (begin + k) * f.a_depth]), r[k], sum[i]);
 }
 
-/// All of K for one vector of columns, then the next.
-template <class T, int kRows>
-static void multiply_by_columns(const Product<T>& g, int64_t begin, int64_t columns) {
+/// The same over a square of kLanes columns; later ones are fetched.
+template <class T, int kRows, bool kFetch>
+BRASA_INLINE void add_square(const FewRows<T>& f, int64_t begin, Vec<T>* sum) {
   constexpr int kWidth = kLanes<T>;
-  for (int64_t j = 0; j < columns; j += kWidth) {
-    const T* square = g.b + (begin + j) * g.p.b_column;
-    Vec<T> total[kRows] = {}, sum[kRows];
-    DepthBlock d = depth_block(g, 0);
-    for (int64_t block = 0; block < g.plan.blocks; ++block) {
-      const FewRows<T> f{g.a + d.a_offset,    g.p.a_row,    g.p.a_depth,
-                         square + d.b_offset, g.p.b_column, d.depth};
-      const bool first = d.first, last = d.last;
-      d = depth_block(g, last ? 0 : block + 1);
-      const T* next = square + d.b_offset + (last ? kWidth * g.p.b_column : 0);
-      add_columns<T, kRows>(f, columns - j, next, sum);
-      for (int i = 0; i < kRows; ++i) total[i] = first ? sum[i] : total[i] + sum[i];
+  const T *b = f.b + begin, *a = f.a + begin * f.a_depth;
+  Vec<T> r[kWidth];
+#pragma GCC unroll 16
+  for (int j = 0; j < kWidth; ++j) {
+    if (kFetch) __builtin_prefetch(b + j * f.b_step + kSquaresAhead * kWidth);
+    r[j] = load(b + j * f.b_step);
+  }
+  transpose<T>(r);
+#pragma GCC unroll 16
+  for (int k = 0; k < kWidth; ++k, a += f.a_depth) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; ++i) sum[i] = fma(broadcast(a[i * f.a_row]), r[k], sum[i]);
+  }
+}
+
+/// How columns are taken: so many vectors of them at a time, and whether later squares are fetched.
+template <int kG, bool kF> struct Columns {
+  static constexpr int kGroups = kG;
+  static constexpr bool kFetch = kF;
+};
+
+/// A larger B comes from memory and is fetched ahead. Of a smaller one a single row of A takes two
+/// groups of columns at a time: one chain alone waits for itself (4 cycles per k). With more
+/// streams memory is slower (4096 x 4096: 37 GB/s where one group gives 46).
+constexpr int64_t kFarBytes = 16 << 20;
+
+/// The chains over a block of K of the next columns of B (a linear layer's weight): squares of B
+/// are transposed in registers, so that each chain keeps to its lane.
+template <class T, int kRows, class Way>
+BRASA_INLINE void add_columns(const FewRows<T>& f, int64_t columns, Vec<T> (*sum)[kRows]) {
+  constexpr int64_t kWidth = kLanes<T>;
+  int64_t p = 0, steps = at_most(elements_before_boundary(f.b), f.depth);
+  if (steps == 0) steps = at_most(kWidth, f.depth);
+  for (; p < f.depth; p += steps, steps = at_most(kWidth, f.depth - p)) {
+#pragma GCC unroll 2
+    for (int g = 0; g < Way::kGroups; ++g) {
+      const int64_t live = at_most(columns - g * kWidth, kWidth);
+      FewRows<T> group = f;
+      group.b += g * kWidth * f.b_step;
+      if (live == kWidth && steps == kWidth)
+        add_square<T, kRows, Way::kFetch>(group, p, sum[g]);
+      else if (live > 0)
+        add_part<T, kRows>(group, live, p, steps, sum[g]);
     }
-    for (int i = 0; i < kRows; ++i) {
-      T* c = g.c + i * g.p.n + begin + j;
-      if (columns - j >= kWidth)
-        store(c, total[i]);
-      else
-        store_partial(c, total[i], columns - j);
+  }
+}
+
+/// All of K for some columns, then the next.
+template <class T, int kRows, class Way>
+static void multiply_by_columns(const Product<T>& g, int64_t begin, int64_t columns) {
+  for (int64_t j = 0; j < columns; j += Way::kGroups * kLanes<T>) {
+    Vec<T> total[Way::kGroups][kRows] = {};
+    for (int64_t block = 0; block < g.plan.blocks; ++block) {
+      const DepthBlock d = depth_block(g, block);
+      const FewRows<T> f{g.a + d.a_offset, g.p.a_row,
+                         g.p.a_depth,      g.b + d.b_offset + (begin + j) * g.p.b_column,
+                         g.p.b_column,     d.depth};
+      Vec<T> sum[Way::kGroups][kRows] = {};
+      add_columns<T, kRows, Way>(f, columns - j, sum);
+      for (int v = 0; v < Way::kGroups; ++v)
+        for (int i = 0; i < kRows; ++i) total[v][i] = d.first ? sum[v][i] : total[v][i] + sum[v][i];
+    }
+    for (int v = 0; v < Way::kGroups; ++v) {
+      const int64_t column = j + v * kLanes<T>;
+      for (int i = 0; i < kRows && column < columns; ++i)
+        store_partial(g.c + i * g.p.n + begin + column, total[v][i],
+                      at_most(columns - column, kLanes<T>));
     }
   }
 }
@@ -232,17 +240,31 @@ static void multiply_by_columns(const Product<T>& g, int64_t begin, int64_t colu
 
 template <class T> using StripKernel = void (*)(const Product<T>&, int64_t, int64_t);
 
-template <class T, int... I>
-static constexpr StripKernel<T> pick_strip(int64_t rows, bool by_rows, Indices<I...>) {
-  constexpr StripKernel<T> kByRows[] = {&multiply_by_rows<T, I + 1>...};
-  constexpr StripKernel<T> kByColumns[] = {&multiply_by_columns<T, I + 1>...};
-  return by_rows ? kByRows[rows - 1] : kByColumns[rows - 1];
+template <class T, class Way> struct ByColumns {
+  template <int kRows> static constexpr StripKernel<T> kernel = &multiply_by_columns<T, kRows, Way>;
+};
+template <class T> struct ByRows {
+  template <int kRows> static constexpr StripKernel<T> kernel = &multiply_by_rows<T, kRows>;
+};
+
+template <class Strips, class T, int... I>
+static constexpr StripKernel<T> pick_rows(int64_t rows, Indices<I...>) {
+  constexpr StripKernel<T> kKernels[] = {Strips::template kernel<I + 1>...};
+  return kKernels[rows - 1];
+}
+
+template <class T> static StripKernel<T> pick_strip(const MatmulParams& p) {
+  using Rows = typename MakeIndices<kFewRows>::type;
+  if (p.b_column == 1) return pick_rows<ByRows<T>, T>(p.m, Rows{});
+  if (p.k * p.n * int64_t(sizeof(T)) > kFarBytes)
+    return pick_rows<ByColumns<T, Columns<1, true>>, T>(p.m, Rows{});
+  if (p.m == 1) return &multiply_by_columns<T, 1, Columns<2, false>>;
+  return pick_rows<ByColumns<T, Columns<1, false>>, T>(p.m, Rows{});
 }
 
 /// Columns [begin, end) of a product of at most kFewRows rows.
 template <class T> static void multiply_strip(const Product<T>& g, int64_t begin, int64_t end) {
-  using Rows = typename MakeIndices<kFewRows>::type;
-  pick_strip<T>(g.p.m, g.p.b_column == 1, Rows{})(g, begin, end - begin);
+  pick_strip<T>(g.p)(g, begin, end - begin);
   if (g.epilogue.epilogue.is_trivial()) return;
   for (int64_t i = 0; i < g.p.m; ++i) {
     const int64_t at = i * g.p.n + begin;

@@ -150,9 +150,9 @@ static void multiply_few(Context ctx, const MatmulParams& p, const T* a, const T
   Plan plan{};
   plan.blocks = p.sum.count * order::gemm_blocks<T>(p.k);
   ctx.threads = team_size<T>(p, ctx.threads);
-  const int64_t share = ceil_div(p.n, ctx.threads * kLanes<T>) * kLanes<T>;
   const int64_t most = p.m == 1 ? kRowStrip<T> : kFewStrip<T>;
-  const int64_t strip = at_least(at_most(share, most), kLanes<T>);
+  const int64_t shares = ceil_div(ceil_div(p.n, most), ctx.threads) * ctx.threads;
+  const int64_t strip = ceil_div(p.n, shares * kLanes<T>) * kLanes<T>;
   const int64_t strips = ceil_div(p.n, strip);
   parallel_for(ctx, strips * p.batch.count, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
