@@ -54,6 +54,10 @@ class Pass:
                 self.owned.add((id(target), index))
         elif (id(target), index) in self.owned and held.ndim:
             held += gradient
+        elif owned and gradient.ndim:
+            gradient += held
+            slots[index] = gradient
+            self.owned.add((id(target), index))
         else:
             total = held + gradient
             if self.create_graph:
@@ -217,7 +221,7 @@ def _distribute(state: Pass, node: Node, mask: tuple[bool, ...], dys: list[Any])
         if not shape and not is_tensor(gradient):
             gradient = _no_scalar(gradient)
         owned = False
-        if index < 0 and not state.retain:
+        if (index < 0 or target in state.pending) and not state.retain:
             if held is None:
                 held = _held(node, dys, gradients)
             owned = id(gradient) not in held and not _is_view(gradient)

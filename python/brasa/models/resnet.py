@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from brasa import nn
-from brasa._backend import namespace
-from brasa.tensor import cat
+from brasa._shape import scatter
 
 __all__ = [
     "BasicBlock",
@@ -189,8 +188,10 @@ class _Subsample(nn.Module):
 
     def forward(self, x: Any) -> Any:
         x = x[:, :, :: self.stride, :: self.stride]
-        zeros = namespace(x.data).zeros_like(x.data[:, : self.new_channels // 2])
-        return cat([zeros, x, zeros], axis=1)
+        n, channels, *image = x.shape
+        before = self.new_channels // 2
+        old = (slice(None), slice(before, before + channels))
+        return scatter(x, old, (n, channels + 2 * before, *image))
 
 
 class CifarResNet(nn.Module):
