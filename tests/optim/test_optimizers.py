@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 
@@ -239,6 +241,18 @@ def test_a_step_raises_the_version_and_backward_notices():
     assert w.version == before + 1
     with pytest.raises(RuntimeError):
         loss.backward()
+
+
+def test_gradients_are_not_kept_after_a_step():
+    params = tensors()
+    optimizer = optim.Adam(params)
+    for _ in range(3):  # from the second step on the optimiser knows its arrays
+        for p in params:
+            p.grad = br.Tensor(np.ones_like(p.data))
+        held = [weakref.ref(p.grad.data) for p in params]
+        optimizer.step()
+        optimizer.zero_grad()
+        assert all(gradient() is None for gradient in held)
 
 
 def test_zero_grad():

@@ -138,6 +138,7 @@ class Optimizer:
         for group in self.param_groups:
             for batch, members in self._gather(group):
                 self._update(group, batch, scale)
+                batch.grads = []  # kept, they would lie beside those of the next step
                 for param in members:
                     param._cell[0] += 1
 
