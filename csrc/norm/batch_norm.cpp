@@ -234,62 +234,74 @@ static void merge_products(const BatchNormBackward<T>& a, const BatchNormParams&
 }
 
 /// dx = scale (dy - first - (x - mean) second) over kRows runs of n elements; `of` gives numbers
-/// per channel.
-template <bool kStream, int kRows, class T, class Of>
+/// per channel. With kRelu dy is that of a relu behind the normalisation.
+template <bool kRelu, bool kStream, int kRows, class T, class Of>
 BRASA_INLINE void gradient_runs(const BatchNormBackward<T>& a, const BatchNormScratch<T>& scratch,
                                 int64_t at, int64_t n, const Of& of) {
   constexpr int64_t kAhead = kFetchBytes / sizeof(T);
   const auto mean = of(a.mean), first = of(scratch.first), second = of(scratch.second),
-             scale = of(scratch.scale);
+             scale = of(scratch.scale), bias = of(kRelu ? a.relu_bias : a.mean);
   const T *x = a.x + at, *dy = a.dy + at;
   T* dx = a.dx + at;
   each_part<T, kRows == 1 ? 4 : 1>(n, [=](int, int64_t i, int64_t live) {
     const Vec<T> m = mean(i, live), f = first(i, live), s = second(i, live), by = scale(i, live);
+    const Vec<T> b = kRelu ? bias(i, live) : Vec<T>{};
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r) {
       const int64_t at = r * n + i, ahead = at + kAhead;
       __builtin_prefetch(x + ahead);
       __builtin_prefetch(dy + ahead);
-      const Vec<T> distance = read(x + at, live) - m, centred = read(dy + at, live) - f;
-      put_row<kStream>(dx + at, fma(-distance, s, centred) * by, live);
+      const Vec<T> distance = read(x + at, live) - m;
+      Vec<T> g = read(dy + at, live);
+      if (kRelu) g = before_relu(g, distance, by, b);
+      put_row<kStream>(dx + at, fma(-distance, s, g - f) * by, live);
     }
   });
 }
 
-template <bool kStream, class T>
+template <bool kRelu, bool kStream, class T>
 static void gradient_group(const BatchNormBackward<T>& a, const BatchNormParams& p,
                            const BatchNormScratch<T>& scratch, int64_t begin, int64_t end,
                            int64_t length) {
   if (p.channels_last)
     each_rows<kStream>(begin, end, [&]<int kRows>(int64_t row) {
-      gradient_runs<kStream, kRows>(a, scratch, row * length, length,
-                                    [](const T* numbers) { return of_row(numbers); });
+      gradient_runs<kRelu, kStream, kRows>(a, scratch, row * length, length,
+                                           [](const T* numbers) { return of_row(numbers); });
     });
   else
     for (int64_t run = begin; run < end; ++run)
-      gradient_runs<kStream, 1>(a, scratch, run * length, length,
-                                [c = run % p.c](const T* numbers) { return of_plane(numbers[c]); });
+      gradient_runs<kRelu, kStream, 1>(
+          a, scratch, run * length, length,
+          [c = run % p.c](const T* numbers) { return of_plane(numbers[c]); });
   if (kStream) finish_streaming();
 }
 
-template <class T>
-void batch_norm_backward(Context ctx, const BatchNormBackward<T>& a, const BatchNormParams& p) {
+template <bool kRelu, class T>
+static void gradients(Context ctx, const BatchNormBackward<T>& a, const BatchNormParams& p) {
   const BatchNormScratch<T> scratch(ctx, p);
+  const ChannelNumbers<T> numbers{a.mean, scratch.scale, a.relu_bias};
   for (int64_t c = 0; c < p.c; ++c)
     scratch.scale[c] = a.weight ? a.rstd[c] * a.weight[c] : a.rstd[c];
   each_block<T, kTwoSumVectors>(
       ctx, p, scratch.blocks,
-      [&](const Block& block, int64_t c) { return plane_products(a.dy, a.x, a.mean[c], block); },
+      [&](const Block& block, int64_t c) {
+        return plane_products<kRelu>(a.dy, a.x, numbers.at(c), block);
+      },
       [&]<int kVectors>(const Block& block, int64_t c, int64_t live, Pairs result) {
-        row_products<kVectors>(a.dy, a.x, a.mean + c, block, live, result);
+        row_products<kRelu, kVectors>(a.dy, a.x, numbers.at(c), block, live, result);
       });
   each_group(ctx, p, [&](int64_t c, int64_t n) { merge_products(a, p, scratch, c, n); });
   if (!a.dx) return;
   const bool streaming = streams_rows(a.dx, p.n * p.c * p.s, p.channels_last ? p.c : p.s);
   each_run(ctx, p, [&](int64_t begin, int64_t end, int64_t length) {
-    (streaming ? gradient_group<true, T> : gradient_group<false, T>)(a, p, scratch, begin, end,
-                                                                     length);
+    (streaming ? gradient_group<kRelu, true, T>
+               : gradient_group<kRelu, false, T>)(a, p, scratch, begin, end, length);
   });
+}
+
+template <class T>
+void batch_norm_backward(Context ctx, const BatchNormBackward<T>& a, const BatchNormParams& p) {
+  (a.relu_bias ? gradients<true, T> : gradients<false, T>)(ctx, a, p);
 }
 
 BRASA_INSTANTIATE(batch_norm_workspace, float, double)

@@ -133,24 +133,39 @@ __global__ void __launch_bounds__(kThreads, 2)
   });
 }
 
+/// (x - mean) scale + bias, rounded alike wherever it is computed.
+template <class T>
+BRASA_DEVICE_FN T normalized(T x, T mean, T rstd, const T* weight, const T* bias, int64_t c) {
+  return T(::fma(x - mean, weight ? rstd * weight[c] : rstd, bias ? bias[c] : T(0)));
+}
+
+/// The gradient before the activation, of channel c.
+template <class T>
+BRASA_DEVICE_FN T before_activation(const BatchNormBackward<T>& a, int64_t c, T dy, T x) {
+  if (!a.relu_bias) return dy;
+  const T v = normalized(x, a.mean[c], a.rstd[c], a.weight, a.relu_bias, c);
+  return dy * Relu::derivative(v, T(0), T(0));
+}
+
 template <class T, int kLanes, bool kChannelsLast>
 __global__ void __launch_bounds__(kThreads, 4)
-    products_kernel(const T* dy, const T* x, const T* mean, BatchNormParams p, simt::Divisor pixels,
-                    bool packs, Pair* results) {
+    products_kernel(BatchNormBackward<T> a, BatchNormParams p, simt::Divisor pixels, bool packs,
+                    Pair* results) {
   using Mine = Share<T, kLanes, kChannelsLast>;
   const Mine mine(p, pixels, packs);
   T sum[Mine::kSums] = {}, products[Mine::kSums] = {}, means[Mine::kSums];
 #pragma unroll
-  for (int k = 0; k < Mine::kSums; ++k) means[k] = mine.c + k < p.c ? mean[mine.c + k] : T(0);
+  for (int k = 0; k < Mine::kSums; ++k) means[k] = mine.c + k < p.c ? a.mean[mine.c + k] : T(0);
 #pragma unroll 2
   for (int k = 0; k < Mine::kPacks; ++k) {
     if (!mine.has(k)) break;
-    const auto gradient = mine.load(dy, k), value = mine.load(x, k);
+    const auto gradient = mine.load(a.dy, k), value = mine.load(a.x, k);
 #pragma unroll
     for (int lane = 0; lane < kLanes; ++lane) {
       const int at = Mine::sum_of(lane);
-      sum[at] += gradient[lane];
-      products[at] += gradient[lane] * (value[lane] - means[at]);
+      const T x = value[lane], g = before_activation(a, mine.c + at, gradient[lane], x);
+      sum[at] += g;
+      products[at] += g * (x - means[at]);
     }
   }
   column_sums(sum, Mine::kWide);
@@ -250,8 +265,7 @@ __global__ void __launch_bounds__(kThreads, 4)
 #pragma unroll
     for (int k = 0; k < kLanes; ++k) {
       const int64_t c = p.channels_last ? first + k : first;
-      const T scale = a.weight ? a.rstd[c] * a.weight[c] : a.rstd[c];
-      v[k] = (v[k] - a.mean[c]) * scale + (a.bias ? a.bias[c] : T(0));
+      v[k] = normalized(v[k], a.mean[c], a.rstd[c], a.weight, a.bias, c);
       if (a.residual) v[k] += residual[k];
     }
     if (a.pre_activation) simt::store_pack<kLanes>(a.pre_activation + i, v);
@@ -274,7 +288,8 @@ __global__ void __launch_bounds__(kThreads, 4)
       const int64_t c = p.channels_last ? channel + k : channel;
       const T scale = a.weight ? a.rstd[c] * a.weight[c] : a.rstd[c];
       const T first = T(coefficients[c].first), second = T(coefficients[c].second);
-      g[k] = (g[k] - first - (x[k] - a.mean[c]) * second) * scale;
+      const T dy = before_activation(a, c, g[k], x[k]);
+      g[k] = (dy - first - (x[k] - a.mean[c]) * second) * scale;
     }
     simt::store_pack<kLanes>(a.dx + i, g);
   });
@@ -356,8 +371,8 @@ void batch_norm_backward(Context ctx, const BatchNormBackward<T>& a, const Batch
   if (parts_of(p) > 0) {
     const bool packs = simt::pack_aligned(a.dy) && simt::pack_aligned(a.x);
     visit_share<T>(p, [&]<int kLanes, bool kChannelsLast>() {
-      simt::launch(over_parts(ctx, p), products_kernel<T, kLanes, kChannelsLast>, a.dy, a.x, a.mean,
-                   p, simt::Divisor(p.s), packs, results);
+      simt::launch(over_parts(ctx, p), products_kernel<T, kLanes, kChannelsLast>, a, p,
+                   simt::Divisor(p.s), packs, results);
     });
   }
   simt::launch(per_channel(ctx, p), merge_products_kernel<T>, a, p, parts_of(p), results,

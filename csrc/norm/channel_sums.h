@@ -117,13 +117,31 @@ template <class T> static Pair plane_statistics(const T* x, const Block& b) {
   return {double(shift) + e / double(count), double(squares.total()) - e * e / double(count)};
 }
 
-template <class T> static Pair plane_products(const T* dy, const T* x, T mean, const Block& b) {
-  const Vec<T> m = broadcast(mean);
+/// Per channel: what normalising began with, and the bias where a relu followed it.
+template <class T> struct ChannelNumbers {
+  const T *mean, *scale, *relu_bias;
+  ChannelNumbers at(int64_t c) const {
+    return {mean + c, scale + c, relu_bias ? relu_bias + c : nullptr};
+  }
+};
+
+/// The gradient before the relu of distance * scale + bias from that behind it.
+template <class V> BRASA_INLINE V before_relu(V dy, V distance, V scale, V bias) {
+  return dy * Relu::derivative(fma(distance, scale, bias), V{}, V{});
+}
+
+template <bool kRelu, class T>
+static Pair plane_products(const T* dy, const T* x, const ChannelNumbers<T>& numbers,
+                           const Block& b) {
+  const Vec<T> m = broadcast(*numbers.mean), scale = broadcast(*numbers.scale);
+  const Vec<T> bias = kRelu ? broadcast(*numbers.relu_bias) : Vec<T>{};
   RunSum<T> sum, products;
   each_of_runs(dy, b, [&](int i, const T* p, int64_t live) {
-    const Vec<T> g = read(p, live);
+    Vec<T> g = read(p, live);
+    const Vec<T> distance = read(x + (p - dy), live) - m;
+    if (kRelu) g = before_relu(g, distance, scale, bias);
     sum.add(i, g, live);
-    products.add(i, g * (read(x + (p - dy), live) - m), live);
+    products.add(i, g * distance, live);
   });
   return {double(sum.total()), double(products.total())};
 }
@@ -223,17 +241,23 @@ BRASA_INLINE void row_statistics(const T* x, const Block& b, int64_t live, Pairs
   }
 }
 
-template <int kVectors, class T>
-BRASA_INLINE void row_products(const T* dy, const T* x, const T* mean, const Block& b, int64_t live,
-                               Pairs result) {
+template <bool kRelu, int kVectors, class T>
+BRASA_INLINE void row_products(const T* dy, const T* x, const ChannelNumbers<T>& numbers,
+                               const Block& b, int64_t live, Pairs result) {
   constexpr int kWidth = kLanes<T>;
   const Strip<kVectors, T> dy_strip{dy + b.first, b.step, live}, x_strip{x + b.first, b.step, live};
-  Vec<T> m[kVectors], total[2][kVectors];
-  for (int v = 0; v < kVectors; ++v) m[v] = read(mean + v * kWidth, live);
+  Vec<T> m[kVectors], scale[kVectors], bias[kVectors], total[2][kVectors];
+  for (int v = 0; v < kVectors; ++v) {
+    m[v] = read(numbers.mean + v * kWidth, live);
+    if (kRelu) scale[v] = read(numbers.scale + v * kWidth, live);
+    if (kRelu) bias[v] = read(numbers.relu_bias + v * kWidth, live);
+  }
   sum_rows<kVectors, 2, T>(b.runs, total, [&](int64_t r, int v, Vec<T>* sums) {
-    const Vec<T> g = dy_strip.at_first_sight(r, v);
+    Vec<T> g = dy_strip.at_first_sight(r, v);
+    const Vec<T> distance = x_strip.at_first_sight(r, v) - m[v];
+    if (kRelu) g = before_relu(g, distance, scale[v], bias[v]);
     sums[0] += g;
-    sums[1] = fma(g, x_strip.at_first_sight(r, v) - m[v], sums[1]);
+    sums[1] = fma(g, distance, sums[1]);
   });
   alignas(64) T sums[2][kVectors * kWidth];
   for (int i = 0; i < 2; ++i)

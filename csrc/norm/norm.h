@@ -21,7 +21,9 @@
 // and h = dy (batch) or dy weight (layer):
 //   dx = rstd (h - sum(h) / n - xhat sum(h xhat) / n), times weight for the batch
 //   dweight = sum dy xhat, dbias = sum dy.
-// With fixed (running) statistics the two sums do not enter dx.
+// With fixed (running) statistics the two sums do not enter dx. A relu behind a batch norm without
+// residual costs nothing: x says where it passed, in both of these passes (a pass of its own over
+// dy, y and its result was a third of the bytes).
 #pragma once
 
 #include "core/activations.h"
@@ -47,9 +49,11 @@ template <class T> struct BatchNormForward {
   T* y;
 };
 
-/// dy is the gradient before the activation. weight, dx, dweight and dbias may be null.
+/// dy is the gradient before the activation; with relu_bias that of relu((x - mean) rstd weight +
+/// relu_bias), whose sign is computed again: y need not be read. weight, relu_bias, dx, dweight and
+/// dbias may be null.
 template <class T> struct BatchNormBackward {
-  const T *dy, *x, *weight, *mean, *rstd;
+  const T *dy, *x, *weight, *mean, *rstd, *relu_bias;
   T *dx, *dweight, *dbias;
 };
 

@@ -76,13 +76,13 @@ void batch_forward(In x, OptionalIn weight, OptionalIn bias, OptionalIn residual
   });
 }
 
-void batch_backward(In dy, In x, OptionalIn weight, In mean, In rstd, OptionalOut dx,
-                    OptionalOut dweight, OptionalOut dbias, bool training) {
+void batch_backward(In dy, In x, OptionalIn weight, In mean, In rstd, OptionalIn relu_bias,
+                    OptionalOut dx, OptionalOut dweight, OptionalOut dbias, bool training) {
   const BatchNormParams p = batch_params(x, training, dy, dx);
   for (const ArrayView* v :
        {static_cast<const ArrayView*>(&weight), static_cast<const ArrayView*>(&mean),
-        static_cast<const ArrayView*>(&rstd), static_cast<const ArrayView*>(&dweight),
-        static_cast<const ArrayView*>(&dbias)})
+        static_cast<const ArrayView*>(&rstd), static_cast<const ArrayView*>(&relu_bias),
+        static_cast<const ArrayView*>(&dweight), static_cast<const ArrayView*>(&dbias)})
     require_vector(*v, p.c, x);
   visit<float, double>(x.dtype, [&]<class T>() {
     Context ctx = make_context(x);
@@ -94,6 +94,7 @@ void batch_backward(In dy, In x, OptionalIn weight, In mean, In rstd, OptionalOu
                                                         .weight = pointer<const T>(weight),
                                                         .mean = mean.as<const T>(),
                                                         .rstd = rstd.as<const T>(),
+                                                        .relu_bias = pointer<const T>(relu_bias),
                                                         .dx = pointer<T>(dx),
                                                         .dweight = pointer<T>(dweight),
                                                         .dbias = pointer<T>(dbias)},
@@ -171,7 +172,7 @@ void bind_norm(py::module_& m) {
         "running_mean"_a, "running_var"_a, "mean"_a, "rstd"_a, "pre_activation"_a, "y"_a,
         "training"_a, "momentum"_a, "eps"_a, "activation"_a);
   m.def("batch_norm_backward", &batch_backward, "dy"_a, "x"_a, "weight"_a, "mean"_a, "rstd"_a,
-        "dx"_a, "dweight"_a, "dbias"_a, "training"_a);
+        "relu_bias"_a, "dx"_a, "dweight"_a, "dbias"_a, "training"_a);
   m.def("layer_norm_forward", &layer_forward, "x"_a, "weight"_a, "bias"_a, "residual"_a, "mean"_a,
         "rstd"_a, "pre_activation"_a, "y"_a, "normalized_ndim"_a, "eps"_a, "activation"_a);
   m.def("layer_norm_backward", &layer_backward, "dy"_a, "x"_a, "weight"_a, "mean"_a, "rstd"_a,

@@ -172,6 +172,29 @@ def test_the_fused_epilogue_is_the_chain(xp, activation):
 
 
 @layouts
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("shape", [(3, 5, 4, 6), (2, 33, 3, 5), (4, 64, 7, 7), (70, 3)])
+def test_the_relu_behind_is_taken_along(xp, isa, layout, training, shape):
+    """The kernel finds again where a relu passed: the bits of a pass of its own, infinities included."""
+    rng = np.random.default_rng(sum(shape))
+    for dtype in (np.float32, np.float64):
+        x, dy = (laid_out(normal(rng, dtype, *shape), layout) for _ in range(2))
+        x[0], dy[0, 0] = x.mean(), -np.inf  # the first are close to the mean, or where the relu stops
+        x, dy, weight, bias, mean = map(xp.asarray, (x, dy, *normal(rng, dtype, 3, shape[1])))
+        for vectors in ((weight, bias), (None, None)):
+            arguments = (*vectors, mean, weight * weight + 1, training)
+            with np.errstate(invalid="ignore"):
+                y, saved = ops.batch_norm(x, *arguments, activation="relu", save=True)
+                both = [
+                    ops.batch_norm_backward(dy, x, vectors[0], training, "relu", y=y, saved=saved, mask=mask)
+                    for mask in ((True, True, True, False), (True, True, True, True))
+                ]
+            for got, wanted in zip(both[0][:3], both[1][:3], strict=True):
+                np.testing.assert_array_equal(xp.asnumpy(got), xp.asnumpy(wanted))
+            assert both[0][3] is None
+
+
+@layouts
 def test_gradients_agree_with_finite_differences(layout):
     rng = np.random.default_rng(5)
     x, residual = (laid_out(rng.standard_normal((3, 4, 3, 2)), layout) for _ in range(2))

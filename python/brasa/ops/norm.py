@@ -18,6 +18,7 @@ from brasa.ops.activation import activation_backward, native_activation, needs_i
 __all__ = ["batch_norm", "batch_norm_backward", "layer_norm", "layer_norm_backward"]
 
 Mask = tuple[bool, bool, bool, bool]
+_RELU = native_activation("relu")
 ALL: Mask = (True, True, True, True)
 
 
@@ -60,9 +61,9 @@ def _before_activation(dy: Any, x: Any, activation: Any, y: Any, saved: Any) -> 
     return activation_backward(dy, _like(name, v, x), activation)
 
 
-def _saved(saved: Any) -> Any:
-    if not isinstance(saved, (tuple, list)) or len(saved) != 3:
-        raise ValueError(f"saved: expected the three arrays that save=True returned, got {saved!r}")
+def _saved(saved: Any, count: int) -> Any:
+    if not isinstance(saved, (tuple, list)) or len(saved) != count:
+        raise ValueError(f"saved: expected the {count} arrays that save=True returned, got {saved!r}")
     return saved
 
 
@@ -143,17 +144,20 @@ def batch_norm_backward(
     (array([ 0.102, -0.204,  0.102], dtype=float32), array([-1.225], dtype=float32), array([1.], dtype=float32))
     """
     x = _batch(x)
-    mean, rstd, pre = _saved(saved)
+    mean, rstd, pre, relu_bias = _saved(saved, 4)
     channels = x.shape[1:2]
     weight = _vector("weight", weight, x, channels)
     mean, rstd = _vector("saved", mean, x, channels), _vector("saved", rstd, x, channels)
-    g = _before_activation(dy, x, activation, y, pre)
+    if relu_bias is None or mask[3]:  # else the kernel takes the activation along
+        g, relu_bias = _before_activation(dy, x, activation, y, pre), None
+    else:
+        g, relu_bias = _like("dy", dy, x), _vector("saved", relu_bias, x, channels)
     dx = _backend.empty_like(x) if mask[0] else None
     dweight = _backend.empty(x, channels) if mask[1] else None
     dbias = _backend.empty(x, channels) if mask[2] else None
     if any(mask[:3]):
         _backend.backend_of(x).kernels.batch_norm_backward(
-            g, x, weight, mean, rstd, dx, dweight, dbias, bool(training)
+            g, x, weight, mean, rstd, relu_bias, dx, dweight, dbias, bool(training)
         )
     return dx, dweight, dbias, g if mask[3] else None
 
@@ -239,7 +243,12 @@ def _batch_norm(
         for given, written in zip((running_mean, running_var), statistics):
             if written is not None and written is not given:
                 given[...] = written
-    return (y, (mean, rstd, pre)) if save else y
+    if not save:
+        return y
+    relu_bias = None
+    if native == _RELU and residual is None:
+        relu_bias = _backend.namespace(x).zeros_like(mean) if bias is None else bias.copy()
+    return y, (mean, rstd, pre, relu_bias)
 
 
 batch_norm = differentiable(_batch_norm, batch_norm_backward, arrays=("x", "weight", "bias", "residual"))
@@ -329,7 +338,7 @@ def layer_norm_backward(
     (array([[ 0.102, -0.204,  0.102]], dtype=float32), array([1., 0., 0.], dtype=float32))
     """
     x, ndim, row = _rows(x, normalized_ndim)
-    mean, rstd, pre = _saved(saved)
+    mean, rstd, pre = _saved(saved, 3)
     weight, rows = _vector("weight", weight, x, row), x.shape[: x.ndim - ndim]
     mean, rstd = _vector("saved", mean, x, rows), _vector("saved", rstd, x, rows)
     g = _backend.contiguous(_before_activation(dy, x, activation, y, pre))
