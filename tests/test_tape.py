@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from brasa import _tape, ops
+from brasa._backend import add_to
 from brasa._profiler import detect_anomaly, profile
 from brasa._tape import differentiable
 from brasa.autograd import enable_grad, grad, is_grad_enabled, no_grad
@@ -327,6 +328,43 @@ def test_sums_in_place_do_not_touch_arrays_of_others():
 
 
 # Changes in place
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("layouts", ["CC", "LL", "CL", "SC"])  # channels-last, strided
+def test_gradients_of_any_layout_are_added(xp, isa, dtype, layouts):
+    rng = np.random.default_rng(3)
+    for width in (5, 66):  # the larger ones by the kernel
+        shape = (4, 5, width, width)
+        total, other = (rng.standard_normal(shape).astype(dtype) for _ in range(2))
+        lying, expected = [], total + other
+        for values, layout in zip((total, other), layouts, strict=True):
+            array = xp.asarray(values)
+            if layout == "L":
+                array = xp.asarray(np.ascontiguousarray(values.transpose(0, 2, 3, 1))).transpose(0, 3, 1, 2)
+            elif layout == "S":
+                array = xp.asarray(np.repeat(values, 2, axis=3))[..., ::2]
+            lying.append(array)
+        add_to(*lying)
+        np.testing.assert_array_equal(xp.asnumpy(lying[0]), expected)
+        np.testing.assert_array_equal(xp.asnumpy(lying[1]), other)
+
+
+def test_the_gradient_just_made_takes_the_sum():
+    """What an operator made for one use is added to in place; what came from elsewhere is not touched."""
+    passed = []
+
+    def pass_on(dy):
+        passed.append(dy)
+        return dy
+
+    same = differentiable(lambda x: x.copy(), pass_on, name="same")
+    double = differentiable(lambda x: x * 2, lambda dy: dy * 2, name="double")
+    x = Tensor(np.ones(3, np.float32), requires_grad=True)
+    hidden = x * 1
+    (double(hidden) + same(hidden)).backward(np.ones(3, np.float32))
+    np.testing.assert_array_equal(x.grad.numpy(), [3, 3, 3])
+    np.testing.assert_array_equal(passed[0], [1, 1, 1])
 
 
 def test_a_changed_argument_is_found():

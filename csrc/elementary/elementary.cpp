@@ -17,6 +17,11 @@ void elementary_forward(Context ctx, const T* x, T* y, int64_t n, ElementaryFunc
   }
 }
 
+template <class T> void add_in_place(Context ctx, const T* x, T* y, int64_t n) {
+  map(ctx, n, [](Vec<T> a, Vec<T> b) { return a + b; }, y, y, x);
+}
+
 BRASA_INSTANTIATE(elementary_forward, float, double)
+BRASA_INSTANTIATE(add_in_place, float, double)
 
 }  // namespace brasa::cpu::BRASA_ISA

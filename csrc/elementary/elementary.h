@@ -25,3 +25,6 @@ enum class ElementaryFunction : int32_t {
 
 /// y[i] = function(x[i]) for i < n. x and y may be the same buffer.
 BRASA_KERNEL(elementary_forward, const T* x, T* y, int64_t n, ElementaryFunction function)
+
+/// y[i] += x[i] for i < n: the gradients of an array that is used twice.
+BRASA_KERNEL(add_in_place, const T* x, T* y, int64_t n)

@@ -14,6 +14,16 @@ template <ElementaryFunction kFunction> void elementary(In x, Out y) {
   });
 }
 
+void add(In x, Out y) {
+  require_same_dtype(x, y);
+  require_same_dense_layout(x, y);
+  const Context ctx = make_context(x);
+  const ReleaseGil gil(x.size);
+  visit<float, double>(x.dtype, [&]<class T>() {
+    device::add_in_place<T>(ctx, x.as<const T>(), y.as<T>(), x.size);
+  });
+}
+
 }  // namespace
 
 void bind_elementary(py::module_& m) {
@@ -21,6 +31,7 @@ void bind_elementary(py::module_& m) {
   m.def(#name "_forward", &elementary<ElementaryFunction::name>, "x"_a, "y"_a);
   BRASA_ELEMENTARY(BRASA_DEF)
 #undef BRASA_DEF
+  m.def("add_in_place", &add, "x"_a, "y"_a);
 }
 
 }  // namespace brasa

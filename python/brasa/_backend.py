@@ -196,6 +196,20 @@ def laid_out_like(array: Any, other: Any) -> Any:
     return copy
 
 
+_LARGE = 64 * 1024  # elements from which a second thread shortens a sum
+
+
+def add_to(total: Any, other: Any) -> None:
+    """``total += other``."""
+    large = total.size >= _LARGE and type(other) is type(total) and total.dtype.char in "fd"
+    if large and other.dtype == total.dtype and other.shape == total.shape:
+        kernels = backend_of(total).kernels
+        if kernels.layout(total) and kernels.layout(total) == kernels.layout(other):
+            kernels.add_in_place(other, total)
+            return
+    total += other
+
+
 def to_channels_last(images: Any) -> Any:
     """A channels-last copy of `images`, a C-contiguous array of float32 or float64."""
     backend = backend_of(images)

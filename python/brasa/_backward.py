@@ -18,7 +18,7 @@ from operator import attrgetter
 from typing import Any, NoReturn
 
 from brasa import _tape
-from brasa._backend import as_array, is_array
+from brasa._backend import add_to, as_array, is_array
 from brasa._tape import Mode, Node, is_tensor
 
 _leaf_lock = threading.Lock()  # two threads may reach the same parameter
@@ -53,9 +53,9 @@ class Pass:
             if owned:
                 self.owned.add((id(target), index))
         elif (id(target), index) in self.owned and held.ndim:
-            held += gradient
+            add_to(held, gradient)
         elif owned and gradient.ndim:
-            gradient += held
+            add_to(gradient, held)
             slots[index] = gradient
             self.owned.add((id(target), index))
         else:
@@ -347,5 +347,5 @@ def _accumulate(leaf: Any, gradient: Any, owned: bool) -> None:
     elif is_tensor(gradient) or held._requires_grad or held.data.shape != gradient.shape:
         leaf.grad = held + gradient
     else:
-        held.data += gradient
+        add_to(held.data, gradient)
         held._cell[0] += 1
