@@ -35,6 +35,9 @@ constexpr int64_t kStripColumns = 64, kPackedStripColumns = 512;
 /// packing it anew is cheap (2 %).
 constexpr int64_t kKeptBytes = 4 << 20, kRepackRows = 512;
 
+/// Most bytes of packed B that a team shares: a quarter of L3.
+constexpr int64_t kSharedBytes = 8 << 20;
+
 /// A B of contiguous rows is read as it lies, from L2 or L3 again for every tile of rows, up to so
 /// many tiles: packing it costs more. The larger number is for rows at most kNearBytes apart (a
 /// panel is then on few pages) and for a B of at most kInPlaceBytes. Measured: 120 x 512 x 784

@@ -11,15 +11,19 @@ namespace brasa::cpu::BRASA_ISA {
 
 /// A chunk of work is a strip of columns (some panels) in one part of the rows, over all of K. The
 /// chunks of a strip follow each other, so that a thread mostly finds the strip's B packed already.
+/// Where A is packed too the team packs B together first, for some blocks of K at a time (a pass):
+/// parts can then be low, and a strip so wide that few of them pack the same A.
 struct Plan {
   int64_t panel_vectors, panel_columns, tile_rows;
   int64_t row_tiles, panels, blocks;  ///< blocks: of K, over all summed products
   int64_t depth;                      ///< of the deepest block
   bool pack_b, pack_a, columnwise;    ///< columnwise: the kernels read A with rows side by side
   bool keep_b;                        ///< a strip's packed B is kept from one chunk to the next
+  bool share_b;                       ///< B is packed by all threads, for all of them
+  int64_t pass_blocks, passes;        ///< of K; one pass unless B is shared
   int64_t strip_panels, strips, part_tiles, parts;
-  int64_t rows_elements,
-      thread_elements;  ///< of scratch: packed rows of A; all that a thread needs
+  int64_t rows_elements, thread_elements,
+      shared_elements;  ///< of scratch: packed rows of A; all that a thread needs; B of all
 };
 
 /// Vectors in a panel of B, which is wide or as narrow as the columns ask for.
@@ -51,13 +55,21 @@ template <class T> static void plan_packing(Plan& plan, const MatmulParams& p) {
   const bool a_is_small = p.m * p.k * int64_t(sizeof(T)) <= kUnpackedBytes || plan.panels <= 2;
   plan.pack_a = p.a_depth != 1 && (p.a_row != 1 || !a_is_small);
   plan.columnwise = p.a_depth != 1;
+  plan.share_b = plan.pack_a && plan.pack_b && p.batch.count == 1 && p.m >= 2 * kGemmRows;
+  const int64_t block = plan.panels * plan.panel_columns * plan.depth;
+  const int64_t most = at_least(1, kSharedBytes / at_least(1, block * int64_t(sizeof(T))));
+  plan.passes = plan.share_b ? ceil_div(plan.blocks, most) : 1;
+  plan.pass_blocks = ceil_div(plan.blocks, plan.passes);
+  plan.shared_elements = plan.share_b ? block * plan.pass_blocks + kPackSlack<T> : 0;
+  plan.shared_elements = ceil_div(plan.shared_elements, 64) * 64;
 }
 
 /// Strips are narrow, as more of them share out better, but where A is packed once for each.
 template <class T> static void plan_chunks(Plan& plan, const MatmulParams& p, int threads) {
   const int64_t columns = plan.pack_a ? kPackedStripColumns : kStripColumns;
   plan.strip_panels = at_most(at_least(1, columns / plan.panel_columns), plan.panels);
-  if (plan.pack_a) plan.strip_panels = at_most(plan.strip_panels, ceil_div(plan.panels, threads));
+  if (plan.pack_a && !plan.share_b)
+    plan.strip_panels = at_most(plan.strip_panels, ceil_div(plan.panels, threads));
   plan.strips = ceil_div(plan.panels, plan.strip_panels);
   const int64_t units = plan.strips * p.batch.count;
   int64_t parts = 1;
@@ -73,11 +85,13 @@ template <class T> static void plan_chunks(Plan& plan, const MatmulParams& p, in
   if (plan.pack_b && !fits && !plan.pack_a) parts = at_most(parts, ceil_div(p.m, kRepackRows));
   plan.part_tiles = ceil_div(plan.row_tiles, at_most(parts, plan.row_tiles));
   plan.parts = ceil_div(plan.row_tiles, plan.part_tiles);
-  plan.keep_b = plan.pack_b && fits && plan.parts > 1;
+  plan.keep_b = plan.pack_b && fits && plan.parts > 1 && !plan.share_b;
   plan.rows_elements =
       plan.pack_a ? at_most(plan.part_tiles * plan.tile_rows, p.m) * plan.depth + kPackSlack<T> : 0;
   plan.rows_elements = ceil_div(plan.rows_elements, 64) * 64;
-  const int64_t kept = plan.keep_b ? strip_elements * plan.blocks : plan.panel_columns * plan.depth;
+  const int64_t kept = plan.share_b  ? 0
+                       : plan.keep_b ? strip_elements * plan.blocks
+                                     : plan.panel_columns * plan.depth;
   plan.thread_elements = ceil_div(plan.rows_elements + kept + kPackSlack<T>, 64) * 64;
 }
 
@@ -97,6 +111,7 @@ template <class T> struct Product {
   const T *a, *b;
   T* c;
   int64_t offset;  ///< of c in the result
+  const T* bias;   ///< null where the epilogue adds it
 };
 
 /// One block of K: of which summed product, from which k, how deep.

@@ -174,6 +174,7 @@ template <class T> struct TileOperands {
   int64_t c_stride;
   int64_t columns;
   bool accumulate;
+  const T* bias;  ///< of these columns, added to the sums last; or null
 };
 
 template <class T, int kRows, int kVectors>
@@ -185,7 +186,8 @@ BRASA_INLINE void store_tile(Vec<T> (&sum)[kRows][kVectors], const TileOperands<
 #pragma GCC unroll 4
       for (int j = 0; j < kVectors; ++j) {
         T* c = t.c + i * t.c_stride + j * kWidth;
-        store(c, t.accumulate ? load(c) + sum[i][j] : sum[i][j]);
+        const Vec<T> total = t.accumulate ? load(c) + sum[i][j] : sum[i][j];
+        store(c, t.bias ? total + load(t.bias + j * kWidth) : total);
       }
     }
     return;
@@ -197,7 +199,8 @@ BRASA_INLINE void store_tile(Vec<T> (&sum)[kRows][kVectors], const TileOperands<
     for (int j = 0; j < kVectors; ++j) {
       T* c = t.c + i * t.c_stride + j * kWidth;
       const int64_t live = j + 1 < kVectors ? kWidth : last;
-      store_partial(c, t.accumulate ? load_partial(c, live) + sum[i][j] : sum[i][j], live);
+      const Vec<T> total = t.accumulate ? load_partial(c, live) + sum[i][j] : sum[i][j];
+      store_partial(c, t.bias ? total + load_partial(t.bias + j * kWidth, live) : total, live);
     }
   }
 }

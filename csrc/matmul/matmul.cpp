@@ -16,14 +16,18 @@ namespace brasa::cpu::BRASA_ISA {
 template <class T> struct Scratch {
   int64_t* packed_strip;
   T *rows, *panels;
+  T* shared;  ///< the team's
 
-  Scratch(void* workspace, const Plan& plan, int member) {
-    char* const own = static_cast<char*>(workspace) + member * bytes(plan);
+  Scratch(void* workspace, const Plan& plan, int member) : shared(static_cast<T*>(workspace)) {
+    char* const own = reinterpret_cast<char*>(shared + plan.shared_elements) + member * bytes(plan);
     packed_strip = reinterpret_cast<int64_t*>(own);
     rows = reinterpret_cast<T*>(own + kHeader);
     panels = rows + plan.rows_elements;
   }
   static constexpr int64_t kHeader = 64;
+  static int64_t bytes_of_all(const Plan& plan, int threads) {
+    return plan.shared_elements * int64_t(sizeof(T)) + threads * bytes(plan);
+  }
   static int64_t bytes(const Plan& plan) {
     return kHeader + plan.thread_elements * int64_t(sizeof(T));
   }
@@ -37,16 +41,24 @@ template <class T> BRASA_INLINE int64_t panel_width(const Product<T>& g, int64_t
   return at_most(g.plan.panel_columns, g.p.n - panel * g.plan.panel_columns);
 }
 
-/// Tiles [begin, end) of the rows, panels [first_panel, last_panel) of the columns.
+/// Tiles [begin, end) of the rows, panels [first_panel, last_panel) of the columns, for a pass over
+/// blocks of K.
 struct Chunk {
-  int64_t begin, end, first_panel, last_panel;
+  int64_t begin, end, first_panel, last_panel, pass;
   bool packed;  ///< this strip's B is in the thread's scratch
 };
+
+/// Where the team keeps a panel of one of the pass's blocks of K.
+template <class T>
+static T* shared_panel(const Plan& plan, T* shared, int64_t block, int64_t panel) {
+  const int64_t slot = block % plan.pass_blocks * plan.panels + panel;
+  return shared + slot * plan.panel_columns * plan.depth;
+}
 
 /// A panel of B as the kernels read it, packed now when it has to be.
 template <class T>
 static const T* panel_of_b(const Product<T>& g, const Chunk& chunk, const DepthBlock& d,
-                           int64_t panel, T* to, int64_t& stride) {
+                           int64_t panel, const Scratch<T>& own, int64_t& stride) {
   const Plan& plan = g.plan;
   const int64_t columns = panel_width(g, panel);
   const T* from = g.b + d.b_offset + panel * plan.panel_columns * g.p.b_column;
@@ -55,6 +67,8 @@ static const T* panel_of_b(const Product<T>& g, const Chunk& chunk, const DepthB
     return from;
   }
   stride = plan.panel_columns;
+  if (plan.share_b) return shared_panel(plan, own.shared, d.index, panel);
+  T* to = own.panels;
   if (plan.keep_b)
     to +=
         (d.index * plan.strip_panels + panel - chunk.first_panel) * plan.panel_columns * plan.depth;
@@ -79,6 +93,7 @@ static void multiply_panel(const Product<T>& g, const Chunk& chunk, const DepthB
   const int64_t vectors = ceil_div(panel_width(g, panel), kLanes<T>);
   const bool finish = d.last && !g.epilogue.epilogue.is_trivial();
   t.columns = panel_width(g, panel);
+  if (d.last && g.bias) t.bias = g.bias + column;
   int64_t row = first_row;
   for (int64_t tile = chunk.begin; tile < chunk.end; ++tile) {
     const int64_t next = tile_begin(g, tile + 1), rows = next - row;
@@ -93,7 +108,9 @@ static void multiply_panel(const Product<T>& g, const Chunk& chunk, const DepthB
 template <class T>
 static void multiply_chunk(const Product<T>& g, const Chunk& chunk, const Scratch<T>& own) {
   const int64_t row = tile_begin(g, chunk.begin), rows = tile_begin(g, chunk.end) - row;
-  for (int64_t block = 0; block < g.plan.blocks; ++block) {
+  const int64_t first = chunk.pass * g.plan.pass_blocks;
+  const int64_t last = at_most(first + g.plan.pass_blocks, g.plan.blocks);
+  for (int64_t block = first; block < last; ++block) {
     const DepthBlock d = depth_block(g, block);
     TileOperands<T> t{.depth = d.depth,
                       .a_stride = g.plan.columnwise ? g.p.a_depth : g.p.a_row,
@@ -104,7 +121,7 @@ static void multiply_chunk(const Product<T>& g, const Chunk& chunk, const Scratc
       t.a_stride = rows;
     }
     for (int64_t panel = chunk.first_panel; panel < chunk.last_panel; ++panel) {
-      t.b = panel_of_b(g, chunk, d, panel, own.panels, t.b_stride);
+      t.b = panel_of_b(g, chunk, d, panel, own, t.b_stride);
       multiply_panel(g, chunk, d, t, panel, own.rows);
     }
   }
@@ -130,17 +147,17 @@ template <class T> static int team_size(const MatmulParams& p, int threads) {
 template <class T> size_t matmul_workspace(const MatmulParams& p, int threads) {
   if (is_few<T>(p) || p.m == 0 || p.n == 0 || p.batch.count == 0) return 0;
   threads = team_size<T>(p, threads);
-  return size_t(Scratch<T>::bytes(make_plan<T>(p, threads)) * threads);
+  return size_t(Scratch<T>::bytes_of_all(make_plan<T>(p, threads), threads));
 }
 
 template <class T>
 static Product<T> product_at(const MatmulParams& p, const Plan& plan,
                              const RowEpilogue<T>& epilogue, const T* a, const T* b, T* y,
-                             int64_t index) {
+                             const T* bias, int64_t index) {
   int64_t a_offset = 0, b_offset = 0;
   add_offsets(p.batch, index, a_offset, b_offset);
   const int64_t offset = index * p.m * p.n;
-  return {p, plan, epilogue, a + a_offset, b + b_offset, y + offset, offset};
+  return {p, plan, epilogue, a + a_offset, b + b_offset, y + offset, offset, bias};
 }
 
 /// Batches of few rows: strips of columns of all products, handed out together.
@@ -156,7 +173,7 @@ static void multiply_few(Context ctx, const MatmulParams& p, const T* a, const T
   const int64_t strips = ceil_div(p.n, strip);
   parallel_for(ctx, strips * p.batch.count, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const Product<T> g = product_at(p, plan, epilogue, a, b, y, i / strips);
+      const Product<T> g = product_at<T>(p, plan, epilogue, a, b, y, nullptr, i / strips);
       const int64_t column = i % strips * strip;
       multiply_strip(g, column, at_most(column + strip, p.n));
     }
@@ -171,25 +188,49 @@ template <class T> static MatmulParams with_strides(MatmulParams p) {
   return p;
 }
 
+/// All panels of B for the blocks of a pass.
+template <class T> static void pack_pass(Context ctx, const Product<T>& g, int64_t pass) {
+  const Plan& plan = g.plan;
+  const int64_t first = pass * plan.pass_blocks;
+  const int64_t blocks = at_most(plan.pass_blocks, plan.blocks - first);
+  T* const shared = static_cast<T*>(ctx.workspace);
+  parallel_for(ctx, blocks * plan.panels, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const DepthBlock d = depth_block(g, first + i / plan.panels);
+      const int64_t panel = i % plan.panels;
+      const T* from = g.b + d.b_offset + panel * plan.panel_columns * g.p.b_column;
+      pack_b(from, g.p.b_depth, g.p.b_column, d.depth, panel_width(g, panel), plan.panel_columns,
+             shared_panel(plan, shared, d.index, panel));
+    }
+  });
+}
+
 template <class T>
 void matmul(Context ctx, const MatmulParams& params, const T* a, const T* b, T* y,
             const Epilogue<T>& epilogue) {
   const MatmulParams p = with_strides<T>(params);
   if (p.m == 0 || p.n == 0 || p.batch.count == 0) return;
-  const RowEpilogue<T> rows(epilogue);
-  if (is_few<T>(p)) return multiply_few(ctx, p, a, b, y, rows);
+  if (is_few<T>(p)) return multiply_few(ctx, p, a, b, y, RowEpilogue<T>(epilogue));
+  Epilogue<T> without_bias = epilogue;  // which the tiles add as they are stored
+  without_bias.bias = nullptr;
+  const RowEpilogue<T> rows(without_bias);
   ctx.threads = team_size<T>(p, ctx.threads);
   const Plan plan = make_plan<T>(p, ctx.threads);
   for (int i = 0; i < ctx.threads; ++i) *Scratch<T>(ctx.workspace, plan, i).packed_strip = -1;
-  parallel_chunks(ctx, p.batch.count * plan.strips * plan.parts, [&](int member, int64_t index) {
-    const Scratch<T> own(ctx.workspace, plan, member);
-    const int64_t unit = index / plan.parts, tile = index % plan.parts * plan.part_tiles;
-    const int64_t panel = unit % plan.strips * plan.strip_panels;
-    const Chunk chunk{tile, at_most(tile + plan.part_tiles, plan.row_tiles), panel,
-                      at_most(panel + plan.strip_panels, plan.panels), unit == *own.packed_strip};
-    multiply_chunk(product_at(p, plan, rows, a, b, y, unit / plan.strips), chunk, own);
-    if (plan.keep_b) *own.packed_strip = unit;
-  });
+  for (int64_t pass = 0; pass < plan.passes; ++pass) {
+    if (plan.share_b) pack_pass(ctx, product_at(p, plan, rows, a, b, y, epilogue.bias, 0), pass);
+    parallel_chunks(ctx, p.batch.count * plan.strips * plan.parts, [&](int member, int64_t index) {
+      const Scratch<T> own(ctx.workspace, plan, member);
+      const int64_t unit = index / plan.parts, tile = index % plan.parts * plan.part_tiles;
+      const int64_t panel = unit % plan.strips * plan.strip_panels;
+      const Chunk chunk{tile,  at_most(tile + plan.part_tiles, plan.row_tiles),
+                        panel, at_most(panel + plan.strip_panels, plan.panels),
+                        pass,  unit == *own.packed_strip};
+      multiply_chunk(product_at(p, plan, rows, a, b, y, epilogue.bias, unit / plan.strips), chunk,
+                     own);
+      if (plan.keep_b) *own.packed_strip = unit;
+    });
+  }
 }
 
 template <class T> int64_t matmul_packed_elements(int64_t k, int64_t n) {
