@@ -23,6 +23,19 @@ BRASA_INLINE void each_product(const RnnParams& p, const Panels<T>& panels, int6
   }
 }
 
+/// The lines of a tile's gates arrive while the tile is multiplied: they lie far apart, where no
+/// prefetcher follows. Only of a buffer too large for the cache; elsewhere it costs up to 4 %.
+template <class T>
+BRASA_INLINE void prefetch_gates(const ForwardCall<T>& f, int64_t panel, int64_t t, int64_t first,
+                                 int64_t count) {
+  const int64_t columns = f.gate_columns(), unit = f.gates.first_unit(panel);
+  if (f.p.steps * f.p.batch * columns * int64_t(sizeof(T)) < kRnnFarBytes) return;
+  for (int64_t b = first; b < first + count; ++b) {
+    const T* const gates = f.a.gates + row_of(f.p, t, b) * columns + unit;
+    for (int64_t k = 0; k < rnn_gates(f.p.cell); ++k) __builtin_prefetch(gates + k * f.p.hidden, 1);
+  }
+}
+
 /// One product of the step with this member's panels, each tile's results given to `apply`.
 template <class T, class F>
 BRASA_INLINE void multiply_step(const ForwardCall<T>& f, const Member& me, const Panels<T>& panels,
@@ -32,6 +45,7 @@ BRASA_INLINE void multiply_step(const ForwardCall<T>& f, const Member& me, const
   for (int64_t i = mine.begin; i < mine.end; ++i) {
     const int64_t most = max_tile_rows(int(panels.width(i) / kLanes<T>));
     each_tile(rows.begin, rows.end, most, [&](int64_t row, int64_t count) {
+      prefetch_gates(f, i, t, row, count);
       multiply_rows<T>({from + row * from_columns, from_columns}, count, panels.panel(i),
                        panels.width(i), panels.depth, tile, panels.width(i), false);
       each_product(f.p, panels, i, t, row, count, tile, apply);
@@ -142,7 +156,7 @@ template <class T> void rnn_forward(Context ctx, const RnnParams& p, const RnnFo
   copy_rows(a.h0, p.batch, p.state, p.state, f.h[0], state_columns);
   if (a.c_n) copy_rows(a.c0, p.batch, p.hidden, p.hidden, f.c, hidden_columns);
   parallel_team(ctx, [&](int index, int size, Barrier barrier) {
-    const Member me{index, size, shares_rows(p, size), barrier};
+    const Member me{index, size, shares_rows<T>(p, size), barrier};
     me.pack(f.gates);
     me.pack(f.second);
     if (size > 1) barrier();

@@ -161,7 +161,7 @@ template <class T> void rnn_backward(Context ctx, const RnnParams& p, const RnnB
   copy_rows(a.dh_n, p.batch, p.state, p.state, f.dh, state_columns);
   if (has_cells) copy_rows(a.dc_n, p.batch, p.hidden, p.hidden, f.dc, hidden_columns);
   parallel_team(ctx, [&](int index, int size, Barrier barrier) {
-    const Member me{index, size, shares_rows(p, size), barrier};
+    const Member me{index, size, shares_rows<T>(p, size), barrier};
     me.pack(f.state);
     me.pack(f.second);
     if (size > 1) barrier();

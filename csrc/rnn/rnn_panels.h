@@ -160,17 +160,24 @@ struct Member {
   }
 };
 
-/// Below this many multiply-adds in a call a second thread costs more than it brings, and rows per
-/// thread from which no barriers are worth more than weights in L2.
-constexpr int64_t kRnnSerialWork = 200'000, kRnnThreadRows = 8;
+/// Below this many multiply-adds in a call a second thread costs more than it brings.
+constexpr int64_t kRnnSerialWork = 200'000;
+
+/// Rows per thread from which no barriers are worth more than weights in L2, and bytes of weights
+/// from which they are not: each thread reading all of 16 MiB is a fifth slower, of 64 MiB a third.
+constexpr int64_t kRnnThreadRows = 8, kRnnSharedBytes = 8 << 20;
+
+/// Bytes of gates that are in memory rather than in a cache.
+constexpr int64_t kRnnFarBytes = 16 << 20;
 
 static int rnn_team(const RnnParams& p, int threads) {
   const int64_t step = p.batch * rnn_gates(p.cell) * p.hidden * p.state;
   return step * p.steps < kRnnSerialWork ? 1 : threads;
 }
 
-BRASA_INLINE bool shares_rows(const RnnParams& p, int size) {
-  return p.batch >= kRnnThreadRows * size;
+template <class T> BRASA_INLINE bool shares_rows(const RnnParams& p, int size) {
+  const int64_t weights = rnn_gates(p.cell) * p.hidden * p.state * int64_t(sizeof(T));
+  return p.batch >= kRnnThreadRows * size && weights < kRnnSharedBytes;
 }
 
 // ----------------------------------------------------------------------------------------- lengths
