@@ -28,8 +28,8 @@ BRASA_INLINE void each_product(const RnnParams& p, const Panels<T>& panels, int6
 template <class T>
 BRASA_INLINE void prefetch_gates(const ForwardCall<T>& f, int64_t panel, int64_t t, int64_t first,
                                  int64_t count) {
+  if (!gates_are_far<T>(f.p)) return;
   const int64_t columns = f.gate_columns(), unit = f.gates.first_unit(panel);
-  if (f.p.steps * f.p.batch * columns * int64_t(sizeof(T)) < kRnnFarBytes) return;
   for (int64_t b = first; b < first + count; ++b) {
     const T* const gates = f.a.gates + row_of(f.p, t, b) * columns + unit;
     for (int64_t k = 0; k < rnn_gates(f.p.cell); ++k) __builtin_prefetch(gates + k * f.p.hidden, 1);

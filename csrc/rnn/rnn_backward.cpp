@@ -20,6 +20,24 @@ static void multiply_gates(const BackwardCall<T>& f, int64_t t, int64_t row, int
                      f.state.panel(panel) + depth * width, width, with_v, dh, columns, true);
 }
 
+/// The lines of the gates that a tile's units are computed from arrive while it is multiplied, as
+/// in the forward.
+template <class T>
+BRASA_INLINE void prefetch_gates(const BackwardCall<T>& f, int64_t t, int64_t panel, int64_t first,
+                                 int64_t count) {
+  if (!f.a.gates || f.p.projected || !gates_are_far<T>(f.p)) return;
+  const int64_t gates = rnn_gates(f.p.cell), hidden = f.p.hidden;
+  for (int64_t b = first; b < first + count; ++b) {
+    const int64_t row = row_of(f.p, t, b), unit = f.state.first_unit(panel);
+    for (int64_t block = 0; block < f.state.blocks(panel); ++block) {
+      const int64_t at = unit + block * kLanes<T>;
+      for (int64_t k = 0; k < gates; ++k)
+        __builtin_prefetch(f.a.gates + (row * gates + k) * hidden + at);
+      if (f.a.dy) __builtin_prefetch(f.a.dy + row * hidden + at);
+    }
+  }
+}
+
 /// apply(spot, offset of its vector in the tile's row) for the units of a tile.
 template <class T, class F>
 BRASA_INLINE void each_unit(const BackwardCall<T>& f, const Panels<T>& panels, int64_t panel,
@@ -98,6 +116,7 @@ template <class T> static void state_phase(const BackwardCall<T>& f, const Membe
     const int64_t most = max_tile_rows(int(f.state.width(i) / kLanes<T>));
     each_tile(rows.begin, rows.end, most, [&](int64_t row, int64_t count) {
       T* const dh = f.dh + row * f.state_columns() + f.state.first_unit(i);
+      if (s >= 0) prefetch_gates(f, time_of(p, s), i, row, count);
       if (s + 1 < p.steps) multiply_gates(f, time_of(p, s + 1), row, count, i, dh);
       if (s < 0) return;
       each_unit(f, f.state, i, time_of(p, s), row, count, [&](const BackwardSpot& at, int64_t) {

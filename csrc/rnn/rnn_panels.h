@@ -163,9 +163,13 @@ struct Member {
 /// Below this many multiply-adds in a call a second thread costs more than it brings.
 constexpr int64_t kRnnSerialWork = 200'000;
 
-/// Rows per thread from which no barriers are worth more than weights in L2, and bytes of weights
-/// from which they are not: each thread reading all of 16 MiB is a fifth slower, of 64 MiB a third.
-constexpr int64_t kRnnThreadRows = 8, kRnnSharedBytes = 8 << 20;
+/// Rows per thread from which the rows are shared, and up to how many bytes of weights, which every
+/// thread then reads at every step: those beside which L2 has room for more, or with many rows to
+/// each reading. LSTM of H 256 (1 MiB): 8 rows a thread take 4.3 ms, by units 3.3; 16 rows the same
+/// either way. H 200 (640 KiB), 10 rows: 0.60 and 0.64. H 1024: a fifth slower by rows, 2048 a
+/// third.
+constexpr int64_t kRnnThreadRows = 8, kRnnNearBytes = 768 << 10;
+constexpr int64_t kRnnManyRows = 16, kRnnSharedBytes = 8 << 20;
 
 /// Bytes of gates that are in memory rather than in a cache.
 constexpr int64_t kRnnFarBytes = 16 << 20;
@@ -177,7 +181,13 @@ static int rnn_team(const RnnParams& p, int threads) {
 
 template <class T> BRASA_INLINE bool shares_rows(const RnnParams& p, int size) {
   const int64_t weights = rnn_gates(p.cell) * p.hidden * p.state * int64_t(sizeof(T));
-  return p.batch >= kRnnThreadRows * size && weights < kRnnSharedBytes;
+  return weights < kRnnNearBytes ? p.batch >= kRnnThreadRows * size
+                                 : p.batch >= kRnnManyRows * size && weights < kRnnSharedBytes;
+}
+
+/// Whether arrays of gates are in memory rather than in a cache.
+template <class T> BRASA_INLINE bool gates_are_far(const RnnParams& p) {
+  return p.steps * p.batch * rnn_gates(p.cell) * p.hidden * int64_t(sizeof(T)) >= kRnnFarBytes;
 }
 
 // ----------------------------------------------------------------------------------------- lengths
