@@ -14,8 +14,8 @@
 // Measured, two cores, LSTM T 50, B 32, H 256: the products alone take 1.66 ms (94 % of the FMA
 // peak), the gates alone 0.33 (107 cycles for 16 units, 44 of them five divisions), both 2.05; with
 // the input product of I 128, another 0.83 at 94 %, the forward cannot go much below 2.8. Lost: the
-// gates of a tile in two passes, so that no vector waits for its own tanh(c) (as fast, the window of
-// instructions covers it); fetching ahead gates that are in L3 (up to 4 % slower).
+// gates of a tile in two passes, so that no vector waits for its own tanh(c) (as fast, the window
+// of instructions covers it); fetching ahead gates that are in L3 (up to 4 % slower).
 #pragma once
 
 #include "core/order.h"
