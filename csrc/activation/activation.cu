@@ -1,5 +1,6 @@
 #include "activation/activation.h"
 #include "core/device.cuh"
+#include "core/ptx_convert.cuh"
 
 namespace brasa::cuda {
 
@@ -18,13 +19,16 @@ __global__ void __launch_bounds__(kThreads)
 
 template <class T, class A>
 __global__ void __launch_bounds__(kThreads)
-    activation_backward_kernel(const T* dy, const T* v, T* dx, int64_t n, bool packs, T alpha,
-                               T beta) {
+    activation_backward_kernel(const T* dy, const T* v, T* dx, int64_t n, bool packs,
+                               Wide<T> alpha, Wide<T> beta) {
   simt::for_packs<T>(n, packs, [&]<int kLanes>(int64_t i) {
     const auto value = simt::load_pack<kLanes>(v + i);
     auto g = simt::load_pack<kLanes>(dy + i);
 #pragma unroll
-    for (int k = 0; k < kLanes; ++k) g[k] *= A::derivative(value[k], alpha, beta);
+    for (int k = 0; k < kLanes; ++k) {
+      const Wide<T> slope = A::derivative(simt::widen(value[k]), alpha, beta);
+      g[k] = simt::narrow<T>(simt::widen(g[k]) * slope);
+    }
     simt::store_pack<kLanes>(dx + i, g);
   });
 }
@@ -59,6 +63,6 @@ void activation_backward(Context ctx, const T* dy, const T* v, T* dx, int64_t n,
 }
 
 BRASA_INSTANTIATE(activation_forward, float, double)
-BRASA_INSTANTIATE(activation_backward, float, double)
+BRASA_INSTANTIATE(activation_backward, float, double, float16, bfloat16)
 
 }  // namespace brasa::cuda

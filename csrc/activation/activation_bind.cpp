@@ -40,7 +40,7 @@ void bind_activation(py::module_& m) {
         require_same_dense_layout(dy, dx);
         const Context ctx = make_context(dy);
         const ReleaseGil gil(dy.size);
-        visit<float, double>(dy.dtype, [&]<class T>() {
+        visit_floating(dy.dtype, [&]<class T>() {
           device::activation_backward<T>(ctx, dy.as<const T>(), v.as<const T>(), dx.as<T>(),
                                          dy.size, activation);
         });

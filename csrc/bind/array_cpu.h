@@ -12,6 +12,8 @@ namespace brasa {
 
 namespace py = pybind11;
 
+constexpr int kHalfTypeNumber = 23;  // NPY_HALF
+
 inline DType dtype_of_type_number(int type_number) {
   using api = py::detail::npy_api;
   switch (type_number) {
@@ -19,6 +21,8 @@ inline DType dtype_of_type_number(int type_number) {
       return DType::float32;
     case api::NPY_DOUBLE_:
       return DType::float64;
+    case kHalfTypeNumber:
+      return DType::float16;
     case api::NPY_INT_:
       return DType::int32;
     case api::NPY_LONG_:

@@ -3,6 +3,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include <atomic>
 #include <cstring>
 #include <string>
 
@@ -26,10 +27,16 @@ inline Callbacks& callbacks() {
 inline DType dtype_of_typestr(const std::string& text) {
   if (text == "<f4") return DType::float32;
   if (text == "<f8") return DType::float64;
+  if (text == "<f2") return DType::float16;
   if (text == "<i4") return DType::int32;
   if (text == "<i8") return DType::int64;
   if (text == "|u1") return DType::uint8;
   return DType::other;
+}
+
+/// The interface has no name for bfloat16: it calls it two bytes. The dtype has.
+inline bool is_bfloat16(const py::object& dtype) {
+  return py::str(dtype.attr("name")).cast<std::string>() == "bfloat16";
 }
 
 inline bool load_view(py::handle source, ArrayView& view, bool writable) {
@@ -45,6 +52,8 @@ inline bool load_view(py::handle source, ArrayView& view, bool writable) {
   const int64_t item = std::stoll(typestr.substr(2));
   view.data = reinterpret_cast<void*>(data[0].cast<uintptr_t>());
   view.dtype = dtype_of_typestr(typestr);
+  if (item == 2 && view.dtype == DType::other && is_bfloat16(source.attr("dtype")))
+    view.dtype = DType::bfloat16;
   view.rank = int(shape.size());
   view.size = 1;
   for (int i = 0; i < view.rank; ++i) {
@@ -63,10 +72,19 @@ inline bool load_view(py::handle source, ArrayView& view, bool writable) {
   return true;
 }
 
+/// Set by brasa.set_matmul_precision.
+inline std::atomic<MathMode>& math_mode() {
+  static std::atomic<MathMode> mode{MathMode::ieee};
+  return mode;
+}
+
 inline Context make_context(const ArrayView& like) {
   const py::object& stream = callbacks().current_stream;
   const uintptr_t address = stream ? stream().cast<uintptr_t>() : 0;
-  return {.device = like.device, .threads = 1, .stream = reinterpret_cast<void*>(address)};
+  return {.device = like.device,
+          .threads = 1,
+          .stream = reinterpret_cast<void*>(address),
+          .math_mode = math_mode()};
 }
 
 }  // namespace brasa

@@ -64,6 +64,15 @@ class Workspace {
   py::object owner_;
 };
 
+/// visit() for the floating dtypes of this module: the 16-bit ones are CUDA's.
+template <class F> inline void visit_floating(DType dtype, const F& f) {
+#if defined(BRASA_FOR_CUDA)
+  visit<float, double, float16, bfloat16>(dtype, f);
+#else
+  visit<float, double>(dtype, f);
+#endif
+}
+
 /// Is `a` the absent array (None)?
 inline bool is_none(const ArrayView& a) {
   return a.rank < 0;

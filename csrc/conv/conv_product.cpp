@@ -100,7 +100,7 @@ template <class T>
 static void multiply(Context ctx, const MatmulParams& params, const T* a, const T* b, T* y,
                      const Epilogue<T>& epilogue, void* workspace) {
   ctx.workspace = workspace;
-  ctx.workspace_bytes = matmul_workspace<T>(params, ctx.threads);
+  ctx.workspace_bytes = matmul_workspace<T>(params, ctx);
   matmul(ctx, params, a, b, y, epilogue);
 }
 
@@ -109,7 +109,7 @@ template <class T>
 static size_t workspace_of(const ConvParams& p, const MatmulParams& product, int threads) {
   Arena arena(nullptr);
   dense_pixels<T>(Context{}, p, nullptr, arena);
-  return arena.used() + matmul_workspace<T>(product, threads);
+  return arena.used() + matmul_workspace<T>(product, {.threads = threads});
 }
 
 template <class T>
@@ -152,7 +152,7 @@ void product_backward_input(Context ctx, const T* dy, const T* w, T* dx, const C
 template <class T> size_t product_input_workspace(const ConvParams& p, int threads) {
   Arena arena(nullptr);
   if (has_stride(p)) arena.take<T>(p.batch * p.out_pixels() * p.in_channels);
-  return arena.used() + matmul_workspace<T>(input_product(p), threads);
+  return arena.used() + matmul_workspace<T>(input_product(p), {.threads = threads});
 }
 
 template <class T>

@@ -4,9 +4,11 @@
 
 #include <cstdint>
 
+#include "core/half.h"
+
 namespace brasa {
 
-enum class DType : int8_t { float32, float64, int32, int64, uint8, other };
+enum class DType : int8_t { float32, float64, float16, bfloat16, int32, int64, uint8, other };
 
 template <class T> struct DTypeOf;
 template <> struct DTypeOf<float> {
@@ -14,6 +16,12 @@ template <> struct DTypeOf<float> {
 };
 template <> struct DTypeOf<double> {
   static constexpr DType value = DType::float64;
+};
+template <> struct DTypeOf<float16> {
+  static constexpr DType value = DType::float16;
+};
+template <> struct DTypeOf<bfloat16> {
+  static constexpr DType value = DType::bfloat16;
 };
 template <> struct DTypeOf<int32_t> {
   static constexpr DType value = DType::int32;

@@ -6,12 +6,17 @@
 
 namespace brasa {
 
+/// How products of float32 are made on CUDA: in float32, or on tensor cores from operands cut to
+/// tf32's 10 bits after the point, sums in float32.
+enum class MathMode : int8_t { ieee, tf32 };
+
 struct Context {
   int device;       ///< CUDA device index; unused on the CPU
   int threads;      ///< most threads a CPU kernel may use, at least 1
   void* stream;     ///< CUDA stream; unused on the CPU
   void* workspace;  ///< scratch memory, 64-byte aligned, as much as x_workspace() asked for
   size_t workspace_bytes;
+  MathMode math_mode;  ///< unused on the CPU
 };
 
 }  // namespace brasa

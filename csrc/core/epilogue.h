@@ -14,9 +14,10 @@ template <class T> struct Epilogue {
   const T* residual;  ///< laid out as the result, or null
   T* pre_activation;  ///< where the activation's input is kept, laid out as the result, or null
   Activation activation;
+  const float* wide_bias = nullptr;  ///< a bias in float32 beside 16-bit results, in place of `bias`
 
   __attribute__((always_inline)) bool is_trivial() const {
-    return !bias && !residual && !pre_activation && activation.kind == ActivationKind::none;
+    return !bias && !wide_bias && !residual && !pre_activation && activation.kind == ActivationKind::none;
   }
 };
 

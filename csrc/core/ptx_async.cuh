@@ -14,16 +14,15 @@
 
 namespace brasa::simt {
 
-/// Copies Bytes (4, 8 or 16) to `shared`; zeros where not `valid`, and then `global` is not read.
-/// Both addresses are multiples of Bytes.
+/// Copies Bytes (4, 8 or 16) to `shared`, of which only the first `source_bytes` are read from
+/// `global`; the others become zeros. Both addresses are multiples of Bytes.
 template <int Bytes>
-BRASA_DEVICE_FN void cp_async(void* shared, const void* global, bool valid = true) {
+BRASA_DEVICE_FN void cp_async(void* shared, const void* global, int source_bytes = Bytes) {
   static_assert(Bytes == 4 || Bytes == 8 || Bytes == 16);
 #if BRASA_EMULATED_DEVICE
-  emulator::async_copy(shared, global, Bytes, valid);
+  emulator::async_copy(shared, global, Bytes, source_bytes);
 #else
   const auto to = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
-  const int source_bytes = valid ? Bytes : 0;
   if constexpr (Bytes == 16) {  // past L1: what goes to shared memory is not read again through it
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global),
                  "r"(source_bytes)

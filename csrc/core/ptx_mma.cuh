@@ -3,11 +3,11 @@
 // All 32 lanes call together. Registers of a lane, with g = lane / 4 and q = lane % 4:
 //   d[r]: row g + 8 (r / 2), column 2q + r % 2
 //   tf32, K = 8:  a[r]: row g + 8 (r % 2), column q + 4 (r / 2);  b[r]: row q + 4r, column g
-//   bf16, K = 16: two neighbours along K in a register, the first in its low half:
+//   16 bits, K = 16: two neighbours along K in a register, the first in its low half:
 //                 a[r]: row g + 8 (r % 2), columns from 2q + 8 (r / 2);  b[r]: rows from 2q + 8r,
 //                 column g
-// ldmatrix_x4 loads a bf16 A from shared memory in that order, ldmatrix_x4_trans two neighbouring
-// B.
+// ldmatrix_x4 loads an A of 16 bits or tf32 from shared memory in that order, where its rows are
+// contiguous; ldmatrix_x4_trans two neighbouring B of 16 bits whose rows are.
 #pragma once
 
 #include "core/device.cuh"
@@ -34,6 +34,12 @@ BRASA_DEVICE_FN void mma_m16n8k16_bf16(float (&d)[4], const uint32_t (&a)[4],
                                        const uint32_t (&b)[2],
                                        emulator::Location where = emulator::Location::current()) {
   emulator::mma_bf16(d, a, b, where);
+}
+
+BRASA_DEVICE_FN void mma_m16n8k16_f16(float (&d)[4], const uint32_t (&a)[4],
+                                       const uint32_t (&b)[2],
+                                       emulator::Location where = emulator::Location::current()) {
+  emulator::mma_f16(d, a, b, where);
 }
 
 /// Four 8x8 matrices of 16-bit elements: lane 8i + r has the address of row r of matrix i, a
@@ -70,6 +76,15 @@ BRASA_DEVICE_FN void mma_m16n8k16_bf16(float (&d)[4], const uint32_t (&a)[4],
                                        const uint32_t (&b)[2]) {
   asm volatile(
       "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+      "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+BRASA_DEVICE_FN void mma_m16n8k16_f16(float (&d)[4], const uint32_t (&a)[4],
+                                       const uint32_t (&b)[2]) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
       "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));

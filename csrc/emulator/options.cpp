@@ -45,6 +45,10 @@ bool choose_option(Options& options, const std::string& name, const std::string&
   if (name == "race" && (options.instrumented || value == "off")) {
     return choose(options.race, value, {{"on", true}, {"off", false}});
   }
+  if (name == "capability") return choose_number(options.capability, value);
+  if (name == "multiprocessors" && value != "0") {
+    return choose_number(options.multiprocessors, value);
+  }
   return name == "seed" && choose_number(options.seed, value);
 }
 
@@ -57,7 +61,14 @@ void set_option(const std::string& name, const std::string& value) {
       "emulator: no option '" + name + "' with the value '" + value +
       "'; there are order = forward, reverse or random; async = lazy, eager "
       "or random; race = on, in a module built with RACE, or off; seed = 0 to "
-      "999999999");
+      "999999999; capability = 80 or 90; multiprocessors = 1 or more");
+}
+
+int capability() {
+  return static_cast<int>(Scheduler::instance().options.capability);
+}
+int multiprocessors() {
+  return static_cast<int>(Scheduler::instance().options.multiprocessors);
 }
 
 Statistics statistics() {

@@ -14,12 +14,12 @@ namespace {
 
 void land(const AsyncCopy& copy, const void* pc) {
   note_access(copy.shared, copy.bytes, kWrite, pc);
-  if (!copy.valid) {
-    std::memset(copy.shared, 0, copy.bytes);
-    return;
+  if (copy.source_bytes != 0) {
+    note_access(copy.global, copy.source_bytes, kRead, pc);
+    std::memcpy(copy.shared, copy.global, copy.source_bytes);
   }
-  note_access(copy.global, copy.bytes, kRead, pc);
-  std::memcpy(copy.shared, copy.global, copy.bytes);
+  std::memset(static_cast<std::byte*>(copy.shared) + copy.source_bytes, 0,
+              copy.bytes - copy.source_bytes);
 }
 
 std::vector<AsyncGroup>& my_groups() {
@@ -30,14 +30,17 @@ std::vector<AsyncGroup>& my_groups() {
 
 }  // namespace
 
-void async_copy(void* shared, const void* global, int bytes, bool valid) {
+void async_copy(void* shared, const void* global, int bytes, int source_bytes) {
   const void* pc = __builtin_return_address(0);
   const auto size = static_cast<size_t>(bytes);
   require_aligned(shared, size);
-  if (valid) require_aligned(global, size);
+  if (source_bytes < 0 || source_bytes > bytes) {
+    fail("cp_async: " + std::to_string(source_bytes) + " of " + std::to_string(bytes) + " bytes");
+  }
+  if (source_bytes != 0) require_aligned(global, size);
   if (!in_shared_memory(shared))
     fail("cp_async: " + describe_address(shared) + ", not shared memory");
-  const AsyncCopy copy{shared, global, size, valid};
+  const AsyncCopy copy{shared, global, size, static_cast<size_t>(source_bytes)};
   if (Scheduler::instance().copies_land_at_once()) {
     land(copy, pc);
   } else {

@@ -3,7 +3,7 @@
 
 namespace brasa::simt::emulator {
 
-void async_copy(void* shared, const void* global, int bytes, bool valid);
+void async_copy(void* shared, const void* global, int bytes, int source_bytes);
 void async_commit();
 void async_wait(int groups_left);
 

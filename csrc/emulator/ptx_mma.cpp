@@ -6,6 +6,7 @@
 
 #include <cstring>
 
+#include "core/half.h"
 #include "emulator/scheduler.h"
 
 namespace brasa::simt::emulator {
@@ -29,10 +30,11 @@ template <int K> struct Operands {
 float tf32(uint32_t bits) {
   return std::bit_cast<float>(bits & ~0x1fffu);
 }
-float bf16(uint32_t pair, int half) {
-  return std::bit_cast<float>(half == 0 ? pair << 16 : pair & 0xffff0000u);
+template <class T> float half_of(uint32_t pair, int half) {
+  return host::widen(T{static_cast<uint16_t>(pair >> 16 * half)});
 }
 
+template <class T>
 void gather(Operands<8>& operands, const MmaArgument& argument, int group, int quarter) {
   for (int r = 0; r < 4; ++r) {
     operands.a[group + 8 * (r % 2)][quarter + 4 * (r / 2)] = tf32(argument.a[r]);
@@ -40,23 +42,24 @@ void gather(Operands<8>& operands, const MmaArgument& argument, int group, int q
   for (int r = 0; r < 2; ++r) operands.b[quarter + 4 * r][group] = tf32(argument.b[r]);
 }
 
+template <class T>
 void gather(Operands<16>& operands, const MmaArgument& argument, int group, int quarter) {
   for (int half = 0; half < 2; ++half) {
     for (int r = 0; r < 4; ++r) {
       const int column = 2 * quarter + half + 8 * (r / 2);
-      operands.a[group + 8 * (r % 2)][column] = bf16(argument.a[r], half);
+      operands.a[group + 8 * (r % 2)][column] = half_of<T>(argument.a[r], half);
     }
     for (int r = 0; r < 2; ++r) {
-      operands.b[2 * quarter + half + 8 * r][group] = bf16(argument.b[r], half);
+      operands.b[2 * quarter + half + 8 * r][group] = half_of<T>(argument.b[r], half);
     }
   }
 }
 
-template <int K> void run_mma(void* const* arguments, uint32_t lanes) {
+template <class T, int K> void run_mma(void* const* arguments, uint32_t lanes) {
   if (lanes != kAllLanes) fail("mma: all 32 lanes must take part");
   Operands<K> operands;
   for (int lane = 0; lane < kLanes; ++lane) {
-    gather(operands, *static_cast<MmaArgument*>(arguments[lane]), lane / 4, lane % 4);
+    gather<T>(operands, *static_cast<MmaArgument*>(arguments[lane]), lane / 4, lane % 4);
   }
   for (int lane = 0; lane < kLanes; ++lane) {
     float* d = static_cast<MmaArgument*>(arguments[lane])->d;
@@ -92,8 +95,9 @@ void run_load(void* const* arguments, uint32_t lanes) {
   }
 }
 
-constexpr WarpFunction kMmaTf32{"mma_m16n8k8_tf32", &run_mma<8>, false};
-constexpr WarpFunction kMmaBf16{"mma_m16n8k16_bf16", &run_mma<16>, false};
+constexpr WarpFunction kMmaTf32{"mma_m16n8k8_tf32", &run_mma<float, 8>, false};
+constexpr WarpFunction kMmaBf16{"mma_m16n8k16_bf16", &run_mma<bfloat16, 16>, false};
+constexpr WarpFunction kMmaF16{"mma_m16n8k16_f16", &run_mma<float16, 16>, false};
 constexpr WarpFunction kLoad{"ldmatrix", &run_load, false};
 
 }  // namespace
@@ -106,6 +110,11 @@ void mma_tf32(float* d, const uint32_t* a, const uint32_t* b, Location where) {
 void mma_bf16(float* d, const uint32_t* a, const uint32_t* b, Location where) {
   MmaArgument argument{d, a, b};
   join_warp(kMmaBf16, kAllLanes, &argument, where);
+}
+
+void mma_f16(float* d, const uint32_t* a, const uint32_t* b, Location where) {
+  MmaArgument argument{d, a, b};
+  join_warp(kMmaF16, kAllLanes, &argument, where);
 }
 
 void load_matrices(uint32_t* registers, const void* row, bool transposed, Location where) {

@@ -103,9 +103,12 @@ void note_access(const void* pointer, size_t bytes, unsigned kind, const void* p
 // ---- options and counters, for tests
 
 /// "order" of threads: forward, reverse or random; "async", when asynchronous copies land: lazy,
-/// eager or random; "seed": a number for what is random; "race": on or off. Anything else:
-/// std::invalid_argument.
+/// eager or random; "seed": a number for what is random; "race": on or off; "capability" (80, 90)
+/// and "multiprocessors" of the GPU that host code sees. Anything else: std::invalid_argument.
 void set_option(const std::string& name, const std::string& value);
+
+int capability();
+int multiprocessors();
 
 struct Statistics {
   uint64_t launches, blocks, threads, switches, barriers, warp_collectives;

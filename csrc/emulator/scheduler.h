@@ -35,6 +35,8 @@ struct Options {
   AsyncTiming async = AsyncTiming::kLazy;
   ThreadOrder order = ThreadOrder::kForward;
   uint32_t seed = 1;
+  uint32_t capability = 90;
+  uint32_t multiprocessors = kMaxResidentBlocks;
   bool race = false;
   bool instrumented = false;  // the module reports its accesses
 };
@@ -45,7 +47,7 @@ struct AsyncCopy {
   void* shared;
   const void* global;
   size_t bytes;
-  bool valid;  // else zeros
+  size_t source_bytes;  // zeros from there on
 };
 using AsyncGroup = std::vector<AsyncCopy>;
 

@@ -144,9 +144,9 @@ template <class T> static int team_size(const MatmulParams& p, int threads) {
   return work(p) * p.batch.count < least ? 1 : threads;
 }
 
-template <class T> size_t matmul_workspace(const MatmulParams& p, int threads) {
+template <class T> size_t matmul_workspace(const MatmulParams& p, Context ctx) {
   if (is_few<T>(p) || p.m == 0 || p.n == 0 || p.batch.count == 0) return 0;
-  threads = team_size<T>(p, threads);
+  const int threads = team_size<T>(p, ctx.threads);
   return size_t(Scratch<T>::bytes_of_all(make_plan<T>(p, threads), threads));
 }
 

@@ -1,8 +1,11 @@
 #include "core/device.cuh"
 #include "core/epilogue.cuh"
 #include "core/order.h"
+#include "core/ptx_convert.cuh"
 #include "matmul/gemm_tile.cuh"
 #include "matmul/matmul.h"
+#include "matmul/matmul_mma.cuh"
+#include "matmul/matmul_tensor.cuh"
 
 namespace brasa::cuda {
 
@@ -26,15 +29,6 @@ struct Operand {
             aligned_items && simt::pack_aligned(from);
   }
 };
-
-BRASA_DEVICE_FN void add_offsets(const BatchDims& dims, int64_t index, int64_t& a, int64_t& b) {
-  for (int d = dims.rank - 1; d >= 0; --d) {
-    const int64_t i = index % dims.shape[d];
-    index /= dims.shape[d];
-    a += i * dims.a_strides[d];
-    b += i * dims.b_strides[d];
-  }
-}
 
 /// Walks one operand along the depth, a round at a time.
 template <class T, int kExtent, int kDepth, bool kPacks> struct OperandReader {
@@ -194,19 +188,19 @@ __global__ void __launch_bounds__(kTileThreads)
 constexpr int kSumColumns = 32, kSumGroups = 8;
 
 /// A block sums kSumColumns columns; its groups take blocks of rows in turn and are added in order.
-template <class T>
+template <class T, class U>
 __global__ void __launch_bounds__(kSumColumns* kSumGroups)
-    column_sums_kernel(const T* x, T* y, int64_t rows, int64_t columns) {
-  BRASA_SHARED(T, of_group, [kSumGroups][kSumColumns]);
+    column_sums_kernel(const T* x, U* y, int64_t rows, int64_t columns) {
+  BRASA_SHARED(Wide<T>, of_group, [kSumGroups][kSumColumns]);
   const int lane = int(threadIdx.x) % kSumColumns, group = int(threadIdx.x) / kSumColumns;
   const int64_t column = int64_t(blockIdx.x) * kSumColumns + lane;
-  T total = 0;
+  Wide<T> total = 0;
   if (column < columns) {
     for (int64_t begin = group * order::kRowBlock; begin < rows;
          begin += kSumGroups * order::kRowBlock) {
       const int64_t end = begin + order::kRowBlock < rows ? begin + order::kRowBlock : rows;
-      T block = 0;
-      for (int64_t row = begin; row < end; ++row) block += x[row * columns + column];
+      Wide<T> block = 0;
+      for (int64_t row = begin; row < end; ++row) block += simt::widen(x[row * columns + column]);
       total += block;
     }
   }
@@ -214,12 +208,24 @@ __global__ void __launch_bounds__(kSumColumns* kSumGroups)
   __syncthreads();
   if (group != 0 || column >= columns) return;
   for (int i = 1; i < kSumGroups; ++i) total += of_group[i][lane];
-  y[column] = total;
+  y[column] = simt::narrow<U>(total);
 }
 
 // --------------------------------------------------------------------------------------- launchers
 
-template <class T> size_t matmul_workspace(const MatmulParams&, int) {
+static bool is_empty(const MatmulParams& p) {
+  return p.m == 0 || p.n == 0 || p.batch.count == 0;
+}
+
+/// Whether products of T go to tensor cores.
+template <class T> static bool on_tensor_cores(Context ctx) {
+  return sizeof(T) == 2 || (sizeof(T) == 4 && ctx.math_mode == MathMode::tf32);
+}
+
+template <class T> size_t matmul_workspace(const MatmulParams& p, Context ctx) {
+  if constexpr (sizeof(T) <= 4) {
+    if (on_tensor_cores<T>(ctx) && !is_empty(p)) return size_t(plan_tensor<T>(p).workspace());
+  }
   return 0;
 }
 
@@ -246,9 +252,8 @@ static void launch_matmul(Context ctx, const MatmulParams& p, const Operand& a_o
 }
 
 template <class T>
-void matmul(Context ctx, const MatmulParams& p, const T* a, const T* b, T* y,
-            const Epilogue<T>& epilogue) {
-  if (p.m == 0 || p.n == 0 || p.batch.count == 0) return;
+static void multiply_wide(Context ctx, const MatmulParams& p, const T* a, const T* b, T* y,
+                          const Epilogue<T>& epilogue) {
   constexpr int64_t kLanes = simt::kPackLanes<T>;
   const Operand a_operand(
       a, p.a_row, p.a_depth, p.m, p.k,
@@ -277,17 +282,38 @@ void matmul(Context ctx, const MatmulParams& p, const T* a, const T* b, T* y,
   launch_matmul<T, TileShape<T, 4, 4>>(ctx, p, a_operand, b_operand, a, b, y, epilogue);
 }
 
-template <class T> void column_sums(Context ctx, const T* x, T* y, int64_t rows, int64_t columns) {
+template <class T>
+void matmul(Context ctx, const MatmulParams& p, const T* a, const T* b, T* y,
+            const Epilogue<T>& epilogue) {
+  if (is_empty(p)) return;
+  if constexpr (sizeof(T) <= 4) {
+    if (on_tensor_cores<T>(ctx))
+      return multiply_tensor(ctx, p, plan_tensor<T>(p), a, b, y, epilogue);
+  }
+  if constexpr (sizeof(T) >= 4) multiply_wide(ctx, p, a, b, y, epilogue);
+}
+
+template <class T, class U>
+static void sum_columns(Context ctx, const T* x, U* y, int64_t rows, int64_t columns) {
   if (columns == 0) return;
   const int64_t blocks = simt::ceil_div<int64_t>(columns, kSumColumns);
   simt::launch({.grid = dim3(unsigned(blocks)),
                 .block = dim3(kSumColumns * kSumGroups),
                 .stream = static_cast<simt::stream_t>(ctx.stream)},
-               column_sums_kernel<T>, x, y, rows, columns);
+               column_sums_kernel<T, U>, x, y, rows, columns);
 }
 
-BRASA_INSTANTIATE(matmul_workspace, float, double)
-BRASA_INSTANTIATE(matmul, float, double)
-BRASA_INSTANTIATE(column_sums, float, double)
+template <class T> void column_sums(Context ctx, const T* x, T* y, int64_t rows, int64_t columns) {
+  sum_columns(ctx, x, y, rows, columns);
+}
+template <class T>
+void wide_column_sums(Context ctx, const T* x, float* y, int64_t rows, int64_t columns) {
+  sum_columns(ctx, x, y, rows, columns);
+}
+
+BRASA_INSTANTIATE(matmul_workspace, float, double, float16, bfloat16)
+BRASA_INSTANTIATE(matmul, float, double, float16, bfloat16)
+BRASA_INSTANTIATE(column_sums, float, double, float16, bfloat16)
+BRASA_INSTANTIATE(wide_column_sums, float16, bfloat16)
 
 }  // namespace brasa::cuda

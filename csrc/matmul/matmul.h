@@ -48,12 +48,13 @@ struct MatmulParams {
   int64_t a_row, a_depth, b_depth, b_column;
   BatchDims batch, sum;
   bool packed_b = false;  ///< b is what matmul_pack() wrote; its strides say nothing
+  bool aligned = false;   ///< a and b begin at multiples of 16 bytes (CUDA)
 };
 
 }  // namespace brasa
 
-/// Bytes of scratch that matmul() needs with this many threads.
-BRASA_FUNCTION(size_t, matmul_workspace, const MatmulParams& params, int threads)
+/// Bytes of scratch that matmul() needs in this context.
+BRASA_FUNCTION(size_t, matmul_workspace, const MatmulParams& params, ::brasa::Context ctx)
 
 /// The product above. y overlaps no operand; `epilogue` is laid out as y.
 BRASA_KERNEL(matmul, const MatmulParams& params, const T* a, const T* b, T* y,
@@ -71,3 +72,10 @@ BRASA_KERNEL(matmul_pack, const T* b, int64_t b_depth, int64_t b_column, int64_t
 
 /// y[j] = sum_i x[i, j] over rows, in the blocks of core/order.h: the gradient of a bias.
 BRASA_KERNEL(column_sums, const T* x, T* y, int64_t rows, int64_t columns)
+
+#if defined(BRASA_FOR_CUDA)
+
+/// The same of 16-bit elements, in float32.
+BRASA_KERNEL(wide_column_sums, const T* x, float* y, int64_t rows, int64_t columns)
+
+#endif

@@ -112,6 +112,14 @@ bool read_packed(ArrayView& b, const ArrayView& y) {
 
 #endif
 
+bool is_half(DType dtype) {
+  return dtype == DType::float16 || dtype == DType::bfloat16;
+}
+
+bool is_aligned(const ArrayView& x) {
+  return reinterpret_cast<uintptr_t>(x.data) % 16 == 0;
+}
+
 MatmulParams read_params(ArrayView& a, ArrayView& b, const ArrayView& y, bool transpose_a,
                          bool transpose_b, bool has_bias) {
   const bool packed_b = read_packed(b, y);
@@ -138,6 +146,7 @@ MatmulParams read_params(ArrayView& a, ArrayView& b, const ArrayView& y, bool tr
   }
   merge_batch_into_rows(p);
   p.packed_b = packed_b;
+  p.aligned = is_aligned(a) && is_aligned(b);
   if (p.n == 1 && !has_bias && !packed_b) turn_column_into_row(p, a, b);
   return p;
 }
@@ -157,8 +166,10 @@ void bind_forward(py::module_& m) {
          bool transpose_a, bool transpose_b, Activation activation) {
         const MatmulParams p = read_params(a, b, y, transpose_a, transpose_b, bool(bias));
         const int64_t work = checked_work(p);
+        const bool wide_bias = bias && bias.dtype != a.dtype;
         if (bias) {
-          require_same_dtype(a, bias);
+          BRASA_REQUIRE(!wide_bias || (is_half(a.dtype) && bias.dtype == DType::float32),
+                        "unexpected dtype of the bias");
           require_shape(bias, y.shape[y.rank - 1]);
           require_c_order(bias);
         }
@@ -169,10 +180,11 @@ void bind_forward(py::module_& m) {
           require_c_order(x);
         }
         Context ctx = make_context(a);
-        visit<float, double>(a.dtype, [&]<class T>() {
-          const Workspace scratch(ctx, device::matmul_workspace<T>(p, ctx.threads));
-          const Epilogue<T> epilogue{bias.as<const T>(), residual.as<const T>(), saved.as<T>(),
-                                     activation};
+        visit_floating(a.dtype, [&]<class T>() {
+          const Workspace scratch(ctx, device::matmul_workspace<T>(p, ctx));
+          Epilogue<T> epilogue{bias.as<const T>(), residual.as<const T>(), saved.as<T>(),
+                               activation};
+          if (wide_bias) epilogue.bias = nullptr, epilogue.wide_bias = bias.as<const float>();
           const ReleaseGil gil(work / 16);
           device::matmul<T>(ctx, p, a.as<const T>(), b.as<const T>(), y.as<T>(), epilogue);
         });
@@ -225,12 +237,21 @@ void bind_matmul(py::module_& m) {
       [](In x, Out y) {
         require_rank(x, 2);
         require_c_order(x);
-        require_same_dtype(x, y);
+        const bool wide = is_half(x.dtype) && y.dtype == DType::float32;
+        if (!wide) require_same_dtype(x, y);
         require_shape(y, x.shape[1]);
         require_c_order(y);
         const Context ctx = make_context(x);
         const ReleaseGil gil(x.size);
-        visit<float, double>(x.dtype, [&]<class T>() {
+#if defined(BRASA_FOR_CUDA)
+        if (wide) {
+          return visit<float16, bfloat16>(x.dtype, [&]<class T>() {
+            device::wide_column_sums<T>(ctx, x.as<const T>(), y.as<float>(), x.shape[0],
+                                        x.shape[1]);
+          });
+        }
+#endif
+        visit_floating(x.dtype, [&]<class T>() {
           device::column_sums<T>(ctx, x.as<const T>(), y.as<T>(), x.shape[0], x.shape[1]);
         });
       },

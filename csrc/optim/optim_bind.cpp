@@ -14,6 +14,10 @@ const char* dtype_name(DType dtype) {
       return "float32";
     case DType::float64:
       return "float64";
+    case DType::float16:
+      return "float16";
+    case DType::bfloat16:
+      return "bfloat16";
     case DType::int32:
       return "int32";
     case DType::int64:

@@ -20,7 +20,8 @@ _MODULES = ("autograd", "data", "decode", "io", "models", "nn", "ops", "optim", 
 
 _HOMES = {
     "_config": (
-        "empty_cache", "get_num_threads", "memory_stats", "set_num_threads", "show_config", "supported_isas",
+        "empty_cache", "get_num_threads", "matmul_precision", "memory_stats", "set_matmul_precision",
+        "set_num_threads", "show_config", "supported_isas",
     ),
     "_profiler": ("detect_anomaly", "profile"),
     "_train": ("History", "Trainer", "callbacks", "metrics"),

@@ -31,6 +31,8 @@ class Backend(NamedTuple):
 
 _backends: dict[type, Backend] = {np.ndarray: Backend("cpu", np, _cpu, _cpu.empty, _cpu.empty_like)}
 
+_tf32 = False
+
 
 def register(
     kind: type,
@@ -68,7 +70,22 @@ def register(
         return empty(array.shape, array.dtype, kernels.layout(array) == CHANNELS_LAST)
 
     kernels._set_callbacks(current_stream, allocate)
+    kernels._set_tf32(_tf32)
     _backends[kind] = Backend("cuda", namespace, kernels, empty, empty_like)
+
+
+def set_tf32(on: bool) -> None:
+    """Whether products of float32 on devices may be made in tf32."""
+    global _tf32
+    _tf32 = on
+    for backend in _backends.values():
+        if backend.name != "cpu":
+            backend.kernels._set_tf32(on)
+
+
+def tf32() -> bool:
+    """What `set_tf32` was told last."""
+    return _tf32
 
 
 def _register_cupy(kind: type) -> Backend:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from brasa import _cpu
+from brasa import _backend, _cpu
 from brasa.ops._check import integer
 
 __all__ = [
     "empty_cache",
     "get_num_threads",
+    "matmul_precision",
     "memory_stats",
+    "set_matmul_precision",
     "set_num_threads",
     "show_config",
     "supported_isas",
@@ -38,6 +40,34 @@ def get_num_threads() -> int:
     True
     """
     return _cpu.num_threads()
+
+
+def set_matmul_precision(precision: str) -> None:
+    """How products of float32 matrices are made on a GPU, from now on.
+
+    ``"ieee"``, the default, multiplies in float32. ``"tf32"`` uses tensor cores, eight times as fast: operands
+    are cut to 10 bits after the point, which is an error of up to 2^-10 of each, and summed in float32.
+    float64, 16-bit arrays and the CPU do not change.
+
+    Raises
+    ------
+    ValueError
+        For any other precision.
+    """
+    if precision not in ("ieee", "tf32"):
+        raise ValueError(f"precision: expected 'ieee' or 'tf32', got {precision!r}")
+    _backend.set_tf32(precision == "tf32")
+
+
+def matmul_precision() -> str:
+    """What `set_matmul_precision` has set.
+
+    Examples
+    --------
+    >>> matmul_precision()
+    'ieee'
+    """
+    return "tf32" if _backend.tf32() else "ieee"
 
 
 def supported_isas() -> list[str]:

@@ -107,13 +107,13 @@ BRASA_DEVICE_FN void load_stage(Stage& stage, const uint16_t* a, const uint16_t*
     const int row = i / (kBf16Depth / kLanes), along = i % (kBf16Depth / kLanes) * kLanes;
     const bool inside = row0 + row < m && depth + along < k;
     const int64_t offset = inside ? static_cast<int64_t>(row0 + row) * k + depth + along : 0;
-    simt::cp_async<16>(&stage.a[row][along], a + offset, inside);
+    simt::cp_async<16>(&stage.a[row][along], a + offset, inside ? 16 : 0);
   }
   for (int i = simt::thread_rank(); i < kTile * kBf16Depth / kLanes; i += kThreads) {
     const int row = i / (kTile / kLanes), along = i % (kTile / kLanes) * kLanes;
     const bool inside = depth + row < k && column0 + along < n;
     const int64_t offset = inside ? static_cast<int64_t>(depth + row) * n + column0 + along : 0;
-    simt::cp_async<16>(&stage.b[row][along], b + offset, inside);
+    simt::cp_async<16>(&stage.b[row][along], b + offset, inside ? 16 : 0);
   }
   simt::cp_async_commit();
 }

@@ -13,6 +13,7 @@ from typing import Any
 from brasa._backend import as_array, contiguous, kernels, to_numpy
 
 FLOATING = "float32 or float64"
+ANY_FLOATING = "float16, bfloat16, float32 or float64"
 
 # What a kernel refuses, or an argument that is no array: an operator that tried the shortest way first
 # then goes the general way, which words the error or converts the argument.
@@ -27,6 +28,19 @@ def floating(name: str, x: Any) -> Any:
     x = as_array(x, name)
     if x.dtype.char not in "fd":
         raise TypeError(f"{name}: expected {FLOATING}, got {x.dtype}")
+    return x
+
+
+def is_narrow(dtype: Any) -> bool:
+    """Whether this is a 16-bit floating dtype: float16, or bfloat16, which NumPy does not have."""
+    return dtype.itemsize == 2 and (dtype.char == "e" or dtype.name == "bfloat16")
+
+
+def any_floating(name: str, x: Any) -> Any:
+    """`x` as an array of float32, float64, float16 or bfloat16."""
+    x = as_array(x, name)
+    if x.dtype.char not in "fd" and not is_narrow(x.dtype):
+        raise TypeError(f"{name}: expected {ANY_FLOATING}, got {x.dtype}")
     return x
 
 

@@ -52,11 +52,11 @@ def _result_shape(a: Any, b: Any, transpose_a: bool, transpose_b: bool) -> tuple
 
 
 def _check_operands(a: Any, b: Any, transpose_b: bool) -> tuple[Any, Any]:
-    a = _check.floating("a", a)
+    a = _check.any_floating("a", a)
     if type(b) is PackedWeight:
         check_packed(b, a, transpose_b)
     else:
-        b = _check.floating("b", b)
+        b = _check.any_floating("b", b)
     if not a.ndim or not b.ndim:
         raise ValueError(f"{'b' if a.ndim else 'a'}: expected at least 1 dimension, got shape ()")
     return a, b
@@ -105,7 +105,7 @@ def _plain_gradients(
         db = _gradient_of_b(ds, a, b, *transposed) if mask[1] else None
         dbias = None
         if mask[2]:
-            dbias = backend.empty(dy.shape[1:], dy.dtype, False)
+            dbias = backend.empty(dy.shape[1:], bias.dtype, False)
             kernels.column_sums(ds, dbias)
         return da, db, dbias, ds if mask[3] else None
     except _check.UNUSUAL:
@@ -129,12 +129,12 @@ def _matmul(
     Parameters
     ----------
     a : array or Tensor
-        (..., m, k), or (..., k, m) with `transpose_a`, or (k,). float32 or float64.
+        (..., m, k), or (..., k, m) with `transpose_a`, or (k,). float32, float64, float16 or bfloat16.
     b : array, Tensor or PackedWeight
         (..., k, n), or (..., n, k) with `transpose_b`, or (k,). A constant matrix may be what `prepack` made
         of it.
     bias : array or Tensor, optional
-        (n,), added to every row.
+        (n,), added to every row. May be float32 beside 16-bit arrays.
     activation : str or tuple, optional
         One of `ACTIVATIONS`, or ``(name, alpha[, beta])``.
     residual : array or Tensor, optional
@@ -162,6 +162,9 @@ def _matmul(
 
     Notes
     -----
+    Arrays of 16 bits are multiplied and summed in float32, and each result is rounded once. On CUDA they go
+    to tensor cores; so do float32 arrays where `brasa.set_matmul_precision` allows tf32.
+
     Every element is one chain of fused multiply-adds over ascending k per block of 512 (float64: 256): a
     row of a batch has the same bits as the row alone, on any number of threads.
 
@@ -187,22 +190,22 @@ def _matmul(
     if a.ndim == 1 or b.ndim == 1:
         shape = full_shape[:-2] + full_shape[-2:-1] * (a.ndim > 1) + full_shape[-1:] * (b.ndim > 1)
     if bias is not None:
-        bias = _backend.contiguous(_check.floating("bias", bias))
+        bias = _backend.contiguous(_check.any_floating("bias", bias))
         _check.shape("bias", bias, full_shape[-1:], "one per column of the result")
     if residual is not None:
-        residual = _check.floating("residual", residual)
+        residual = _check.any_floating("residual", residual)
         _check.shape("residual", residual, shape, "the shape of the result")
         residual = _backend.contiguous(residual).reshape(full_shape)
     if type(b) is PackedWeight:
         b, b2, transpose_b = None, b.operand, b.transposed
-    _check.same_dtype(a=a, b=b, bias=bias, residual=residual)
+    _check_dtypes(a, bias, b=b, residual=residual)
     target = out
     if out is not None:
         _check.output(out, a, shape, a, b, bias, residual)
         target = out.reshape(full_shape) if out.flags.c_contiguous else None
     y = _backend.empty(a, full_shape) if target is None else target
     saved = _backend.empty(a, full_shape) if keeps_input else None
-    _backend.backend_of(a).kernels.matmul(a2, b2, bias, residual, y, saved, transpose_a, transpose_b, native)
+    _run(a2, b2, bias, residual, y, saved, transpose_a, transpose_b, native)
     if shape != full_shape:
         y, saved = y.reshape(shape), None if saved is None else saved.reshape(shape)
     if out is not None:
@@ -215,8 +218,37 @@ def _matmul(
 def _product(a: Any, b: Any, shape: tuple[int, ...], transpose_a: bool, transpose_b: bool) -> Any:
     """The product, summed over the batch dimensions that `shape` does not have."""
     y = _backend.empty(a, shape)
-    _backend.backend_of(a).kernels.matmul(a, b, None, None, y, None, transpose_a, transpose_b, None)
+    _run(a, b, None, None, y, None, transpose_a, transpose_b, None)
     return y
+
+
+def _run(
+    a: Any, b: Any, bias: Any, residual: Any, y: Any, saved: Any, transpose_a: bool, transpose_b: bool, f: Any
+) -> None:
+    """The kernel. The CPU has none for 16-bit dtypes: there operands are widened and results rounded once."""
+    kernels, results = _backend.backend_of(a).kernels, (y, saved)
+    if _in_float32(a):
+        a, b, bias, residual = (_widened(x) for x in (a, b, bias, residual))
+        y, saved = (None if x is None else _backend.empty(a, x.shape) for x in results)
+    kernels.matmul(a, b, bias, residual, y, saved, transpose_a, transpose_b, f)
+    for result, wide in zip(results, (y, saved)):
+        if result is not wide:
+            result[...] = wide
+
+
+def _in_float32(x: Any) -> bool:
+    return _check.is_narrow(x.dtype) and _backend.backend_of(x).name == "cpu"
+
+
+def _widened(x: Any) -> Any:
+    return x if x is None or x.dtype.char == "f" else x.astype("f")
+
+
+def _check_dtypes(a: Any, bias: Any, **others: Any) -> None:
+    """All share a dtype, but for a bias in float32 beside 16-bit arrays."""
+    if bias is not None and (bias.dtype.char != "f" or not _check.is_narrow(a.dtype)):
+        others["bias"] = bias
+    _check.same_dtype(a=a, **others)
 
 
 def matmul_backward(
@@ -277,7 +309,7 @@ def matmul_backward(
     if plain is not None:
         return plain
     a, b = _check_operands(a, b, transpose_b)
-    dy = _check.floating("dy", dy)
+    dy = _check.any_floating("dy", dy)
     _check.same_dtype(a=a, b=b, dy=dy)
     a2, b2 = _as_matrices(a, b)
     transpose_a, transpose_b = bool(transpose_a) and a.ndim > 1, bool(transpose_b) and b.ndim > 1
@@ -289,7 +321,7 @@ def matmul_backward(
         if source is None:
             name = "saved" if needs_input(native) else "y"
             raise ValueError(f"{name}: needed for the gradient of {activation!r}")
-        ds = activation_backward(dy, _backend.contiguous(source), activation)
+        ds = _gradient_of_sum(dy, _backend.contiguous(source), activation)
     ds2 = _shaped(ds, full_shape)
     da = db = dbias = None
     if mask[0]:
@@ -299,10 +331,28 @@ def matmul_backward(
         db = _gradient_of_b(ds2, a2, b2, transpose_a, transpose_b)
         db = _shaped(db, b.shape)
     if mask[2] and bias is not None:
-        dbias = _backend.empty(dy, full_shape[-1:])
         rows = _shaped(_backend.contiguous(ds2), (prod(full_shape[:-1]), full_shape[-1]))
-        _backend.backend_of(dy).kernels.column_sums(rows, dbias)
+        dbias = _column_sums(rows, bias.dtype)
     return da, db, dbias, ds if mask[3] else None
+
+
+def _gradient_of_sum(dy: Any, source: Any, activation: Any) -> Any:
+    """dy through the activation."""
+    if not _check.is_narrow(dy.dtype):
+        return activation_backward(dy, source, activation)
+    if _in_float32(dy):
+        return activation_backward(_widened(dy), _widened(source), activation).astype(dy.dtype)
+    dy, ds = _backend.contiguous(dy), _backend.empty(dy, dy.shape)
+    _backend.backend_of(dy).kernels.activation_backward(dy, source, ds, native_activation(activation))
+    return ds
+
+
+def _column_sums(rows: Any, dtype: Any) -> Any:
+    if _in_float32(rows):
+        return _column_sums(_widened(rows), _widened(rows).dtype).astype(dtype)
+    sums = _backend.empty(rows, rows.shape[1:], dtype)
+    _backend.backend_of(rows).kernels.column_sums(rows, sums)
+    return sums
 
 
 def _shaped(array: Any, shape: tuple[int, ...]) -> Any:

@@ -1,0 +1,169 @@
+// How warps of tensor-core kernels finish and store their results.
+//
+// An accumulator tile has a lane's results scattered: two columns in each of many places. A warp
+// takes it through shared memory, kStageColumns columns of 16 rows at a time, so that each lane
+// then has whole packs of a row: bias, residual and results travel in 16 bytes, and activations
+// run in one loop over shared memory, not once for each accumulator.
+#pragma once
+
+#include "core/epilogue.cuh"
+#include "core/ptx_convert.cuh"
+
+namespace brasa::cuda {
+
+constexpr int kStageRows = 16, kStageColumns = 32;
+
+/// Rows start 8 banks apart, so that the lanes of a warp write pairs without conflicts.
+using WarpStage = float[kStageRows][kStageColumns + 8];
+
+/// Where the results of one position of the batch go: into `parts` as they are where K is split,
+/// else finished into y. `packs` says that all arrays may be written 16 bytes at a time.
+template <class T> struct Results {
+  int64_t m, n, offset;  ///< offset of the position in arrays laid out as y
+  T* y;
+  float* parts;
+  Epilogue<T> epilogue;
+  bool packs;
+};
+
+/// Up to kLanes neighbours of an array; `live` of them are inside.
+template <int kLanes, class T>
+BRASA_DEVICE_FN void read_some(const T* from, int live, bool packs, T (&to)[kLanes]) {
+  constexpr int kPack = kLanes < simt::kPackLanes<T> ? kLanes : simt::kPackLanes<T>;
+  if (packs && live == kLanes) {
+#pragma unroll
+    for (int i = 0; i < kLanes; i += kPack) {
+      const auto pack = simt::load_pack<kPack>(from + i);
+#pragma unroll
+      for (int l = 0; l < kPack; ++l) to[i + l] = pack[l];
+    }
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < kLanes; ++i) to[i] = i < live ? from[i] : T{};
+}
+template <int kLanes, class T>
+BRASA_DEVICE_FN void write_some(T* to, int live, bool packs, const T (&from)[kLanes]) {
+  constexpr int kPack = kLanes < simt::kPackLanes<T> ? kLanes : simt::kPackLanes<T>;
+  if (packs && live == kLanes) {
+#pragma unroll
+    for (int i = 0; i < kLanes; i += kPack) {
+      simt::Pack<T, kPack> pack;
+#pragma unroll
+      for (int l = 0; l < kPack; ++l) pack[l] = from[i + l];
+      simt::store_pack(to + i, pack);
+    }
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < kLanes; ++i)
+    if (i < live) to[i] = from[i];
+}
+
+/// v + bias + residual, kept where the backward pass wants it.
+template <int kLanes, class T>
+BRASA_DEVICE_FN void add_operands(const Results<T>& r, int64_t column, int64_t at, int live,
+                                  float (&v)[kLanes]) {
+  const Epilogue<T>& e = r.epilogue;
+  T some[kLanes];
+  if (e.bias) {
+    read_some(e.bias + column, live, r.packs, some);
+#pragma unroll
+    for (int i = 0; i < kLanes; ++i) v[i] += simt::widen(some[i]);
+  }
+  if (e.wide_bias) {
+    float wide[kLanes];
+    read_some(e.wide_bias + column, live, r.packs, wide);
+#pragma unroll
+    for (int i = 0; i < kLanes; ++i) v[i] += wide[i];
+  }
+  if (e.residual) {
+    read_some(e.residual + at, live, r.packs, some);
+#pragma unroll
+    for (int i = 0; i < kLanes; ++i) v[i] += simt::widen(some[i]);
+  }
+  if (e.pre_activation) {
+#pragma unroll
+    for (int i = 0; i < kLanes; ++i) some[i] = simt::narrow<T>(v[i]);
+    write_some(e.pre_activation + at, live, r.packs, some);
+  }
+}
+
+/// Stores what the warp has in `stage`: rows from `row`, columns from `column`.
+template <class T>
+BRASA_DEVICE_FN void store_stage(const Results<T>& r, WarpStage& stage, int64_t row,
+                                 int64_t column) {
+  constexpr int kLanes = simt::kPackLanes<T>, kPerRow = kStageColumns / kLanes;
+  constexpr int kRowsAtOnce = simt::kWarpSize / kPerRow;
+  const int lane = int(threadIdx.x) % simt::kWarpSize;
+  const int first = lane / kPerRow, step = lane % kPerRow * kLanes;
+  column += step;
+  const int live = r.n - column < kLanes ? int(r.n - column) : kLanes;
+  if (live <= 0) return;
+  const int rows = r.m - row < kStageRows ? int(r.m - row) : kStageRows;
+  const bool adds = !r.parts && (r.epilogue.bias || r.epilogue.wide_bias || r.epilogue.residual ||
+                                 r.epilogue.pre_activation);
+  if (adds) {
+    for (int i = first; i < rows; i += kRowsAtOnce) {
+      float v[kLanes];
+      read_some(&stage[i][step], kLanes, true, v);
+      add_operands(r, column, r.offset + (row + i) * r.n + column, live, v);
+      write_some(&stage[i][step], kLanes, true, v);
+    }
+  }
+  if (!r.parts) {
+    activate_each<float>(r.epilogue.activation, [&](const auto& activate) {
+#pragma unroll 1
+      for (int e = 0; e < kStageRows / kRowsAtOnce * kLanes; ++e)
+        activate(stage[first + e / kLanes * kRowsAtOnce][step + e % kLanes]);
+    });
+  }
+#pragma unroll
+  for (int k = 0; k < kStageRows / kRowsAtOnce; ++k) {
+    const int i = first + k * kRowsAtOnce;
+    if (i >= rows) break;
+    float v[kLanes];
+    read_some(&stage[i][step], kLanes, true, v);
+    const int64_t at = r.offset + (row + i) * r.n + column;
+    if (r.parts) {
+      write_some(r.parts + at, live, r.packs, v);
+    } else {
+      T narrowed[kLanes];
+#pragma unroll
+      for (int l = 0; l < kLanes; ++l) narrowed[l] = simt::narrow<T>(v[l]);
+      write_some(r.y + at, live, r.packs, narrowed);
+    }
+  }
+}
+
+/// Stores 16 rows of a warp's accumulators, which are kColumns wide: sum[4 j + e] is in row
+/// lane / 4 + 8 (e / 2), column 8 j + 2 (lane % 4) + e % 2. All lanes call.
+template <int kColumns, class T, class Sum>
+BRASA_DEVICE_FN void store_accumulators(const Results<T>& r, WarpStage& stage, int64_t row,
+                                        int64_t column, const Sum& sum) {
+  if (row >= r.m) return;
+  const int lane = int(threadIdx.x) % simt::kWarpSize, group = lane / 4, quarter = lane % 4;
+#pragma unroll 1
+  for (int chunk = 0; chunk < kColumns / kStageColumns; ++chunk) {
+    if (column + chunk * kStageColumns >= r.n) break;
+#pragma unroll
+    for (int c = 0; c < kColumns / kStageColumns; ++c) {  // registers have no address: one is taken
+      if (c != chunk) continue;
+#pragma unroll
+      for (int j = 0; j < kStageColumns / 8; ++j) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          simt::Pack<float, 2> pair;
+          pair[0] = sum(c * (kStageColumns / 8) + j, 2 * half);
+          pair[1] = sum(c * (kStageColumns / 8) + j, 2 * half + 1);
+          simt::store_pack(&stage[group + 8 * half][8 * j + 2 * quarter], pair);
+        }
+      }
+    }
+    __syncwarp();
+    store_stage(r, stage, row, column + chunk * kStageColumns);
+    __syncwarp();
+  }
+}
+
+}  // namespace brasa::cuda

@@ -1,0 +1,35 @@
+// Products on tensor cores: what of a product they can read as it lies, and how it is cut.
+//
+// Tensor-core kernels read operands 16 bytes at a time: one direction contiguous, everything else a
+// multiple of 16 bytes. An operand that lies otherwise is copied into the workspace first, along
+// the depth; so is one whose products are summed over dimensions of the batch, which become part of
+// the depth.
+#pragma once
+
+#include "matmul/matmul.h"
+
+namespace brasa::cuda {
+
+/// An operand as a tensor-core kernel reads it: `stride` elements between neighbours in the
+/// direction that is not contiguous.
+struct TensorOperand {
+  int64_t stride;
+  bool along_depth;  ///< contiguous along the depth, not along its rows (columns)
+  bool copied;
+  int64_t bytes;  ///< of the copy
+};
+
+enum class TensorTile : int8_t { few_rows, small, large, wgmma };
+
+struct TensorPlan {
+  MatmulParams p;  ///< the product as the kernel sees it
+  TensorOperand a, b;
+  TensorTile tile;
+  int64_t splits;       ///< of the depth, each `split_depth` long
+  int64_t split_depth;  ///< a multiple of the tile's depth
+  int64_t parts_bytes;
+
+  int64_t workspace() const { return a.bytes + b.bytes + parts_bytes; }
+};
+
+}  // namespace brasa::cuda

@@ -1,0 +1,77 @@
+// The kernel of products on tensor cores at warp level, and its launcher.
+#pragma once
+
+#include "matmul/gemm_mma.cuh"
+#include "matmul/gemm_store.cuh"
+#include "matmul/gemm_tensor.h"
+
+namespace brasa::cuda {
+
+using LargeTile = MmaTile<128, 128, 64, 32, 3, 1>;
+using SmallTile = MmaTile<64, 64, 32, 32, 4, 3>;
+using FewRowsTile = MmaTile<16, 128, 16, 32, 4, 3>;  // memory-bound: 48 KB of copies under way
+
+/// Tiles of a result in an order that keeps what a wave of blocks reads small: kTileGroup rows of
+/// tiles are walked column by column.
+constexpr int kTileGroup = 8;
+struct TileOrder {
+  unsigned rows, columns;
+  BRASA_HOST_DEVICE_FN unsigned count() const { return rows * columns; }
+  BRASA_DEVICE_FN void place(unsigned tile, unsigned& row, unsigned& column) const {
+    const unsigned in_group = kTileGroup * columns, group = tile / in_group;
+    const unsigned first = group * kTileGroup;
+    const unsigned height = rows - first < kTileGroup ? rows - first : kTileGroup;
+    row = first + tile % in_group % height;
+    column = tile % in_group / height;
+  }
+};
+
+BRASA_DEVICE_FN void add_offsets(const BatchDims& dims, int64_t index, int64_t& a, int64_t& b) {
+  for (int d = dims.rank - 1; d >= 0; --d) {
+    const int64_t i = index % dims.shape[d];
+    index /= dims.shape[d];
+    a += i * dims.a_strides[d];
+    b += i * dims.b_strides[d];
+  }
+}
+
+/// blockIdx.x counts tiles, blockIdx.y parts of the depth, blockIdx.z positions of the batch.
+template <class T, class Tile, bool kLeftAlong, bool kRightAlong>
+__global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerMultiprocessor)
+    mma_kernel(MatmulParams p, TileOrder order, int64_t a_stride, int64_t b_stride,
+               int64_t split_depth, const T* a, const T* b, Results<T> results) {
+  BRASA_DYN_SHARED(unsigned char, stages);
+  const int warp = int(threadIdx.x) / simt::kWarpSize;
+  constexpr int kWarpsAcross = Tile::kColumns / Tile::kWarpColumns;
+  const int row = warp / kWarpsAcross * Tile::kWarpRows;
+  const int column = warp % kWarpsAcross * Tile::kWarpColumns;
+  unsigned row_tile, column_tile;
+  order.place(blockIdx.x, row_tile, column_tile);
+  const int64_t first_row = int64_t(row_tile) * Tile::kRows;
+  const int64_t first_column = int64_t(column_tile) * Tile::kColumns;
+  const int64_t begin = blockIdx.y * split_depth;
+  const int64_t end = p.k - begin < split_depth ? p.k : begin + split_depth;
+  if (results.parts) results.parts += int64_t(blockIdx.y) * p.batch.count * p.m * p.n;
+  for (int64_t item = blockIdx.z; item < p.batch.count; item += gridDim.z) {
+    int64_t a_offset = 0, b_offset = 0;
+    add_offsets(p.batch, item, a_offset, b_offset);
+    TileCopier<T, Tile::kRows, Tile::kThreads, kLeftAlong> left(a + a_offset, a_stride, first_row,
+                                                                p.m, begin, end);
+    TileCopier<T, Tile::kColumns, Tile::kThreads, kRightAlong> right(
+        b + b_offset, b_stride, first_column, p.n, begin, end);
+    WarpSums<Tile> sum = {};
+    multiply_depth<T, Tile, kLeftAlong, kRightAlong>(stages, left, right, end - begin, row, column,
+                                                     sum);
+    results.offset = item * p.m * p.n;
+    auto& stage = reinterpret_cast<WarpStage*>(stages)[warp];
+#pragma unroll
+    for (int i = 0; i < Tile::kWarpRows / 16; ++i) {
+      store_accumulators<Tile::kWarpColumns>(
+          results, stage, first_row + row + 16 * i, first_column + column,
+          [&](int j, int e) { return sum[i][j][e]; });
+    }
+    __syncthreads();  // before the next position's copies
+  }
+}
+
+}  // namespace brasa::cuda

@@ -1,0 +1,241 @@
+#include "matmul/matmul_tensor.cuh"
+
+#include "core/driver.cuh"
+#include "matmul/matmul_mma.cuh"
+
+namespace brasa::cuda {
+
+// ------------------------------------------------------------------------------------------ kernels
+
+constexpr int kCopySide = 32, kCopyThreads = 256;
+constexpr int64_t kMaxGridY = 65535;
+
+/// Where an operand comes from and where its copy goes: (items, extent, pitch), contiguous along
+/// the depth, products summed one behind the other.
+template <class T> struct OperandCopy {
+  const T* from;
+  T* to;
+  int64_t extent, depth, minor, step, pitch, items;
+  BatchDims batch, sum;  ///< strides of this operand are a_strides
+};
+
+/// A block copies squares of 32 x 32: it reads along the direction that is contiguous and writes
+/// along the depth.
+template <class T>
+__global__ void __launch_bounds__(kCopyThreads) copy_operand_kernel(OperandCopy<T> c) {
+  BRASA_SHARED(T, square, [kCopySide][kCopySide + 2]);
+  const int lane = int(threadIdx.x) % kCopySide, line = int(threadIdx.x) / kCopySide;
+  const int64_t across = (c.depth + kCopySide - 1) / kCopySide;
+  const int64_t first_k = blockIdx.x % across * kCopySide, first = blockIdx.x / across * kCopySide;
+  for (int64_t z = blockIdx.y; z < c.items * c.sum.count; z += gridDim.y) {
+    const int64_t item = z / c.sum.count, product = z % c.sum.count;
+    int64_t offset = 0, unused = 0;
+    add_offsets(c.batch, item, offset, unused);
+    add_offsets(c.sum, product, offset, unused);
+    for (int r = line; r < kCopySide; r += kCopyThreads / kCopySide) {
+      const int i = c.minor == 1 ? lane : r, k = c.minor == 1 ? r : lane;
+      if (first + i < c.extent && first_k + k < c.depth)
+        square[i][k] = c.from[offset + (first + i) * c.minor + (first_k + k) * c.step];
+    }
+    __syncthreads();
+    for (int r = line; r < kCopySide; r += kCopyThreads / kCopySide) {
+      if (first + r < c.extent && first_k + lane < c.depth)
+        c.to[(item * c.extent + first + r) * c.pitch + product * c.depth + first_k + lane] =
+            square[r][lane];
+    }
+    __syncthreads();
+  }
+}
+
+constexpr int kFinishThreads = 256, kFinishLanes = 4;
+
+/// A thread finishes four neighbours of a row, or what is left of it.
+template <class T>
+__global__ void __launch_bounds__(kFinishThreads)
+    finish_parts_kernel(int64_t splits, int64_t rows, Results<T> r) {
+  const int64_t per_row = (r.n + kFinishLanes - 1) / kFinishLanes, size = rows * r.n;
+  const int64_t stride = int64_t(gridDim.x) * kFinishThreads;
+  for (int64_t e = int64_t(blockIdx.x) * kFinishThreads + threadIdx.x; e < rows * per_row;
+       e += stride) {
+    const int64_t column = e % per_row * kFinishLanes, at = e / per_row * r.n + column;
+    const int live = r.n - column < kFinishLanes ? int(r.n - column) : kFinishLanes;
+    float v[kFinishLanes] = {};
+#pragma unroll 4
+    for (int64_t s = 0; s < splits; ++s) {
+      float part[kFinishLanes];
+      read_some(r.parts + s * size + at, live, r.packs, part);
+#pragma unroll
+      for (int i = 0; i < kFinishLanes; ++i) v[i] += part[i];
+    }
+    add_operands(r, column, at, live, v);
+    activate_each<float>(r.epilogue.activation, [&](const auto& activate) {
+#pragma unroll
+      for (int i = 0; i < kFinishLanes; ++i) activate(v[i]);
+    });
+    T narrowed[kFinishLanes];
+#pragma unroll
+    for (int i = 0; i < kFinishLanes; ++i) narrowed[i] = simt::narrow<T>(v[i]);
+    write_some(r.y + at, live, r.packs, narrowed);
+  }
+}
+
+// ------------------------------------------------------------------------------------------- plans
+
+static int64_t round_up(int64_t n, int64_t unit) {
+  return (n + unit - 1) / unit * unit;
+}
+
+/// Whether every position starts at a multiple of a piece.
+static bool whole_pieces(const BatchDims& dims, const int64_t* strides, int64_t piece) {
+  for (int d = 0; d < dims.rank; ++d)
+    if (strides[d] % piece) return false;
+  return true;
+}
+
+/// How an operand is read: as it lies, if it can be.
+template <class T>
+static TensorOperand read_operand(bool pieces, int64_t minor, int64_t step, int64_t extent,
+                                  int64_t depth) {
+  const bool rows = step == 1 && (extent == 1 || (minor > 0 && minor % kPiece<T> == 0));
+  const bool columns = minor == 1 && (depth == 1 || (step > 0 && step % kPiece<T> == 0));
+  if (pieces && rows) return {extent == 1 ? round_up(depth, kPiece<T>) : minor, true, false, 0};
+  if (pieces && columns) return {depth == 1 ? round_up(extent, kPiece<T>) : step, false, false, 0};
+  return {0, true, true, 0};
+}
+
+/// Turns an operand that is copied into what the copy is.
+template <class T>
+static void plan_copy(TensorOperand& operand, const MatmulParams& p, int64_t extent,
+                      const int64_t* from, int64_t* to) {
+  bool repeated = true;
+  for (int d = 0; d < p.batch.rank; ++d) repeated = repeated && from[d] == 0;
+  operand.stride = round_up(p.k * p.sum.count, kPiece<T>);
+  int64_t stride = extent * operand.stride;
+  for (int d = p.batch.rank - 1; d >= 0; --d) {
+    to[d] = repeated ? 0 : stride;
+    stride *= p.batch.shape[d];
+  }
+  if (repeated) stride = extent * operand.stride;
+  operand.bytes = round_up(stride * int64_t(sizeof(T)), 256);
+}
+
+constexpr int64_t kMultiprocessors = 132;  // an H100's; fixed, so that rounding is
+
+static int64_t tiles_of(const MatmulParams& p, int64_t rows, int64_t columns) {
+  return simt::ceil_div(p.m, rows) * simt::ceil_div(p.n, columns) * p.batch.count;
+}
+
+/// Splits the depth where there are too few tiles for a GPU, into parts of at least 4 lines.
+template <class T> static void plan_splits(TensorPlan& plan, int64_t tiles, int64_t wanted) {
+  constexpr int64_t kLeastDepth = 4 * kLine<T>;
+  const int64_t most = simt::ceil_div(plan.p.k, kLeastDepth);
+  int64_t splits = simt::ceil_div(wanted, tiles < 1 ? 1 : tiles);
+  if (splits > most) splits = most;
+  if (tiles * 2 > wanted || splits < 1) splits = 1;
+  plan.split_depth = round_up(simt::ceil_div(plan.p.k < 1 ? 1 : plan.p.k, splits), kLine<T>);
+  plan.splits = plan.p.k < 1 ? 1 : simt::ceil_div(plan.p.k, plan.split_depth);
+  plan.parts_bytes = plan.splits == 1 ? 0 : plan.splits * plan.p.batch.count * plan.p.m *
+                                                plan.p.n * int64_t(sizeof(float));
+}
+
+template <class T> static void plan_tile(TensorPlan& plan) {
+  const MatmulParams& p = plan.p;
+  if (p.m <= FewRowsTile::kRows) {
+    plan.tile = TensorTile::few_rows;
+    if (!plan.a.along_depth) plan.a = {0, true, true, 0};
+    return plan_splits<T>(plan, tiles_of(p, FewRowsTile::kRows, FewRowsTile::kColumns),
+                          kMultiprocessors * FewRowsTile::kBlocksPerMultiprocessor);
+  }
+  const int64_t large = tiles_of(p, LargeTile::kRows, LargeTile::kColumns);
+  if (p.m > 64 && p.n > 64 && large >= kMultiprocessors) {
+    plan.tile = TensorTile::large;
+    return plan_splits<T>(plan, large, 1);
+  }
+  plan.tile = TensorTile::small;
+  plan_splits<T>(plan, tiles_of(p, SmallTile::kRows, SmallTile::kColumns),
+                 kMultiprocessors * SmallTile::kBlocksPerMultiprocessor);
+}
+
+template <class T> TensorPlan plan_tensor(const MatmulParams& p) {
+  TensorPlan plan{.p = p};
+  const bool one = p.aligned && p.sum.count == 1;
+  plan.a = read_operand<T>(one && whole_pieces(p.batch, p.batch.a_strides, kPiece<T>), p.a_row,
+                           p.a_depth, p.m, p.k);
+  plan.b = read_operand<T>(one && whole_pieces(p.batch, p.batch.b_strides, kPiece<T>), p.b_column,
+                           p.b_depth, p.n, p.k);
+  plan.p.k = p.k * p.sum.count;
+  plan_tile<T>(plan);
+  if (plan.a.copied) plan_copy<T>(plan.a, p, p.m, p.batch.a_strides, plan.p.batch.a_strides);
+  if (plan.b.copied) plan_copy<T>(plan.b, p, p.n, p.batch.b_strides, plan.p.batch.b_strides);
+  return plan;
+}
+
+// --------------------------------------------------------------------------------------- launchers
+
+template <class T> static void copy_operand(simt::stream_t stream, const OperandCopy<T>& copy) {
+  if (copy.depth == 0) return;
+  const int64_t squares =
+      simt::ceil_div<int64_t>(copy.depth, kCopySide) * simt::ceil_div<int64_t>(copy.extent, kCopySide);
+  const int64_t products = copy.items * copy.sum.count;
+  simt::launch({.grid = dim3(unsigned(squares), unsigned(products < kMaxGridY ? products : kMaxGridY)),
+                .block = dim3(kCopyThreads),
+                .stream = stream},
+               copy_operand_kernel<T>, copy);
+}
+
+template <class T>
+void finish_parts(simt::stream_t stream, int64_t splits, int64_t rows, const Results<T>& results) {
+  const int64_t per_row = simt::ceil_div<int64_t>(results.n, kFinishLanes);
+  simt::launch({.grid = simt::blocks_for(rows * per_row, kFinishThreads),
+                .block = dim3(kFinishThreads),
+                .stream = stream},
+               finish_parts_kernel<T>, splits, rows, results);
+}
+
+/// The operand at `copy`, where it is copied to, or itself.
+template <class T>
+static const T* laid_out(simt::stream_t stream, const TensorOperand& operand, const T* from,
+                         void* copy, OperandCopy<T> how) {
+  if (!operand.copied) return from;
+  how.from = from, how.to = static_cast<T*>(copy), how.pitch = operand.stride;
+  const int64_t item = how.extent * how.pitch * int64_t(sizeof(T));
+  how.items = item == 0 ? 0 : operand.bytes / item < how.batch.count ? 1 : how.batch.count;
+  copy_operand(stream, how);
+  return how.to;
+}
+
+template <class T>
+static bool whole_packs(const TensorPlan& plan, const T* y, const Epilogue<T>& e) {
+  return plan.p.n % kPiece<T> == 0 && simt::pack_aligned(y) && simt::pack_aligned(e.bias) &&
+         simt::pack_aligned(e.wide_bias) && simt::pack_aligned(e.residual) &&
+         simt::pack_aligned(e.pre_activation);
+}
+
+template <class T>
+void multiply_tensor(Context ctx, const MatmulParams& p, const TensorPlan& plan, const T* a,
+                     const T* b, T* y, const Epilogue<T>& epilogue) {
+  const auto stream = static_cast<simt::stream_t>(ctx.stream);
+  auto* scratch = static_cast<unsigned char*>(ctx.workspace);
+  OperandCopy<T> how{.extent = p.m, .depth = p.k, .minor = p.a_row, .step = p.a_depth,
+                     .batch = p.batch, .sum = p.sum};
+  a = laid_out(stream, plan.a, a, scratch, how);
+  for (BatchDims* dims : {&how.batch, &how.sum})
+    for (int d = 0; d < dims->rank; ++d) dims->a_strides[d] = dims->b_strides[d];
+  how.extent = p.n, how.minor = p.b_column, how.step = p.b_depth;
+  b = laid_out(stream, plan.b, b, scratch + plan.a.bytes, how);
+  Results<T> results{p.m, p.n, 0, y, nullptr, epilogue, whole_packs(plan, y, epilogue)};
+  if (plan.splits > 1)
+    results.parts = reinterpret_cast<float*>(scratch + plan.a.bytes + plan.b.bytes);
+  launch_mma(stream, plan, a, b, results);
+  if (plan.splits > 1) finish_parts(stream, plan.splits, p.m * p.batch.count, results);
+}
+
+#define BRASA_TENSOR(T)                                                                         \
+  template TensorPlan plan_tensor<T>(const MatmulParams&);                                      \
+  template void multiply_tensor<T>(Context, const MatmulParams&, const TensorPlan&, const T*,   \
+                                   const T*, T*, const Epilogue<T>&);
+BRASA_TENSOR(float)
+BRASA_TENSOR(float16)
+BRASA_TENSOR(bfloat16)
+
+}  // namespace brasa::cuda

@@ -1,0 +1,26 @@
+// Products on tensor cores, for matmul.cu.
+#pragma once
+
+#include "matmul/gemm_store.cuh"
+#include "matmul/gemm_tensor.h"
+
+namespace brasa::cuda {
+
+/// How to make this product of operands of T on the current device.
+template <class T> TensorPlan plan_tensor(const MatmulParams& p);
+
+/// Makes the product p as planned, in the workspace of the context.
+template <class T>
+void multiply_tensor(Context ctx, const MatmulParams& p, const TensorPlan& plan, const T* a,
+                     const T* b, T* y, const Epilogue<T>& epilogue);
+
+/// One of the kernels with tiles of MmaTile, for the plan: `results` is finished or gets parts.
+template <class T>
+void launch_mma(simt::stream_t stream, const TensorPlan& plan, const T* a, const T* b,
+                const Results<T>& results);
+
+/// y = epilogue(the sum of `splits` parts), laid out one behind the other.
+template <class T>
+void finish_parts(simt::stream_t stream, int64_t splits, int64_t rows, const Results<T>& results);
+
+}  // namespace brasa::cuda
