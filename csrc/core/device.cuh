@@ -171,7 +171,6 @@ BRASA_DEVICE_FN void spin_hint() {
 
 template <class... Parameters, class... Arguments>
 void launch(const LaunchConfig& config, void (*kernel)(Parameters...), Arguments&&... arguments) {
-  if (config.cluster != 1) throw std::runtime_error("emulator: clusters are not emulated");
   struct Call {
     void (*kernel)(Parameters...);
     std::tuple<std::remove_cv_t<Parameters>...> arguments;
@@ -180,7 +179,8 @@ void launch(const LaunchConfig& config, void (*kernel)(Parameters...), Arguments
       {.grid = config.grid,
        .block = config.block,
        .dynamic_shared = config.smem,
-       .cooperative = config.cooperative},
+       .cooperative = config.cooperative,
+       .cluster = config.cluster},
       [](void* closure) {
         auto& call = *static_cast<Call*>(closure);
         std::apply(call.kernel, call.arguments);

@@ -160,6 +160,10 @@ void named_barrier(int id, int threads, Location where) {
   arrive(id, threads, "bar_sync", where);
 }
 
+void warpgroup_barrier(Location where) {
+  arrive(kNamedBarriers + static_cast<int>(running_fiber().warp / 4), 128, "a warpgroup", where);
+}
+
 void warp_barrier(uint32_t mask, Location where) {
   join_warp(kSyncWarp, mask, nullptr, where);
 }

@@ -52,6 +52,7 @@ struct Grid {
   dim3 block;
   size_t dynamic_shared;
   bool cooperative;
+  unsigned cluster;
 };
 
 /// Runs thread_main(closure) once per thread of the grid and returns when all have ended.

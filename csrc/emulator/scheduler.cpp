@@ -46,6 +46,10 @@ void check_limits(const Grid& grid) {
     throw Error("emulator: " + std::to_string(grid.dynamic_shared) +
                 " bytes of dynamic shared memory, at most 232448");
   }
+  if (grid.cluster == 0 || grid.cluster > 8 || grid.grid.x % grid.cluster != 0) {
+    throw Error("emulator: clusters of " + std::to_string(grid.cluster) + " of " + text(grid.grid) +
+                " blocks; 1 to 8 along x, which they divide");
+  }
   if (grid.cooperative && volume(grid.grid) > kMaxResidentBlocks) {
     throw Error("emulator: a cooperative launch of " + std::to_string(volume(grid.grid)) +
                 " blocks; at most 132 are resident together");
@@ -82,14 +86,19 @@ void Scheduler::run(const Grid& grid, void (*thread_main)(void*), void* closure)
   closure_ = closure;
   random_.seed(options.seed);
   const uint64_t blocks = volume(grid.grid);
-  const uint64_t together = grid.cooperative ? blocks : 1;
+  const uint64_t together = grid.cooperative ? blocks : grid.cluster;
+  together_ = together;
   ++counts.launches;
   if (options.race) start_epoch();
   resident_.resize(std::max<size_t>(resident_.size(), together));
   for (uint64_t step = 0; step < blocks; step += together) {
     for (uint64_t slot = 0; slot < together; ++slot) {
       if (!resident_[slot]) resident_[slot] = std::make_unique<Block>();
-      prepare_block(*resident_[slot], grid, block_at(step + slot, blocks), slot);
+      const uint64_t index = grid.cluster > 1
+                                 ? block_at(step / together, blocks / together) * together + slot
+                                 : block_at(step + slot, blocks);
+      prepare_block(*resident_[slot], grid, index, slot);
+      resident_[slot]->rank = grid.cluster > 1 ? static_cast<unsigned>(slot) : 0;
     }
     run_resident_blocks();
   }
@@ -112,6 +121,7 @@ void Scheduler::prepare_block(Block& block, const Grid& grid, uint64_t index, si
   block.threads.assign(count, Fiber{});
   block.live_lanes.assign(warps, 0);
   block.collectives.resize(warps);
+  block.wgmma_groups.assign(warps, {});
   for (auto& pending : block.collectives) pending.clear();
   for (Barrier& barrier : block.barriers) barrier.arrived.clear();
 
@@ -140,6 +150,12 @@ void Scheduler::prepare_block(Block& block, const Grid& grid, uint64_t index, si
 void Scheduler::run_resident_blocks() {
   while (failure_ == nullptr) {
     Fiber* next = next_ready();
+    if (next == nullptr && failure_ == nullptr && !loads_.empty()) {
+      const TensorLoad load = loads_.front();
+      loads_.pop_front();
+      land(load);
+      continue;
+    }
     if (next == nullptr) break;
     switch_to(root_, *next);
   }
@@ -179,6 +195,8 @@ void Scheduler::drop_threads() {
   }
   ready_.clear();
   grid_barrier_.clear();
+  waiters_.clear();
+  loads_.clear();
   failure_.reset();
 }
 
@@ -255,6 +273,26 @@ void Scheduler::arrive_at_grid_barrier(Location where) {
   for (Fiber* thread : arrived) {
     if (thread != &me) wake(thread);
   }
+}
+
+void Scheduler::wait_for(const CountingBarrier* barrier, Location where) {
+  waiters_.emplace_back(barrier, &running_fiber());
+  wait("barrier_wait", where);
+}
+
+void Scheduler::wake_waiters(const CountingBarrier* barrier) {
+  std::erase_if(waiters_, [&](const auto& waiter) {
+    if (waiter.first == barrier) wake(waiter.second);
+    return waiter.first == barrier;
+  });
+}
+
+void Scheduler::start(const TensorLoad& load) {
+  copies_land_at_once() ? land(load) : loads_.push_back(load);
+}
+
+Block* Scheduler::block_of_cluster(unsigned rank) {
+  return rank < together_ ? resident_[rank].get() : nullptr;
 }
 
 bool Scheduler::copies_land_at_once() {

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "emulator/fiber.h"
+#include "emulator/ptx_tma.h"
 #include "emulator/race.h"
 #include "emulator/runtime.h"
 
@@ -22,6 +23,7 @@ inline constexpr size_t kArenaBytes = 256 * 1024;
 inline constexpr unsigned kMaxResidentBlocks = 132;  // an H200's multiprocessors
 inline constexpr int64_t kToldResidentBlocks = 6;    // by resident_blocks()
 inline constexpr int kNamedBarriers = 16;
+inline constexpr int kWarpgroups = 8;  // each has a barrier behind the named ones
 
 inline constexpr const char* kStackOverflow =
     "stack overflow: a thread has 16 KiB for its local arrays and calls";
@@ -50,6 +52,25 @@ struct AsyncCopy {
   size_t source_bytes;  // zeros from there on
 };
 using AsyncGroup = std::vector<AsyncCopy>;
+
+/// A product that a warp has started: the arguments, and each lane's part of the result.
+struct WgmmaProduct {
+  alignas(8) std::byte argument[48];
+  float* d[32];
+};
+using WgmmaGroup = std::vector<WgmmaProduct>;
+
+struct Block;
+
+/// A load into shared memory that has not landed.
+struct TensorLoad {
+  TensorMap map;
+  Block* block;
+  CountingBarrier* barrier;
+  size_t offset;  // of the target in the block's shared memory
+  int at[3];
+};
+void land(const TensorLoad& load);
 
 struct Fiber : Thread {
   void* context = nullptr;
@@ -93,7 +114,9 @@ struct Block {
   unsigned alive = 0;
   std::vector<uint32_t> live_lanes;                      // by warp
   std::vector<std::vector<WarpCollective>> collectives;  // by warp; at most one per mask
-  Barrier barriers[kNamedBarriers];
+  Barrier barriers[kNamedBarriers + kWarpgroups];
+  std::vector<std::vector<WgmmaGroup>> wgmma_groups;  // by warp; the last is open
+  unsigned rank = 0;  // in its cluster
   std::byte* arena = nullptr;  // shared memory
   size_t arena_used = 0;
   std::vector<SharedArray> arrays;
@@ -119,6 +142,10 @@ class Scheduler {
   void yield(Location where);
   void arrive_at_grid_barrier(Location where);
   bool copies_land_at_once();
+  void wait_for(const CountingBarrier* barrier, Location where);
+  void wake_waiters(const CountingBarrier* barrier);
+  void start(const TensorLoad& load);
+  Block* block_of_cluster(unsigned rank);
   [[noreturn]] void abandon(Failure failure);
 
   /// Called outside kernels: the next launch throws this, because the place itself cannot.
@@ -143,6 +170,9 @@ class Scheduler {
   std::vector<std::unique_ptr<Block>> resident_;
   std::deque<Fiber*> ready_;
   std::vector<Fiber*> grid_barrier_;
+  std::vector<std::pair<const CountingBarrier*, Fiber*>> waiters_;
+  std::deque<TensorLoad> loads_;
+  uint64_t together_ = 1;  // resident blocks
   Fiber root_{};  // the context of the launching OS thread
   std::mt19937 random_;
   std::unique_ptr<Failure> failure_;
@@ -160,6 +190,9 @@ inline Fiber& running_fiber() {
 void join_warp(const WarpFunction& function, uint32_t mask, void* argument, Location where);
 
 bool in_shared_memory(const void* pointer);
+
+/// The four warps of the running thread's warpgroup.
+void warpgroup_barrier(Location where);
 
 /// Wakes whom the end of a thread sets free: barriers and collectives no longer wait for it.
 void settle_after_exit(Block& block, unsigned warp);

@@ -19,7 +19,7 @@ struct TensorOperand {
   int64_t bytes;  ///< of the copy
 };
 
-enum class TensorTile : int8_t { few_rows, small, large, wgmma };
+enum class TensorTile : int8_t { few_rows, small, large, wgmma, wgmma_wide };
 
 struct TensorPlan {
   MatmulParams p;  ///< the product as the kernel sees it

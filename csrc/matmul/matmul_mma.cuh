@@ -4,36 +4,13 @@
 #include "matmul/gemm_mma.cuh"
 #include "matmul/gemm_store.cuh"
 #include "matmul/gemm_tensor.h"
+#include "matmul/tile_order.cuh"
 
 namespace brasa::cuda {
 
 using LargeTile = MmaTile<128, 128, 64, 32, 3, 1>;
 using SmallTile = MmaTile<64, 64, 32, 32, 4, 3>;
 using FewRowsTile = MmaTile<16, 128, 16, 32, 4, 3>;  // memory-bound: 48 KB of copies under way
-
-/// Tiles of a result in an order that keeps what a wave of blocks reads small: kTileGroup rows of
-/// tiles are walked column by column.
-constexpr int kTileGroup = 8;
-struct TileOrder {
-  unsigned rows, columns;
-  BRASA_HOST_DEVICE_FN unsigned count() const { return rows * columns; }
-  BRASA_DEVICE_FN void place(unsigned tile, unsigned& row, unsigned& column) const {
-    const unsigned in_group = kTileGroup * columns, group = tile / in_group;
-    const unsigned first = group * kTileGroup;
-    const unsigned height = rows - first < kTileGroup ? rows - first : kTileGroup;
-    row = first + tile % in_group % height;
-    column = tile % in_group / height;
-  }
-};
-
-BRASA_DEVICE_FN void add_offsets(const BatchDims& dims, int64_t index, int64_t& a, int64_t& b) {
-  for (int d = dims.rank - 1; d >= 0; --d) {
-    const int64_t i = index % dims.shape[d];
-    index /= dims.shape[d];
-    a += i * dims.a_strides[d];
-    b += i * dims.b_strides[d];
-  }
-}
 
 /// blockIdx.x counts tiles, blockIdx.y parts of the depth, blockIdx.z positions of the batch.
 template <class T, class Tile, bool kLeftAlong, bool kRightAlong>

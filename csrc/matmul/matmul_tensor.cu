@@ -103,12 +103,18 @@ static TensorOperand read_operand(bool pieces, int64_t minor, int64_t step, int6
   return {0, true, true, 0};
 }
 
+/// Whether all positions have the same operand.
+static bool repeats(const BatchDims& dims, const int64_t* strides) {
+  for (int d = 0; d < dims.rank; ++d)
+    if (strides[d]) return false;
+  return true;
+}
+
 /// Turns an operand that is copied into what the copy is.
 template <class T>
 static void plan_copy(TensorOperand& operand, const MatmulParams& p, int64_t extent,
                       const int64_t* from, int64_t* to) {
-  bool repeated = true;
-  for (int d = 0; d < p.batch.rank; ++d) repeated = repeated && from[d] == 0;
+  const bool repeated = repeats(p.batch, from);
   operand.stride = round_up(p.k * p.sum.count, kPiece<T>);
   int64_t stride = extent * operand.stride;
   for (int d = p.batch.rank - 1; d >= 0; --d) {
@@ -138,8 +144,34 @@ template <class T> static void plan_splits(TensorPlan& plan, int64_t tiles, int6
                                                 plan.p.n * int64_t(sizeof(float));
 }
 
+/// Whether the copy engine finds the items of the batch: it walks one stride.
+static bool has_one_stride(const BatchDims& dims, const int64_t* strides) {
+  for (int d = 0; d < dims.rank; ++d) {
+    if (strides[d] < 0 || (strides[d] == 0 && !repeats(dims, strides))) return false;
+    if (d > 0 && strides[d - 1] != strides[d] * dims.shape[d]) return false;
+  }
+  return true;
+}
+
+/// Hopper's tiles where they are enough to keep half of the GPU busy.
+template <class T> static bool plan_wgmma(TensorPlan& plan) {
+  const MatmulParams& p = plan.p;
+  if (simt::device_properties().capability != 90 || p.m <= 64 || p.n <= 64 || p.k == 0) return false;
+  const int64_t narrow = tiles_of(p, 128, 128), wide = tiles_of(p, 128, 256);
+  const int64_t multiprocessors = simt::device_properties().multiprocessors;
+  if (2 * narrow < multiprocessors) return false;
+  plan.tile = wide >= multiprocessors ? TensorTile::wgmma_wide : TensorTile::wgmma;
+  if (!has_one_stride(p.batch, p.batch.a_strides) || (sizeof(T) == 4 && !plan.a.along_depth))
+    plan.a = {0, true, true, 0};
+  if (!has_one_stride(p.batch, p.batch.b_strides) || (sizeof(T) == 4 && !plan.b.along_depth))
+    plan.b = {0, true, true, 0};
+  plan_splits<T>(plan, narrow, 1);
+  return true;
+}
+
 template <class T> static void plan_tile(TensorPlan& plan) {
   const MatmulParams& p = plan.p;
+  if (plan_wgmma<T>(plan)) return;
   if (p.m <= FewRowsTile::kRows) {
     plan.tile = TensorTile::few_rows;
     if (!plan.a.along_depth) plan.a = {0, true, true, 0};
@@ -226,7 +258,8 @@ void multiply_tensor(Context ctx, const MatmulParams& p, const TensorPlan& plan,
   Results<T> results{p.m, p.n, 0, y, nullptr, epilogue, whole_packs(plan, y, epilogue)};
   if (plan.splits > 1)
     results.parts = reinterpret_cast<float*>(scratch + plan.a.bytes + plan.b.bytes);
-  launch_mma(stream, plan, a, b, results);
+  plan.tile >= TensorTile::wgmma ? launch_wgmma(stream, plan, a, b, results)
+                                 : launch_mma(stream, plan, a, b, results);
   if (plan.splits > 1) finish_parts(stream, plan.splits, p.m * p.batch.count, results);
 }
 

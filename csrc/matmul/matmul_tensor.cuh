@@ -19,6 +19,11 @@ template <class T>
 void launch_mma(simt::stream_t stream, const TensorPlan& plan, const T* a, const T* b,
                 const Results<T>& results);
 
+/// The same with Hopper's tiles, of 128 or 256 columns.
+template <class T>
+void launch_wgmma(simt::stream_t stream, const TensorPlan& plan, const T* a, const T* b,
+                  const Results<T>& results);
+
 /// y = epilogue(the sum of `splits` parts), laid out one behind the other.
 template <class T>
 void finish_parts(simt::stream_t stream, int64_t splits, int64_t rows, const Results<T>& results);

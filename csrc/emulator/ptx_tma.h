@@ -1,0 +1,28 @@
+// Emulation of core/ptx_tma.cuh.
+#pragma once
+
+#include "emulator/runtime.h"
+
+namespace brasa::simt::emulator {
+
+/// Eight bytes, as on a GPU. `left` counts the arrivals that this phase still waits for.
+struct CountingBarrier {
+  int64_t bytes : 24;
+  uint64_t left : 12, arrivals : 12, phase : 1, magic : 15;
+};
+
+struct alignas(64) TensorMap {
+  const std::byte* base;
+  int64_t extent[3], stride[3];  // strides in bytes, the innermost is an element's
+  int box[3];
+};
+
+void barrier_init(CountingBarrier* barrier, int arrivals);
+void barrier_arrive(CountingBarrier* barrier, unsigned rank, Location where);
+void barrier_expect(CountingBarrier* barrier, int bytes, Location where);
+void barrier_wait(CountingBarrier* barrier, unsigned parity, Location where);
+void tensor_load(void* shared, const TensorMap& map, CountingBarrier* barrier, int x, int y, int z,
+                 unsigned mask);
+unsigned cluster_rank();
+
+}  // namespace brasa::simt::emulator

@@ -1,0 +1,139 @@
+// Products of a warpgroup. Each warp makes its 16 rows of them, when they are started or when they
+// are waited for (option "async"); the wait is one of all four warps.
+#include "emulator/ptx_wgmma.h"
+
+#include <bit>
+#include <cstring>
+
+#include "core/half.h"
+#include "emulator/scheduler.h"
+
+namespace brasa::simt::emulator {
+namespace {
+
+constexpr uint32_t kAllLanes = 0xffffffffu;
+constexpr int kDepthBytes = 32, kLineBytes = 128, kRows = 16;
+
+struct Argument {
+  WgmmaType type;
+  int n;
+  bool a_along, b_along;
+  float* d;
+  uint64_t a, b;
+  bool accumulate;
+};
+
+int item_bytes(WgmmaType type) {
+  return type == WgmmaType::tf32 ? 4 : 2;
+}
+
+float read(WgmmaType type, const std::byte* at) {
+  if (type == WgmmaType::tf32) {
+    uint32_t bits;
+    std::memcpy(&bits, at, sizeof bits);
+    return std::bit_cast<float>(bits & ~0x1fffu);
+  }
+  uint16_t bits;
+  std::memcpy(&bits, at, sizeof bits);
+  return type == WgmmaType::f16 ? host::widen(float16{bits}) : host::widen(bfloat16{bits});
+}
+
+/// Element (i, k) of the operand that `descriptor` tells of, i along its rows (columns).
+float element(const Block& block, uint64_t descriptor, bool along, WgmmaType type, int i, int k) {
+  const auto field = [&](int bit) { return static_cast<int>(descriptor >> bit & 0x3fff) << 4; };
+  const int item = item_bytes(type), per_line = kLineBytes / item;
+  const int eight_lines = field(32), panel = field(16);
+  const int line = along ? i : k;
+  int byte = field(0) + line / 8 * eight_lines + line % 8 * kLineBytes;
+  byte += along ? k * item : i / per_line * panel + i % per_line * item;
+  byte ^= byte >> 3 & 0x70;
+  return read(type, block.arena + byte);
+}
+
+void multiply(const Block& block, int warp, const WgmmaProduct& p) {
+  const Argument& first = *static_cast<const Argument*>(static_cast<const void*>(&p.argument));
+  const int depth = kDepthBytes / item_bytes(first.type);
+  float a[kRows][16], b[16];
+  for (int i = 0; i < kRows; ++i) {
+    for (int k = 0; k < depth; ++k)
+      a[i][k] = element(block, first.a, first.a_along, first.type, warp % 4 * kRows + i, k);
+  }
+  for (int j = 0; j < first.n; ++j) {
+    for (int k = 0; k < depth; ++k) b[k] = element(block, first.b, first.b_along, first.type, j, k);
+    for (int i = 0; i < kRows; ++i) {
+      float sum = 0;
+      for (int k = 0; k < depth; ++k) sum += a[i][k] * b[k];
+      float& d = p.d[i % 8 * 4 + j % 8 / 2][j / 8 * 4 + i / 8 * 2 + j % 2];
+      d = first.accumulate ? d + sum : sum;
+    }
+  }
+}
+
+std::vector<WgmmaGroup>& groups_of_warp() {
+  Fiber& me = running_fiber();
+  std::vector<WgmmaGroup>& groups = me.block->wgmma_groups[me.warp];
+  if (groups.empty()) groups.emplace_back();
+  return groups;
+}
+
+void run_product(void* const* arguments, uint32_t lanes) {
+  if (lanes != kAllLanes) fail("wgmma: all 32 lanes must take part");
+  static_assert(sizeof(Argument) <= sizeof(WgmmaProduct::argument));
+  WgmmaProduct product;
+  std::memcpy(&product.argument, arguments[0], sizeof(Argument));
+  for (int lane = 0; lane < 32; ++lane) {
+    const auto& mine = *static_cast<const Argument*>(arguments[lane]);
+    const auto& first = *static_cast<const Argument*>(arguments[0]);
+    if (mine.a != first.a || mine.b != first.b) fail("wgmma: operands differ between lanes");
+    product.d[lane] = mine.d;
+  }
+  Fiber& me = running_fiber();
+  if (Scheduler::instance().copies_land_at_once() && groups_of_warp().back().empty() &&
+      groups_of_warp().size() == 1) {
+    multiply(*me.block, static_cast<int>(me.warp), product);  // nothing before it waits
+  } else {
+    groups_of_warp().back().push_back(product);
+  }
+}
+
+constexpr WarpFunction kProduct{"wgmma", &run_product, false};
+constexpr WarpFunction kCommit{"wgmma_commit",
+                               [](void* const*, uint32_t) { groups_of_warp().emplace_back(); },
+                               false};
+
+void run_wait(void* const* arguments, uint32_t) {
+  std::vector<WgmmaGroup>& groups = groups_of_warp();
+  const auto kept = static_cast<size_t>(*static_cast<const int*>(arguments[0])) + 1;
+  Fiber& me = running_fiber();
+  while (groups.size() > kept) {
+    for (const WgmmaProduct& product : groups.front())
+      multiply(*me.block, static_cast<int>(me.warp), product);
+    groups.erase(groups.begin());
+  }
+}
+
+constexpr WarpFunction kWait{"wgmma_wait", &run_wait, false};
+
+}  // namespace
+
+void wgmma(WgmmaType type, int n, bool a_along, bool b_along, float* d, uint64_t a, uint64_t b,
+           bool accumulate, Location where) {
+  Argument argument{type, n, a_along, b_along, d, a, b, accumulate};
+  join_warp(kProduct, kAllLanes, &argument, where);
+}
+
+void wgmma_commit(Location where) {
+  join_warp(kCommit, kAllLanes, nullptr, where);
+}
+
+void wgmma_wait(int groups_left, Location where) {
+  join_warp(kWait, kAllLanes, &groups_left, where);
+  warpgroup_barrier(where);
+}
+
+uint32_t shared_offset(const void* pointer) {
+  return static_cast<uint32_t>(static_cast<const std::byte*>(pointer) -
+                               running_fiber().block->arena);
+}
+
+}  // namespace brasa::simt::emulator

@@ -1,0 +1,83 @@
+#include "matmul/matmul_wgmma.cuh"
+
+#include "core/driver.cuh"
+#include "matmul/matmul_tensor.cuh"
+
+namespace brasa::cuda {
+
+/// The tensor map of an operand whose tiles are `lines` rows (columns) high.
+template <class T>
+static simt::TensorMap map_operand(const TensorOperand& operand, const T* data, int64_t extent,
+                                   int64_t depth, const BatchDims& batch, const int64_t* strides,
+                                   int lines, bool& repeats) {
+  constexpr int64_t kItem = sizeof(T), kDepth = kLine128 / kItem;
+  simt::TensorBox box{.base = data, .item_bytes = int(kItem), .items = 1};
+  const int64_t along = operand.along_depth ? depth : extent;
+  const int64_t across = operand.along_depth ? extent : depth;
+  box.extent[0] = along, box.extent[1] = across;
+  box.stride[0] = operand.stride * kItem;
+  const int64_t item = batch.rank > 0 ? strides[batch.rank - 1] : 0;
+  repeats = item == 0;
+  box.extent[2] = repeats ? 1 : batch.count;
+  box.stride[1] = repeats ? across * box.stride[0] : item * kItem;
+  box.lines = operand.along_depth ? lines : int(kDepth);
+  return simt::make_tensor_map(box);
+}
+
+template <class T, class Tile, bool kLeftAlong, bool kRightAlong>
+static void launch_wgmma_tile(simt::stream_t stream, const TensorPlan& plan, const T* a,
+                              const T* b, const Results<T>& results) {
+  const MatmulParams& p = plan.p;
+  const int64_t row_tiles = simt::ceil_div<int64_t>(p.m, kWgmmaRows);
+  const unsigned multiprocessors = unsigned(simt::device_properties().multiprocessors);
+  WgmmaWork work{};
+  work.cluster = row_tiles > 1 && multiprocessors > 1 ? 2 : 1;
+  work.order = {unsigned(simt::ceil_div<int64_t>(row_tiles, work.cluster)),
+                unsigned(simt::ceil_div<int64_t>(p.n, Tile::kColumns))};
+  work.splits = int(plan.splits), work.k = p.k, work.split_depth = plan.split_depth;
+  work.items = p.batch.count;
+  work.units = int64_t(work.order.count()) * work.splits * work.items;
+  const simt::TensorMap a_map = map_operand(plan.a, a, p.m, p.k, p.batch, p.batch.a_strides,
+                                            kWgmmaRows, work.a_repeats);
+  const simt::TensorMap b_map = map_operand(plan.b, b, p.n, p.k, p.batch, p.batch.b_strides,
+                                            Tile::kColumns / int(work.cluster), work.b_repeats);
+  const int64_t most = multiprocessors / work.cluster;
+  const int64_t clusters = work.units < most ? work.units : most;
+  simt::launch({.grid = dim3(unsigned(clusters) * work.cluster),
+                .block = dim3(kWgmmaThreads),
+                .smem = sizeof(WgmmaShared<Tile>),
+                .stream = stream,
+                .cluster = work.cluster},
+               wgmma_kernel<T, Tile, kLeftAlong, kRightAlong>, a_map, b_map, work, results);
+}
+
+template <class T, class Tile>
+static void launch_wgmma_layouts(simt::stream_t stream, const TensorPlan& plan, const T* a,
+                                 const T* b, const Results<T>& results) {
+  if constexpr (sizeof(T) == 2) {
+    if (!plan.a.along_depth && !plan.b.along_depth)
+      return launch_wgmma_tile<T, Tile, false, false>(stream, plan, a, b, results);
+    if (!plan.a.along_depth)
+      return launch_wgmma_tile<T, Tile, false, true>(stream, plan, a, b, results);
+    if (!plan.b.along_depth)
+      return launch_wgmma_tile<T, Tile, true, false>(stream, plan, a, b, results);
+  }
+  launch_wgmma_tile<T, Tile, true, true>(stream, plan, a, b, results);
+}
+
+template <class T>
+void launch_wgmma(simt::stream_t stream, const TensorPlan& plan, const T* a, const T* b,
+                  const Results<T>& results) {
+  plan.tile == TensorTile::wgmma_wide
+      ? launch_wgmma_layouts<T, WgmmaTile<256>>(stream, plan, a, b, results)
+      : launch_wgmma_layouts<T, WgmmaTile<128>>(stream, plan, a, b, results);
+}
+
+#define BRASA_LAUNCH_WGMMA(T)                                                          \
+  template void launch_wgmma<T>(simt::stream_t, const TensorPlan&, const T*, const T*, \
+                                const Results<T>&);
+BRASA_LAUNCH_WGMMA(float)
+BRASA_LAUNCH_WGMMA(float16)
+BRASA_LAUNCH_WGMMA(bfloat16)
+
+}  // namespace brasa::cuda

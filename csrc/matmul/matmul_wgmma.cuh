@@ -1,0 +1,216 @@
+// The kernel of large products on Hopper's tensor cores (sm_90a).
+//
+// A block has a warpgroup that loads and two that multiply, 64 rows of the tile each. One thread
+// keeps a ring of stages filled by the copy engine; a stage goes back when both warpgroups have
+// multiplied it, one round late, so that a product is always under way. Blocks stay and take tiles
+// in turn: while results are stored, the next tile's stages fill. In a cluster of two, whose tiles
+// lie one below the other, each block loads half of the right operand for both.
+//
+// Floor: 2 m n k operations at the tensor cores' rate. A round of 64 x 16 bits multiplies
+// 128 x 256 x 64 in 1,024 cycles and reads 48 KiB, 48 bytes a cycle.
+#pragma once
+
+#include "core/ptx_wgmma.cuh"
+#include "matmul/gemm_store.cuh"
+#include "matmul/gemm_tensor.h"
+#include "matmul/tile_order.cuh"
+
+namespace brasa::cuda {
+
+constexpr int kWgmmaRows = 128, kWgmmaThreads = 384, kMultipliers = 2;
+constexpr int kGroupThreads = 128, kLine128 = 128;
+
+template <int kTileColumns> struct WgmmaTile {
+  static constexpr int kColumns = kTileColumns;
+  static constexpr int kLeftBytes = kWgmmaRows * kLine128, kRightBytes = kColumns * kLine128;
+  static constexpr int kStageBytes = kLeftBytes + kRightBytes;
+  static constexpr int kStages = 192 * 1024 / kStageBytes;
+};
+
+template <class Tile> struct WgmmaShared {
+  unsigned char stage[Tile::kStages][Tile::kStageBytes];
+  WarpStage store[kMultipliers * 4];
+  simt::Barrier full[Tile::kStages], empty[Tile::kStages];
+};
+
+/// What all blocks share out: units, numbered by tile, then by part of the depth, then by item.
+struct WgmmaWork {
+  TileOrder order;  ///< of tiles, a cluster's counted as one
+  int64_t units, k, split_depth, items;
+  int splits;
+  unsigned cluster;
+  bool a_repeats, b_repeats;  ///< the operand is the same for all items
+};
+
+struct WgmmaUnit {
+  int64_t row, column;  ///< of the block's tile
+  int split, item;
+  int first, rounds;    ///< of the depth, in lines
+
+  template <class T, class Tile>
+  static BRASA_DEVICE_FN WgmmaUnit at(const WgmmaWork& work, int64_t unit, unsigned rank) {
+    constexpr int64_t kDepth = kLine128 / int64_t(sizeof(T));
+    unsigned row, column;
+    work.order.place(unsigned(unit % work.order.count()), row, column);
+    const int64_t rest = unit / work.order.count();
+    WgmmaUnit u;
+    u.split = int(rest % work.splits), u.item = int(rest / work.splits);
+    u.row = (int64_t(row) * work.cluster + rank) * kWgmmaRows;
+    u.column = int64_t(column) * Tile::kColumns;
+    const int64_t begin = u.split * work.split_depth;
+    const int64_t depth = work.k - begin < work.split_depth ? work.k - begin : work.split_depth;
+    u.first = int(begin / kDepth);
+    u.rounds = int((depth + kDepth - 1) / kDepth);
+    return u;
+  }
+};
+
+/// Which stage of the ring comes next, and the parity of its phase.
+template <int kStages> struct RingPlace {
+  int stage = 0;
+  unsigned parity = 0;
+  BRASA_DEVICE_FN void advance() {
+    if (++stage < kStages) return;
+    stage = 0;
+    parity ^= 1;
+  }
+};
+
+#if BRASA_HAS_WGMMA
+
+/// load(to, x, y) for the boxes of an operand's tile of `lines` lines: along the depth one, across
+/// it panels of 64 rows.
+template <class T, bool kAlong, class Load>
+BRASA_DEVICE_FN void load_operand(unsigned char* to, int first, int lines, int round,
+                                  const Load& load) {
+  constexpr int kDepth = kLine128 / int(sizeof(T));
+  if constexpr (kAlong) {
+    load(to, round * kDepth, first);
+  } else {
+    for (int panel = 0; panel < lines / kDepth; ++panel)
+      load(to + panel * kDepth * kLine128, first + panel * kDepth, round * kDepth);
+  }
+}
+
+/// The loading thread: all units of its block, stage by stage.
+template <class T, class Tile, bool kLeftAlong, bool kRightAlong>
+BRASA_DEVICE_FN void load_units(WgmmaShared<Tile>& shared, const simt::TensorMap& a_map,
+                                const simt::TensorMap& b_map, const WgmmaWork& work) {
+  const unsigned rank = work.cluster > 1 ? simt::cluster_rank() : 0;
+  const unsigned all = (1u << work.cluster) - 1;
+  const int part = Tile::kColumns / int(work.cluster);  // of the right tile, that this block loads
+  RingPlace<Tile::kStages> ring;
+  for (int64_t unit = blockIdx.x / work.cluster; unit < work.units;
+       unit += gridDim.x / work.cluster) {
+    const auto u = WgmmaUnit::at<T, Tile>(work, unit, rank);
+    const int a_item = work.a_repeats ? 0 : u.item, b_item = work.b_repeats ? 0 : u.item;
+    for (int round = u.first; round < u.first + u.rounds; ++round, ring.advance()) {
+      unsigned char* stage = shared.stage[ring.stage];
+      simt::Barrier* full = &shared.full[ring.stage];
+      simt::barrier_wait(&shared.empty[ring.stage], ring.parity ^ 1);
+      simt::barrier_expect(full, Tile::kStageBytes);
+      load_operand<T, kLeftAlong>(
+          stage, int(u.row), kWgmmaRows, round,
+          [&](void* to, int x, int y) { simt::tma_load(to, a_map, full, x, y, a_item); });
+      load_operand<T, kRightAlong>(
+          stage + Tile::kLeftBytes + int(rank) * part * kLine128, int(u.column) + int(rank) * part,
+          part, round, [&](void* to, int x, int y) {
+            if (work.cluster > 1)
+              simt::tma_load(to, b_map, full, x, y, b_item, all);
+            else
+              simt::tma_load(to, b_map, full, x, y, b_item);
+          });
+    }
+  }
+}
+
+/// Starts the products of a stage: a group of four.
+template <class T, class Tile, bool kLeftAlong, bool kRightAlong>
+BRASA_DEVICE_FN void multiply_stage(const unsigned char* stage, int multiplier, bool first,
+                                    float (&sum)[Tile::kColumns / 2]) {
+  constexpr int kSteps = kLine128 / 32, kDepth = kLine128 / int(sizeof(T));
+  constexpr int kPanel = kDepth * kLine128;                // bytes, of lines across the depth
+  constexpr int kAlongStep = 32, kAcrossStep = 16 * kLine128;  // bytes from step to step
+  const unsigned char* left = stage + multiplier * 64 * kLine128;
+  simt::wgmma_fence();
+#pragma unroll
+  for (int step = 0; step < kSteps; ++step) {
+    const uint64_t a =
+        simt::wgmma_operand(left, step * (kLeftAlong ? kAlongStep : kAcrossStep), kPanel);
+    const uint64_t b = simt::wgmma_operand(stage + Tile::kLeftBytes,
+                                           step * (kRightAlong ? kAlongStep : kAcrossStep), kPanel);
+    simt::wgmma<T, Tile::kColumns, kLeftAlong, kRightAlong>(sum, a, b, !first || step > 0);
+  }
+  simt::wgmma_commit();
+}
+
+/// A multiplying warpgroup: all units of its block.
+template <class T, class Tile, bool kLeftAlong, bool kRightAlong>
+BRASA_DEVICE_FN void multiply_units(WgmmaShared<Tile>& shared, const WgmmaWork& work,
+                                    Results<T> results) {
+  const int multiplier = int(threadIdx.x) / kGroupThreads - 1;
+  const unsigned thread = threadIdx.x % kGroupThreads;
+  const int warp = int(thread) / simt::kWarpSize;
+  const unsigned rank = work.cluster > 1 ? simt::cluster_rank() : 0;
+  const auto give_back = [&](int stage) {
+    if (thread < work.cluster) simt::barrier_arrive(&shared.empty[stage], thread);
+  };
+  float* const parts = results.parts;
+  RingPlace<Tile::kStages> ring;
+  for (int64_t unit = blockIdx.x / work.cluster; unit < work.units;
+       unit += gridDim.x / work.cluster) {
+    const auto u = WgmmaUnit::at<T, Tile>(work, unit, rank);
+    float sum[Tile::kColumns / 2];
+    int before = 0;
+#pragma unroll 1
+    for (int round = 0; round < u.rounds; ++round) {
+      simt::barrier_wait(&shared.full[ring.stage], ring.parity);
+      multiply_stage<T, Tile, kLeftAlong, kRightAlong>(shared.stage[ring.stage], multiplier,
+                                                       round == 0, sum);
+      if (round > 0) {
+        simt::wgmma_wait<1>();
+        give_back(before);
+      }
+      before = ring.stage;
+      ring.advance();
+    }
+    simt::wgmma_wait<0>();
+    simt::wgmma_done(sum);
+    give_back(before);
+    results.offset = u.item * results.m * results.n;
+    if (parts) results.parts = parts + u.split * work.items * results.m * results.n;
+    store_accumulators<Tile::kColumns>(
+        results, shared.store[multiplier * 4 + warp], u.row + multiplier * 64 + warp * kStageRows,
+        u.column, [&](int j, int e) { return sum[4 * j + e]; });
+  }
+}
+
+#endif
+
+template <class T, class Tile, bool kLeftAlong, bool kRightAlong>
+__global__ void __launch_bounds__(kWgmmaThreads, 1)
+    wgmma_kernel(const __grid_constant__ simt::TensorMap a_map,
+                 const __grid_constant__ simt::TensorMap b_map, WgmmaWork work,
+                 Results<T> results) {
+#if BRASA_HAS_WGMMA
+  BRASA_DYN_SHARED(WgmmaShared<Tile>, shared);
+  if (threadIdx.x == 0) {
+    for (int s = 0; s < Tile::kStages; ++s) {
+      simt::barrier_init(&shared->full[s], 1);
+      simt::barrier_init(&shared->empty[s], kMultipliers * int(work.cluster));
+    }
+    simt::barrier_init_fence();
+  }
+  work.cluster > 1 ? simt::cluster_sync() : __syncthreads();
+  if (threadIdx.x < kGroupThreads) {
+    simt::release_registers<40>();
+    if (threadIdx.x == 0) load_units<T, Tile, kLeftAlong, kRightAlong>(*shared, a_map, b_map, work);
+  } else {
+    simt::acquire_registers<232>();
+    multiply_units<T, Tile, kLeftAlong, kRightAlong>(*shared, work, results);
+  }
+  if (work.cluster > 1) simt::cluster_sync();  // the other block may still write to this one
+#endif
+}
+
+}  // namespace brasa::cuda
