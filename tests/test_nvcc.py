@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -15,8 +16,14 @@ KERNEL_FILES = sorted(
     for folder in ("csrc", "tests")
     for path in (REPOSITORY / folder).rglob("*.cu")
 )
-TARGETS = ("80", "90a")
-NVCC = shutil.which("nvcc")
+TARGETS = ("80", "90a", "100", "120") if os.environ.get("BRASA_TEST_TIER") == "full" else ("80", "90a")
+NVCC, CUOBJDUMP = shutil.which("nvcc"), shutil.which("cuobjdump")
+
+# Instructions that a file's machine code must hold for a target: tensor cores, and copies past registers.
+INSTRUCTIONS = {
+    "csrc/matmul/matmul_mma.cu": {"80": ("HMMA", "LDGSTS", "LDSM"), "90a": ("HMMA", "LDGSTS", "LDSM")},
+    "csrc/matmul/matmul_wgmma.cu": {"90a": ("HGMMA", "UTMALDG", "USETMAXREG")},
+}
 
 _KERNEL = re.compile(r"Compiling entry function '(\S+)' for '(\S+)'")
 _SPILLS = re.compile(r"(\d+) bytes spill stores, (\d+) bytes spill loads")
@@ -62,6 +69,20 @@ def test_compiles_without_spills(name: str, tmp_path: Path) -> None:
     count, spilling = spilling_kernels(result.stdout + result.stderr)
     assert count > 0, "ptxas reported no kernel"
     assert not spilling, "\n".join(spilling)
+
+
+@pytest.mark.skipif(NVCC is None or CUOBJDUMP is None, reason="nvcc or cuobjdump is not installed")
+@pytest.mark.parametrize("name", INSTRUCTIONS)
+def test_tensor_cores_are_used(name: str, tmp_path: Path) -> None:
+    result = compile_kernels(REPOSITORY / name, tmp_path / "kernels.o")
+    assert result.returncode == 0, result.stderr
+    report = result.stdout + result.stderr
+    assert "C75" not in report, report  # warpgroup products one at a time, or registers not handed over
+    for target, wanted in INSTRUCTIONS[name].items():
+        command = [CUOBJDUMP, "-sass", "-arch", f"sm_{target}", str(tmp_path / "kernels.o")]
+        code = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        for instruction in wanted:
+            assert re.search(rf"\b{instruction}\b", code), f"no {instruction} for sm_{target}"
 
 
 @pytest.mark.skipif(NVCC is None, reason="nvcc is not installed")

@@ -19,8 +19,8 @@ __global__ void __launch_bounds__(kThreads)
 
 template <class T, class A>
 __global__ void __launch_bounds__(kThreads)
-    activation_backward_kernel(const T* dy, const T* v, T* dx, int64_t n, bool packs,
-                               Wide<T> alpha, Wide<T> beta) {
+    activation_backward_kernel(const T* dy, const T* v, T* dx, int64_t n, bool packs, Wide<T> alpha,
+                               Wide<T> beta) {
   simt::for_packs<T>(n, packs, [&]<int kLanes>(int64_t i) {
     const auto value = simt::load_pack<kLanes>(v + i);
     auto g = simt::load_pack<kLanes>(dy + i);

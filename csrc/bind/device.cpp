@@ -11,8 +11,7 @@ void bind_device(py::module_& m) {
         callbacks() = {std::move(current_stream), std::move(allocate)};
       },
       "current_stream"_a, "allocate"_a);
-  m.def(
-      "_set_tf32", [](bool on) { math_mode() = on ? MathMode::tf32 : MathMode::ieee; }, "on"_a);
+  m.def("_set_tf32", [](bool on) { math_mode() = on ? MathMode::tf32 : MathMode::ieee; }, "on"_a);
 }
 
 }  // namespace brasa

@@ -42,6 +42,9 @@
 namespace brasa::simt {
 using stream_t = cudaStream_t;
 }
+
+/// The compiler knows neither this 64-bit integer nor what memory holds from here on.
+#define BRASA_FORGET(integer) asm volatile("" : "+l"(integer)::"memory")
 #else
 #include "emulator/cuda_builtins.h"
 #include "emulator/cuda_math.h"
@@ -61,6 +64,8 @@ using stream_t = cudaStream_t;
 namespace brasa::simt {
 using stream_t = void*;
 }
+
+#define BRASA_FORGET(integer) asm volatile("" : "+r"(integer)::"memory")
 #endif
 
 namespace brasa::simt {

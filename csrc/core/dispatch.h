@@ -71,6 +71,6 @@
 #define BRASA_INSTANTIATE_4(name, T, U, V, W) \
   BRASA_INSTANTIATE_2(name, T, U) BRASA_INSTANTIATE_2(name, V, W)
 #define BRASA_PICK_(a, b, c, d, macro, ...) macro
-#define BRASA_INSTANTIATE(name, ...)                                                         \
+#define BRASA_INSTANTIATE(name, ...)                                                              \
   BRASA_PICK_(__VA_ARGS__, BRASA_INSTANTIATE_4, unused, BRASA_INSTANTIATE_2, BRASA_INSTANTIATE_1) \
   (name, __VA_ARGS__)

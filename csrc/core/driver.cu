@@ -19,7 +19,7 @@ TensorMap make_tensor_map(const TensorBox& box) {
       throw emulator::Error("emulator: a tensor map with a stride of " + std::to_string(stride));
   }
   if (box.lines > 256) throw emulator::Error("emulator: a box of more than 256 lines");
-  return {static_cast<const std::byte*>(box.base),
+  return {static_cast<std::byte*>(const_cast<void*>(box.base)),
           {box.extent[0], box.extent[1], box.extent[2]},
           {box.item_bytes, box.stride[0], box.stride[1]},
           {128 / box.item_bytes, box.lines, box.items}};
@@ -39,10 +39,9 @@ DeviceProperties device_properties() {
   int device = 0;
   check(cudaGetDevice(&device));
   if (device < kMaxDevices && known[device].multiprocessors) return known[device];
-  const DeviceProperties properties{
-      10 * attribute(cudaDevAttrComputeCapabilityMajor, device) +
-          attribute(cudaDevAttrComputeCapabilityMinor, device),
-      attribute(cudaDevAttrMultiProcessorCount, device)};
+  const DeviceProperties properties{10 * attribute(cudaDevAttrComputeCapabilityMajor, device) +
+                                        attribute(cudaDevAttrComputeCapabilityMinor, device),
+                                    attribute(cudaDevAttrMultiProcessorCount, device)};
   if (device < kMaxDevices) known[device] = properties;  // the same from every thread
   return properties;
 }
@@ -67,12 +66,11 @@ TensorMap make_tensor_map(const TensorBox& box) {
   const cuuint32_t size[3] = {cuuint32_t(128 / box.item_bytes), cuuint32_t(box.lines),
                               cuuint32_t(box.items)};
   const cuuint32_t step[3] = {1, 1, 1};
-  const CUresult result =
-      encode(&map,
-             box.item_bytes == 2 ? CU_TENSOR_MAP_DATA_TYPE_UINT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
-             3, const_cast<void*>(box.base), extent, stride, size, step,
-             CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-             CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const CUresult result = encode(
+      &map, box.item_bytes == 2 ? CU_TENSOR_MAP_DATA_TYPE_UINT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
+      3, const_cast<void*>(box.base), extent, stride, size, step, CU_TENSOR_MAP_INTERLEAVE_NONE,
+      CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+      CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (result != CUDA_SUCCESS)
     throw std::runtime_error("CUDA: no tensor map, error " + std::to_string(int(result)));
   return map;

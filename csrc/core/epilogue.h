@@ -7,6 +7,12 @@
 
 #include "core/activations.h"
 
+#if defined(__CUDACC__)
+#define BRASA_EPILOGUE_FN __host__ __device__ __forceinline__
+#else
+#define BRASA_EPILOGUE_FN __attribute__((always_inline))
+#endif
+
 namespace brasa {
 
 template <class T> struct Epilogue {
@@ -14,10 +20,12 @@ template <class T> struct Epilogue {
   const T* residual;  ///< laid out as the result, or null
   T* pre_activation;  ///< where the activation's input is kept, laid out as the result, or null
   Activation activation;
-  const float* wide_bias = nullptr;  ///< a bias in float32 beside 16-bit results, in place of `bias`
+  const float* wide_bias =
+      nullptr;  ///< a bias in float32 beside 16-bit results, in place of `bias`
 
-  __attribute__((always_inline)) bool is_trivial() const {
-    return !bias && !wide_bias && !residual && !pre_activation && activation.kind == ActivationKind::none;
+  BRASA_EPILOGUE_FN bool is_trivial() const {
+    return !bias && !wide_bias && !residual && !pre_activation &&
+           activation.kind == ActivationKind::none;
   }
 };
 

@@ -6,6 +6,21 @@
 
 namespace brasa::simt {
 
+/// Two neighbours of a 16-bit type in a register, the first in its low half. Packs of them travel
+/// as words: as packs of 16-bit elements the compiler would store them one by one.
+template <class T> BRASA_DEVICE_FN uint32_t narrow_pair(float first, float second) {
+#if BRASA_EMULATED_DEVICE
+  return host::narrow<T>(first).bits | uint32_t(host::narrow<T>(second).bits) << 16;
+#else
+  uint32_t pair;
+  if constexpr (std::is_same_v<T, float16>)
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
+  else
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
+  return pair;
+#endif
+}
+
 #if BRASA_EMULATED_DEVICE
 
 template <class T> BRASA_DEVICE_FN Wide<T> widen(T x) {

@@ -7,7 +7,8 @@
 //                 a[r]: row g + 8 (r % 2), columns from 2q + 8 (r / 2);  b[r]: rows from 2q + 8r,
 //                 column g
 // ldmatrix_x4 loads an A of 16 bits or tf32 from shared memory in that order, where its rows are
-// contiguous; ldmatrix_x4_trans two neighbouring B of 16 bits whose rows are.
+// contiguous; ldmatrix_x4_trans two neighbouring B of 16 bits whose rows are. stmatrix_x4 (sm_90)
+// stores what ldmatrix_x4 loads.
 #pragma once
 
 #include "core/device.cuh"
@@ -36,9 +37,8 @@ BRASA_DEVICE_FN void mma_m16n8k16_bf16(float (&d)[4], const uint32_t (&a)[4],
   emulator::mma_bf16(d, a, b, where);
 }
 
-BRASA_DEVICE_FN void mma_m16n8k16_f16(float (&d)[4], const uint32_t (&a)[4],
-                                       const uint32_t (&b)[2],
-                                       emulator::Location where = emulator::Location::current()) {
+BRASA_DEVICE_FN void mma_m16n8k16_f16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
+                                      emulator::Location where = emulator::Location::current()) {
   emulator::mma_f16(d, a, b, where);
 }
 
@@ -49,7 +49,13 @@ BRASA_DEVICE_FN void ldmatrix_x4(uint32_t (&r)[4], const void* row,
   emulator::load_matrices(r, row, false, where);
 }
 
-/// The same, each matrix transposed on the way.
+/// The way back: row addresses and registers are those of ldmatrix_x4.
+BRASA_DEVICE_FN void stmatrix_x4(void* row, const uint32_t (&r)[4],
+                                 emulator::Location where = emulator::Location::current()) {
+  emulator::store_matrices(row, r, where);
+}
+
+/// ldmatrix_x4, each matrix transposed on the way.
 BRASA_DEVICE_FN void ldmatrix_x4_trans(uint32_t (&r)[4], const void* row,
                                        emulator::Location where = emulator::Location::current()) {
   emulator::load_matrices(r, row, true, where);
@@ -82,7 +88,7 @@ BRASA_DEVICE_FN void mma_m16n8k16_bf16(float (&d)[4], const uint32_t (&a)[4],
 }
 
 BRASA_DEVICE_FN void mma_m16n8k16_f16(float (&d)[4], const uint32_t (&a)[4],
-                                       const uint32_t (&b)[2]) {
+                                      const uint32_t (&b)[2]) {
   asm volatile(
       "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
       "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
@@ -96,6 +102,15 @@ BRASA_DEVICE_FN void ldmatrix_x4(uint32_t (&r)[4], const void* row) {
                : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(row)))
                : "memory");
 }
+
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+BRASA_DEVICE_FN void stmatrix_x4(void* row, const uint32_t (&r)[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(
+                   static_cast<uint32_t>(__cvta_generic_to_shared(row))),
+               "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3])
+               : "memory");
+}
+#endif
 
 BRASA_DEVICE_FN void ldmatrix_x4_trans(uint32_t (&r)[4], const void* row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"

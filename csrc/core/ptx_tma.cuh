@@ -5,12 +5,9 @@
 // parity p, the first being 0. tma_load() copies a box of a tensor into shared memory and completes
 // its bytes on a barrier; one thread issues it. Lines of 128 bytes have their pieces of 16 bytes
 // swapped by bits 7 to 9 of the address, as wgmma reads them.
-//
-// Blocks of a cluster have their shared memory at the same addresses; a load may go to several of
-// them, at the same place, and completes on the barrier of each.
 #pragma once
 
-#include "core/device.cuh"
+#include "core/ptx_cluster.cuh"
 
 #if BRASA_EMULATED_DEVICE
 #include "emulator/ptx_tma.h"
@@ -32,10 +29,9 @@ BRASA_DEVICE_FN void barrier_init(Barrier* barrier, int arrivals) {
 /// After barrier_init() and before others, the copy engine among them, see the barriers.
 BRASA_DEVICE_FN void barrier_init_fence() {}
 
-/// Arrives at the barrier of block `rank` of the cluster.
-BRASA_DEVICE_FN void barrier_arrive(Barrier* barrier, unsigned rank,
+BRASA_DEVICE_FN void barrier_arrive(Barrier* barrier,
                                     emulator::Location where = emulator::Location::current()) {
-  emulator::barrier_arrive(barrier, rank, where);
+  emulator::barrier_arrive(barrier, where);
 }
 
 /// Arrives, and adds to the bytes of this phase.
@@ -49,25 +45,25 @@ BRASA_DEVICE_FN void barrier_wait(Barrier* barrier, unsigned parity,
   emulator::barrier_wait(barrier, parity, where);
 }
 
-BRASA_DEVICE_FN unsigned cluster_rank() {
-  return emulator::cluster_rank();
-}
-
 /// Starts copying the box at (x, y, z), x innermost.
 BRASA_DEVICE_FN void tma_load(void* shared, const TensorMap& map, Barrier* barrier, int x, int y,
                               int z) {
-  emulator::tensor_load(shared, map, barrier, x, y, z, 1u << cluster_rank());
+  emulator::tensor_load(shared, map, barrier, x, y, z);
 }
 
-/// The same, to all blocks of the cluster in `mask`.
-BRASA_DEVICE_FN void tma_load(void* shared, const TensorMap& map, Barrier* barrier, int x, int y,
-                              int z, unsigned mask) {
-  emulator::tensor_load(shared, map, barrier, x, y, z, mask);
+/// Starts writing the box at (x, y, z) from shared memory, which tma_store_fence() and a barrier
+/// came before; what lies outside the tensor is not written.
+BRASA_DEVICE_FN void tma_store(const TensorMap& map, const void* shared, int x, int y, int z) {
+  emulator::tensor_store(map, shared, x, y, z);
 }
 
-/// Barrier over all threads of the cluster; orders memory.
-BRASA_DEVICE_FN void cluster_sync(emulator::Location where = emulator::Location::current()) {
-  emulator::grid_barrier(where);
+/// Each thread that wrote shared memory calls this before the barrier: the copy engine then sees
+/// it.
+BRASA_DEVICE_FN void tma_store_fence() {}
+
+/// Waits until at most N of the calling thread's stores have not read their shared memory.
+template <int N> BRASA_DEVICE_FN void tma_store_wait() {
+  emulator::tensor_store_wait(N);
 }
 
 /// Registers that each thread of the calling warpgroup gives back or gets.
@@ -81,10 +77,6 @@ struct Barrier {
   uint64_t bits;
 };
 
-BRASA_DEVICE_FN uint32_t shared_address(const void* pointer) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
-}
-
 BRASA_DEVICE_FN void barrier_init(Barrier* barrier, int arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)),
                "r"(arrivals)
@@ -95,20 +87,16 @@ BRASA_DEVICE_FN void barrier_init_fence() {
   asm volatile("fence.mbarrier_init.release.cluster; fence.proxy.async;" ::: "memory");
 }
 
-BRASA_DEVICE_FN void barrier_arrive(Barrier* barrier, unsigned rank) {
-  asm volatile(
-      "{ .reg .b32 remote; mapa.shared::cluster.u32 remote, %0, %1;"
-      " mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote]; }" ::"r"(
-          shared_address(barrier)),
-      "r"(rank)
-      : "memory");
+BRASA_DEVICE_FN void barrier_arrive(Barrier* barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier))
+               : "memory");
 }
 
 BRASA_DEVICE_FN void barrier_expect(Barrier* barrier, int bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(
-                   shared_address(barrier)),
-               "r"(bytes)
-               : "memory");
+  asm volatile(
+      "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)),
+      "r"(bytes)
+      : "memory");
 }
 
 BRASA_DEVICE_FN void barrier_wait(Barrier* barrier, unsigned parity) {
@@ -132,23 +120,18 @@ BRASA_DEVICE_FN void tma_load(void* shared, const TensorMap& map, Barrier* barri
       : "memory");
 }
 
-BRASA_DEVICE_FN void tma_load(void* shared, const TensorMap& map, Barrier* barrier, int x, int y,
-                              int z, unsigned mask) {
+BRASA_DEVICE_FN void tma_store(const TensorMap& map, const void* shared, int x, int y, int z) {
   asm volatile(
-      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
-      ".multicast::cluster [%0], [%1, {%3, %4, %5}], [%2], %6;" ::"r"(shared_address(shared)),
-      "l"(&map), "r"(shared_address(barrier)), "r"(x), "r"(y), "r"(z), "h"(uint16_t(mask))
+      "cp.async.bulk.tensor.3d.global.shared::cta.tile.bulk_group [%0, {%2, %3, %4}], [%1];"
+      " cp.async.bulk.commit_group;" ::"l"(&map),
+      "r"(shared_address(shared)), "r"(x), "r"(y), "r"(z)
       : "memory");
 }
-
-BRASA_DEVICE_FN unsigned cluster_rank() {
-  unsigned rank;
-  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-  return rank;
+BRASA_DEVICE_FN void tma_store_fence() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
-
-BRASA_DEVICE_FN void cluster_sync() {
-  asm volatile("barrier.cluster.arrive.release; barrier.cluster.wait.acquire;" ::: "memory");
+template <int N> BRASA_DEVICE_FN void tma_store_wait() {
+  asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(N) : "memory");
 }
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)

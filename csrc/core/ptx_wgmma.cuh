@@ -1,5 +1,5 @@
-// Tensor cores at warpgroup level (sm_90a): D (64,N) = A (64,K) B (K,N) + D, both operands in shared
-// memory, sums in float32. K is 32 bytes: 16 elements of 16 bits, 8 of tf32.
+// Tensor cores at warpgroup level (sm_90a): D (64,N) = A (64,K) B (K,N) + D, both operands in
+// shared memory, sums in float32. K is 32 bytes: 16 elements of 16 bits, 8 of tf32.
 //
 // The four warps of a group call together. Lane l of warp w has of D, with g = l / 4 and q = l % 4:
 // d[4 j + e]: row 16 w + g + 8 (e / 2), column 8 j + 2 q + e % 2.
@@ -74,52 +74,51 @@ template <int R> BRASA_DEVICE_FN void wgmma_done(float (&)[R]) {}
 
 #elif defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-#define BRASA_REGISTERS_64 \
-  "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15," \
+#define BRASA_REGISTERS_64                                           \
+  "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"          \
   "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31," \
   "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47," \
   "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63}"
-#define BRASA_REGISTERS_128 \
-  "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15," \
-  "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31," \
-  "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47," \
-  "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63," \
-  "%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79," \
-  "%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95," \
+#define BRASA_REGISTERS_128                                                      \
+  "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"                      \
+  "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"             \
+  "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,"             \
+  "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63,"             \
+  "%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,"             \
+  "%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95,"             \
   "%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111," \
   "%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127}"
-#define BRASA_INOUT_8(d, i)                                                                     \
+#define BRASA_INOUT_8(d, i)                                                                   \
   "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), \
       "+f"(d[i + 6]), "+f"(d[i + 7])
-#define BRASA_INOUT_64(d, i)                                                                  \
-  BRASA_INOUT_8(d, i), BRASA_INOUT_8(d, i + 8), BRASA_INOUT_8(d, i + 16),                     \
-      BRASA_INOUT_8(d, i + 24), BRASA_INOUT_8(d, i + 32), BRASA_INOUT_8(d, i + 40),           \
+#define BRASA_INOUT_64(d, i)                                                        \
+  BRASA_INOUT_8(d, i), BRASA_INOUT_8(d, i + 8), BRASA_INOUT_8(d, i + 16),           \
+      BRASA_INOUT_8(d, i + 24), BRASA_INOUT_8(d, i + 32), BRASA_INOUT_8(d, i + 40), \
       BRASA_INOUT_8(d, i + 48), BRASA_INOUT_8(d, i + 56)
 #define BRASA_INOUT_128(d, i) BRASA_INOUT_64(d, i), BRASA_INOUT_64(d, i + 64)
 
 // The operands behind D: its registers are %0 to %63 or %127.
-#define BRASA_WGMMA_16(shape, type, registers, inout, a_, b_, p_, ta_, tb_)                      \
-  asm volatile("{ .reg .pred p; setp.ne.b32 p, " p_                                              \
-               ", 0; wgmma.mma_async.sync.aligned." shape ".f32." type "." type " " registers   \
-               ", " a_ ", " b_ ", p, 1, 1, " ta_ ", " tb_ "; }"                                 \
-               : inout                                                                          \
+#define BRASA_WGMMA_16(shape, type, registers, inout, a_, b_, p_, ta_, tb_)                    \
+  asm volatile("{ .reg .pred p; setp.ne.b32 p, " p_ ", 0; wgmma.mma_async.sync.aligned." shape \
+               ".f32." type "." type " " registers ", " a_ ", " b_ ", p, 1, 1, " ta_ ", " tb_  \
+               "; }"                                                                           \
+               : inout                                                                         \
                : "l"(a), "l"(b), "r"(int(accumulate)), "n"(kAAlong ? 0 : 1), "n"(kBAlong ? 0 : 1))
-#define BRASA_WGMMA_TF32(shape, registers, inout, a_, b_, p_)                                    \
-  asm volatile("{ .reg .pred p; setp.ne.b32 p, " p_                                              \
-               ", 0; wgmma.mma_async.sync.aligned." shape ".f32.tf32.tf32 " registers ", " a_   \
-               ", " b_ ", p, 1, 1; }"                                                           \
-               : inout                                                                          \
+#define BRASA_WGMMA_TF32(shape, registers, inout, a_, b_, p_)                                  \
+  asm volatile("{ .reg .pred p; setp.ne.b32 p, " p_ ", 0; wgmma.mma_async.sync.aligned." shape \
+               ".f32.tf32.tf32 " registers ", " a_ ", " b_ ", p, 1, 1; }"                      \
+               : inout                                                                         \
                : "l"(a), "l"(b), "r"(int(accumulate)))
-#define BRASA_WGMMA_N(n, count, a_, b_, p_, ta_, tb_)                                            \
-  if constexpr (std::is_same_v<T, float>)                                                       \
-    BRASA_WGMMA_TF32("m64n" n "k8", BRASA_REGISTERS_##count, BRASA_INOUT_##count(d, 0), a_, b_, \
-                     p_);                                                                       \
-  else if constexpr (std::is_same_v<T, float16>)                                                \
-    BRASA_WGMMA_16("m64n" n "k16", "f16", BRASA_REGISTERS_##count, BRASA_INOUT_##count(d, 0),   \
-                   a_, b_, p_, ta_, tb_);                                                       \
-  else                                                                                          \
-    BRASA_WGMMA_16("m64n" n "k16", "bf16", BRASA_REGISTERS_##count, BRASA_INOUT_##count(d, 0),  \
-                   a_, b_, p_, ta_, tb_)
+#define BRASA_WGMMA_N(n, count, a_, b_, p_, ta_, tb_)                                              \
+  if constexpr (std::is_same_v<T, float>)                                                          \
+    BRASA_WGMMA_TF32("m64n" n "k8", BRASA_REGISTERS_##count, BRASA_INOUT_##count(d, 0), a_, b_,    \
+                     p_);                                                                          \
+  else if constexpr (std::is_same_v<T, float16>)                                                   \
+    BRASA_WGMMA_16("m64n" n "k16", "f16", BRASA_REGISTERS_##count, BRASA_INOUT_##count(d, 0), a_,  \
+                   b_, p_, ta_, tb_);                                                              \
+  else                                                                                             \
+    BRASA_WGMMA_16("m64n" n "k16", "bf16", BRASA_REGISTERS_##count, BRASA_INOUT_##count(d, 0), a_, \
+                   b_, p_, ta_, tb_)
 
 template <class T, int N, bool kAAlong, bool kBAlong>
 BRASA_DEVICE_FN void wgmma(float (&d)[N / 2], uint64_t a, uint64_t b, bool accumulate) {

@@ -27,7 +27,8 @@ void bind_emulator(py::module_& m) {
       },
       py::arg("name"), py::arg("value"),
       "order of threads: 'forward', 'reverse', 'random'; async, when asynchronous copies land: "
-      "'lazy', 'eager', 'random'; race: 'on', 'off'; seed: a number for what is random; capability and multiprocessors of the GPU.");
+      "'lazy', 'eager', 'random'; race: 'on', 'off'; seed: a number for what is random; capability "
+      "and multiprocessors of the GPU.");
   m.def(
       "stats",
       [] {

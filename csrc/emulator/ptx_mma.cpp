@@ -95,6 +95,23 @@ void run_load(void* const* arguments, uint32_t lanes) {
   }
 }
 
+struct StoreArgument {
+  const uint32_t* registers;
+  uint16_t* row;
+};
+
+void run_store(void* const* arguments, uint32_t lanes) {
+  if (lanes != kAllLanes) fail("stmatrix: all 32 lanes must take part");
+  for (int lane = 0; lane < kLanes; ++lane) {
+    for (int matrix = 0; matrix < 4; ++matrix) {
+      const uint32_t* from = static_cast<StoreArgument*>(arguments[lane])->registers;
+      uint16_t* row = static_cast<StoreArgument*>(arguments[matrix * 8 + lane / 4])->row;
+      std::memcpy(row + lane % 4 * 2, &from[matrix], sizeof(uint32_t));
+    }
+  }
+}
+
+constexpr WarpFunction kStore{"stmatrix", &run_store, false};
 constexpr WarpFunction kMmaTf32{"mma_m16n8k8_tf32", &run_mma<float, 8>, false};
 constexpr WarpFunction kMmaBf16{"mma_m16n8k16_bf16", &run_mma<bfloat16, 16>, false};
 constexpr WarpFunction kMmaF16{"mma_m16n8k16_f16", &run_mma<float16, 16>, false};
@@ -115,6 +132,15 @@ void mma_bf16(float* d, const uint32_t* a, const uint32_t* b, Location where) {
 void mma_f16(float* d, const uint32_t* a, const uint32_t* b, Location where) {
   MmaArgument argument{d, a, b};
   join_warp(kMmaF16, kAllLanes, &argument, where);
+}
+
+void store_matrices(void* row, const uint32_t* registers, Location where) {
+  constexpr size_t kRowBytes = 16;
+  require_aligned(row, kRowBytes);
+  if (!in_shared_memory(row)) fail("stmatrix: " + describe_address(row) + ", not shared memory");
+  note_access(row, kRowBytes, kWrite, __builtin_return_address(0));
+  StoreArgument argument{registers, static_cast<uint16_t*>(row)};
+  join_warp(kStore, kAllLanes, &argument, where);
 }
 
 void load_matrices(uint32_t* registers, const void* row, bool transposed, Location where) {

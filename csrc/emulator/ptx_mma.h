@@ -17,6 +17,7 @@ inline uint32_t round_to_tf32(float x) {
 void mma_tf32(float* d, const uint32_t* a, const uint32_t* b, Location where);
 void mma_bf16(float* d, const uint32_t* a, const uint32_t* b, Location where);
 void mma_f16(float* d, const uint32_t* a, const uint32_t* b, Location where);
+void store_matrices(void* row, const uint32_t* registers, Location where);
 void load_matrices(uint32_t* registers, const void* row, bool transposed, Location where);
 
 }  // namespace brasa::simt::emulator

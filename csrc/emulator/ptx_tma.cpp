@@ -15,16 +15,6 @@ namespace {
 constexpr unsigned kMagic = 0x5a5a;
 constexpr size_t kLineBytes = 128;
 
-/// What `pointer`, in the shared memory of the running block, is in that of block `rank`.
-template <class T> T* in_block(T* pointer, unsigned rank) {
-  Block& mine = *running_fiber().block;
-  if (!in_shared_memory(pointer)) fail(describe_address(pointer) + " is no shared memory");
-  Block* other = Scheduler::instance().block_of_cluster(rank);
-  if (other == nullptr) fail("the cluster has no block " + std::to_string(rank));
-  const auto offset = reinterpret_cast<std::byte*>(pointer) - mine.arena;
-  return reinterpret_cast<T*>(other->arena + offset);
-}
-
 void require_initialised(const CountingBarrier* barrier) {
   require_aligned(barrier, sizeof(CountingBarrier));
   if (barrier->magic != kMagic) fail("a barrier that barrier_init() has not set up");
@@ -63,6 +53,23 @@ void land_line(std::byte* arena, size_t offset, const TensorMap& map, const int6
   }
 }
 
+/// Writes what of a box is inside the tensor.
+void carry_out(const TensorStore& store, const std::byte* arena) {
+  const TensorMap& map = store.map;
+  size_t offset = store.offset;
+  for (int64_t z = store.at[2]; z < store.at[2] + map.box[2]; ++z) {
+    for (int64_t y = store.at[1]; y < store.at[1] + map.box[1]; ++y, offset += kLineBytes) {
+      for (int i = 0; i < map.box[0]; ++i) {
+        const int64_t x = store.at[0] + i;
+        const size_t byte = offset + static_cast<size_t>(i * map.stride[0]);
+        if (x >= map.extent[0] || y >= map.extent[1] || z >= map.extent[2]) continue;
+        std::memcpy(map.base + x * map.stride[0] + y * map.stride[1] + z * map.stride[2],
+                    arena + (byte ^ (byte >> 3 & 0x70)), static_cast<size_t>(map.stride[0]));
+      }
+    }
+  }
+}
+
 }  // namespace
 
 void land(const TensorLoad& load) {
@@ -88,8 +95,8 @@ void barrier_init(CountingBarrier* barrier, int arrivals) {
               .magic = kMagic};
 }
 
-void barrier_arrive(CountingBarrier* barrier, unsigned rank, Location where) {
-  arrive(in_block(barrier, rank), 0, where);
+void barrier_arrive(CountingBarrier* barrier, Location where) {
+  arrive(barrier, 0, where);
 }
 
 void barrier_expect(CountingBarrier* barrier, int bytes, Location where) {
@@ -101,20 +108,46 @@ void barrier_wait(CountingBarrier* barrier, unsigned parity, Location where) {
   while (barrier->phase == parity) Scheduler::instance().wait_for(barrier, where);
 }
 
-void tensor_load(void* shared, const TensorMap& map, CountingBarrier* barrier, int x, int y, int z,
-                 unsigned mask) {
+void tensor_load(void* shared, const TensorMap& map, CountingBarrier* barrier, int x, int y,
+                 int z) {
   require_aligned(shared, kLineBytes);
   require_initialised(barrier);
-  for (unsigned rank = 0; mask >> rank != 0; ++rank) {
-    if ((mask >> rank & 1) == 0) continue;
-    Block* block = Scheduler::instance().block_of_cluster(rank);
-    auto* target = in_block(static_cast<std::byte*>(shared), rank);
-    Scheduler::instance().start(TensorLoad{.map = map,
-                                           .block = block,
-                                           .barrier = in_block(barrier, rank),
-                                           .offset = static_cast<size_t>(target - block->arena),
-                                           .at = {x, y, z}});
+  if (!in_shared_memory(shared)) fail("tma_load: " + describe_address(shared));
+  Block* block = running_fiber().block;
+  const auto offset = static_cast<std::byte*>(shared) - block->arena;
+  Scheduler::instance().start(TensorLoad{.map = map,
+                                         .block = block,
+                                         .barrier = barrier,
+                                         .offset = static_cast<size_t>(offset),
+                                         .at = {x, y, z}});
+}
+
+void tensor_store(const TensorMap& map, const void* shared, int x, int y, int z) {
+  require_aligned(shared, kLineBytes);
+  if (!in_shared_memory(shared)) fail("tma_store: " + describe_address(shared));
+  Fiber& me = running_fiber();
+  const auto offset = static_cast<const std::byte*>(shared) - me.block->arena;
+  const TensorStore store{map, static_cast<size_t>(offset), {x, y, z}};
+  if (Scheduler::instance().copies_land_at_once())
+    carry_out(store, me.block->arena);
+  else
+    me.tensor_stores.push_back(store);
+}
+
+void tensor_store_wait(int stores_left) {
+  Fiber& me = running_fiber();
+  while (me.tensor_stores.size() > static_cast<size_t>(stores_left)) {
+    carry_out(me.tensor_stores.front(), me.block->arena);
+    me.tensor_stores.erase(me.tensor_stores.begin());
   }
+}
+
+const void* in_cluster(const void* shared, unsigned rank) {
+  require_aligned(shared, 16);
+  if (!in_shared_memory(shared)) fail("cluster_load: " + describe_address(shared));
+  const Block* other = Scheduler::instance().block_of_cluster(rank);
+  if (other == nullptr) fail("the cluster has no block " + std::to_string(rank));
+  return other->arena + (static_cast<const std::byte*>(shared) - running_fiber().block->arena);
 }
 
 unsigned cluster_rank() {

@@ -1,4 +1,4 @@
-// Emulation of core/ptx_tma.cuh.
+// Emulation of core/ptx_cluster.cuh and core/ptx_tma.cuh.
 #pragma once
 
 #include "emulator/runtime.h"
@@ -12,17 +12,19 @@ struct CountingBarrier {
 };
 
 struct alignas(64) TensorMap {
-  const std::byte* base;
+  std::byte* base;
   int64_t extent[3], stride[3];  // strides in bytes, the innermost is an element's
   int box[3];
 };
 
 void barrier_init(CountingBarrier* barrier, int arrivals);
-void barrier_arrive(CountingBarrier* barrier, unsigned rank, Location where);
+void barrier_arrive(CountingBarrier* barrier, Location where);
 void barrier_expect(CountingBarrier* barrier, int bytes, Location where);
 void barrier_wait(CountingBarrier* barrier, unsigned parity, Location where);
-void tensor_load(void* shared, const TensorMap& map, CountingBarrier* barrier, int x, int y, int z,
-                 unsigned mask);
+void tensor_load(void* shared, const TensorMap& map, CountingBarrier* barrier, int x, int y, int z);
+void tensor_store(const TensorMap& map, const void* shared, int x, int y, int z);
+void tensor_store_wait(int stores_left);
 unsigned cluster_rank();
+const void* in_cluster(const void* shared, unsigned rank);
 
 }  // namespace brasa::simt::emulator

@@ -97,9 +97,8 @@ void run_product(void* const* arguments, uint32_t lanes) {
 }
 
 constexpr WarpFunction kProduct{"wgmma", &run_product, false};
-constexpr WarpFunction kCommit{"wgmma_commit",
-                               [](void* const*, uint32_t) { groups_of_warp().emplace_back(); },
-                               false};
+constexpr WarpFunction kCommit{
+    "wgmma_commit", [](void* const*, uint32_t) { groups_of_warp().emplace_back(); }, false};
 
 void run_wait(void* const* arguments, uint32_t) {
   std::vector<WgmmaGroup>& groups = groups_of_warp();

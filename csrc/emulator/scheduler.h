@@ -72,6 +72,12 @@ struct TensorLoad {
 };
 void land(const TensorLoad& load);
 
+struct TensorStore {
+  TensorMap map;
+  size_t offset;
+  int at[3];
+};
+
 struct Fiber : Thread {
   void* context = nullptr;
   FiberStack stack{};
@@ -79,6 +85,7 @@ struct Fiber : Thread {
   const char* waits_in = "";
   Location waits_at{};
   std::vector<AsyncGroup> async_groups;
+  std::vector<TensorStore> tensor_stores;  // that have not read their shared memory
 };
 
 /// What a warp does together, once for all lanes that arrived.
@@ -116,8 +123,8 @@ struct Block {
   std::vector<std::vector<WarpCollective>> collectives;  // by warp; at most one per mask
   Barrier barriers[kNamedBarriers + kWarpgroups];
   std::vector<std::vector<WgmmaGroup>> wgmma_groups;  // by warp; the last is open
-  unsigned rank = 0;  // in its cluster
-  std::byte* arena = nullptr;  // shared memory
+  unsigned rank = 0;                                  // in its cluster
+  std::byte* arena = nullptr;                         // shared memory
   size_t arena_used = 0;
   std::vector<SharedArray> arrays;
   BlockClocks clocks;  // race check only
@@ -173,7 +180,7 @@ class Scheduler {
   std::vector<std::pair<const CountingBarrier*, Fiber*>> waiters_;
   std::deque<TensorLoad> loads_;
   uint64_t together_ = 1;  // resident blocks
-  Fiber root_{};  // the context of the launching OS thread
+  Fiber root_{};           // the context of the launching OS thread
   std::mt19937 random_;
   std::unique_ptr<Failure> failure_;
   std::unique_ptr<Failure> remembered_;

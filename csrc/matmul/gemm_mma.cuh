@@ -3,8 +3,8 @@
 // Both operands pass through shared memory in lines of 128 bytes, kStages tiles deep, brought by
 // asynchronous copies of 16 bytes. A line holds neighbours along the depth (a row of the tile), or
 // along the tile's extent (one step of the depth; the tile is then panels of such lines). The eight
-// pieces of a line are swapped by the line's number, so that eight lines' pieces of one column, which
-// ldmatrix reads at once, lie in different banks.
+// pieces of a line are swapped by the line's number, so that eight lines' pieces of one column,
+// which ldmatrix reads at once, lie in different banks.
 //
 // A step is 32 bytes of the depth: 16 elements of 16 bits or 8 of tf32. Elements beyond the
 // operands are zeros that are not read.
@@ -42,10 +42,10 @@ struct MmaTile {
 template <class T, int kExtent, int kThreads, bool kAlongDepth> struct TileCopier {
   static constexpr int kCopies = kExtent * kPieces / kThreads, kLines = kThreads / kPieces;
   static_assert(kExtent * kPieces % kThreads == 0 && kLine<T> % kLines == 0);
-  const T* at;       ///< of the thread's first piece of the next tile
-  int64_t stride;    ///< between neighbouring lines
-  int64_t depth;     ///< left, from the thread's first piece
-  int extent;        ///< left, from the thread's first piece
+  const T* at;     ///< of the thread's first piece of the next tile
+  int64_t stride;  ///< between neighbouring lines
+  int64_t depth;   ///< left, from the thread's first piece
+  int extent;      ///< left, from the thread's first piece
   int line, piece;
 
   BRASA_DEVICE_FN TileCopier(const T* from, int64_t stride_, int64_t first, int64_t extent_,
@@ -65,7 +65,8 @@ template <class T, int kExtent, int kThreads, bool kAlongDepth> struct TileCopie
     unsigned char* to = tile + swizzled(line, piece);  // kLines is a multiple of 8
 #pragma unroll
     for (int c = 0; c < kCopies; ++c) {
-      constexpr int kPerPanel = kLine<T> / kLines;  // copies of a panel, where lines are steps of the depth
+      constexpr int kPerPanel =
+          kLine<T> / kLines;  // copies of a panel, where lines are steps of the depth
       const int lines = kAlongDepth ? c * kLines : c % kPerPanel * kLines;
       const int panel = kAlongDepth ? 0 : c / kPerPanel * kLine<T>;
       const int across = (kAlongDepth ? extent : clipped(depth)) - lines;
@@ -91,8 +92,8 @@ BRASA_DEVICE_FN void load_left(const unsigned char* tile, int row, int step, uin
     simt::ldmatrix_x4(a, tile + swizzled(row + lane % 16, 2 * step + lane / 16));
   } else if constexpr (sizeof(T) == 2) {
     const int at = row + lane / 8 % 2 * 8, k = step * 16 + lane / 16 * 8 + lane % 8;
-    simt::ldmatrix_x4_trans(a,
-                            tile + swizzled(at / kLine<T> * kLine<T> + k, at % kLine<T> / kPiece<T>));
+    simt::ldmatrix_x4_trans(
+        a, tile + swizzled(at / kLine<T> * kLine<T> + k, at % kLine<T> / kPiece<T>));
   } else {
 #pragma unroll
     for (int r = 0; r < 4; ++r) {
@@ -114,8 +115,8 @@ BRASA_DEVICE_FN void load_right(const unsigned char* tile, int column, int step,
     simt::ldmatrix_x4(r, tile + swizzled(line, 2 * step + lane / 8 % 2));
   } else if constexpr (sizeof(T) == 2) {
     const int at = column + lane / 16 * 8, k = step * 16 + lane % 16;
-    simt::ldmatrix_x4_trans(r,
-                            tile + swizzled(at / kLine<T> * kLine<T> + k, at % kLine<T> / kPiece<T>));
+    simt::ldmatrix_x4_trans(
+        r, tile + swizzled(at / kLine<T> * kLine<T> + k, at % kLine<T> / kPiece<T>));
   } else {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
@@ -129,7 +130,8 @@ BRASA_DEVICE_FN void load_right(const unsigned char* tile, int column, int step,
 }
 
 template <class T>
-BRASA_DEVICE_FN void multiply_step(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+BRASA_DEVICE_FN void multiply_step(float (&sum)[4], const uint32_t (&a)[4],
+                                   const uint32_t (&b)[2]) {
   if constexpr (std::is_same_v<T, float16>)
     simt::mma_m16n8k16_f16(sum, a, b);
   else if constexpr (std::is_same_v<T, bfloat16>)
@@ -141,8 +143,8 @@ BRASA_DEVICE_FN void multiply_step(float (&sum)[4], const uint32_t (&a)[4], cons
 /// A warp's results: 16 x 8 parts of kWarpRows x kWarpColumns.
 template <class Tile> using WarpSums = float[Tile::kWarpRows / 16][Tile::kWarpColumns / 8][4];
 
-/// sum += the warp's rows and columns of a tile. Where registers are left, the next step's are loaded
-/// beside; elsewhere the block's other warps hide the loads.
+/// sum += the warp's rows and columns of a tile. Where registers are left, the next step's are
+/// loaded beside; elsewhere the block's other warps hide the loads.
 template <class T, class Tile, bool kLeftAlong, bool kRightAlong>
 BRASA_DEVICE_FN void multiply_line(const unsigned char* left, const unsigned char* right, int row,
                                    int column, WarpSums<Tile>& sum) {
@@ -157,8 +159,11 @@ BRASA_DEVICE_FN void multiply_line(const unsigned char* left, const unsigned cha
     for (int j = 0; j < kB; ++j)
       load_right<T, kRightAlong>(right, column + 16 * j, step, b[step % kCopies][j]);
   };
+  // Where tf32 is gathered word by word, addresses of all steps would not fit into the registers.
+  constexpr bool kWords = sizeof(T) == 4 && !(kLeftAlong && kRightAlong);
+  [[maybe_unused]] constexpr int kUnroll = kWords && kCopies == 1 ? 1 : kSteps;
   load(0);
-#pragma unroll
+#pragma unroll kUnroll
   for (int step = 0; step < kSteps; ++step) {
     if (kCopies > 1 && step + 1 < kSteps) load(step + 1);
     if (kCopies == 1 && step > 0) load(step);

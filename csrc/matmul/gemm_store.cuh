@@ -2,8 +2,8 @@
 //
 // An accumulator tile has a lane's results scattered: two columns in each of many places. A warp
 // takes it through shared memory, kStageColumns columns of 16 rows at a time, so that each lane
-// then has whole packs of a row: bias, residual and results travel in 16 bytes, and activations
-// run in one loop over shared memory, not once for each accumulator.
+// then has whole packs of a row: bias, residual and results travel in 16 bytes, and there is one
+// copy of the code that finishes them, not one for each accumulator.
 #pragma once
 
 #include "core/epilogue.cuh"
@@ -42,13 +42,13 @@ BRASA_DEVICE_FN void read_some(const T* from, int live, bool packs, T (&to)[kLan
 #pragma unroll
   for (int i = 0; i < kLanes; ++i) to[i] = i < live ? from[i] : T{};
 }
-template <int kLanes, class T>
-BRASA_DEVICE_FN void write_some(T* to, int live, bool packs, const T (&from)[kLanes]) {
-  constexpr int kPack = kLanes < simt::kPackLanes<T> ? kLanes : simt::kPackLanes<T>;
+template <int kLanes>
+BRASA_DEVICE_FN void write_some(float* to, int live, bool packs, const float (&from)[kLanes]) {
+  constexpr int kPack = kLanes < 4 ? kLanes : 4;
   if (packs && live == kLanes) {
 #pragma unroll
     for (int i = 0; i < kLanes; i += kPack) {
-      simt::Pack<T, kPack> pack;
+      simt::Pack<float, kPack> pack;
 #pragma unroll
       for (int l = 0; l < kPack; ++l) pack[l] = from[i + l];
       simt::store_pack(to + i, pack);
@@ -58,6 +58,22 @@ BRASA_DEVICE_FN void write_some(T* to, int live, bool packs, const T (&from)[kLa
 #pragma unroll
   for (int i = 0; i < kLanes; ++i)
     if (i < live) to[i] = from[i];
+}
+/// The same, rounded to a 16-bit type.
+template <int kLanes, class T>
+BRASA_DEVICE_FN void write_some(T* to, int live, bool packs, const float (&from)[kLanes]) {
+  static_assert(sizeof(T) == 2);
+  if (packs && live == kLanes) {
+    simt::Pack<uint32_t, kLanes / 2> pack;
+#pragma unroll
+    for (int i = 0; i < kLanes / 2; ++i)
+      pack[i] = simt::narrow_pair<T>(from[2 * i], from[2 * i + 1]);
+    simt::store_pack(reinterpret_cast<uint32_t*>(to), pack);
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < kLanes; ++i)
+    if (i < live) to[i] = simt::narrow<T>(from[i]);
 }
 
 /// v + bias + residual, kept where the backward pass wants it.
@@ -82,11 +98,33 @@ BRASA_DEVICE_FN void add_operands(const Results<T>& r, int64_t column, int64_t a
 #pragma unroll
     for (int i = 0; i < kLanes; ++i) v[i] += simt::widen(some[i]);
   }
-  if (e.pre_activation) {
+  if (e.pre_activation) write_some(e.pre_activation + at, live, r.packs, v);
+}
+
+/// The common smooth activations for results of 16 bits, without the care for float32's last
+/// places: its branches would keep a thread's elements from being computed side by side.
+template <int kLanes>
+BRASA_DEVICE_FN bool activate_roughly(ActivationKind kind, float (&v)[kLanes]) {
+  if (kind != ActivationKind::gelu && kind != ActivationKind::silu) return false;
 #pragma unroll
-    for (int i = 0; i < kLanes; ++i) some[i] = simt::narrow<T>(v[i]);
-    write_some(e.pre_activation + at, live, r.packs, some);
+  for (int i = 0; i < kLanes; ++i) {
+    const float share = kind == ActivationKind::gelu ? 0.5f * erfcf(-0.70710678f * v[i])
+                                                     : 1.0f / (1.0f + expf(-v[i]));
+    v[i] = share == 0.0f ? 0.0f : v[i] * share;
   }
+  return true;
+}
+
+/// activation(v + bias + residual).
+template <int kLanes, class T>
+BRASA_DEVICE_FN void finish(const Results<T>& r, int64_t column, int64_t at, int live,
+                            float (&v)[kLanes]) {
+  add_operands(r, column, at, live, v);
+  if (sizeof(T) == 2 && activate_roughly(r.epilogue.activation.kind, v)) return;
+  activate_each<float>(r.epilogue.activation, [&](const auto& activate) {
+#pragma unroll
+    for (int i = 0; i < kLanes; ++i) activate(v[i]);
+  });
 }
 
 /// Stores what the warp has in `stage`: rows from `row`, columns from `column`.
@@ -101,37 +139,16 @@ BRASA_DEVICE_FN void store_stage(const Results<T>& r, WarpStage& stage, int64_t 
   const int live = r.n - column < kLanes ? int(r.n - column) : kLanes;
   if (live <= 0) return;
   const int rows = r.m - row < kStageRows ? int(r.m - row) : kStageRows;
-  const bool adds = !r.parts && (r.epilogue.bias || r.epilogue.wide_bias || r.epilogue.residual ||
-                                 r.epilogue.pre_activation);
-  if (adds) {
-    for (int i = first; i < rows; i += kRowsAtOnce) {
-      float v[kLanes];
-      read_some(&stage[i][step], kLanes, true, v);
-      add_operands(r, column, r.offset + (row + i) * r.n + column, live, v);
-      write_some(&stage[i][step], kLanes, true, v);
-    }
-  }
-  if (!r.parts) {
-    activate_each<float>(r.epilogue.activation, [&](const auto& activate) {
 #pragma unroll 1
-      for (int e = 0; e < kStageRows / kRowsAtOnce * kLanes; ++e)
-        activate(stage[first + e / kLanes * kRowsAtOnce][step + e % kLanes]);
-    });
-  }
-#pragma unroll
-  for (int k = 0; k < kStageRows / kRowsAtOnce; ++k) {
-    const int i = first + k * kRowsAtOnce;
-    if (i >= rows) break;
+  for (int i = first; i < rows; i += kRowsAtOnce) {
     float v[kLanes];
     read_some(&stage[i][step], kLanes, true, v);
     const int64_t at = r.offset + (row + i) * r.n + column;
     if (r.parts) {
       write_some(r.parts + at, live, r.packs, v);
     } else {
-      T narrowed[kLanes];
-#pragma unroll
-      for (int l = 0; l < kLanes; ++l) narrowed[l] = simt::narrow<T>(v[l]);
-      write_some(r.y + at, live, r.packs, narrowed);
+      if (!r.epilogue.is_trivial()) finish(r, column, at, live, v);
+      write_some(r.y + at, live, r.packs, v);
     }
   }
 }

@@ -19,7 +19,7 @@ struct TensorOperand {
   int64_t bytes;  ///< of the copy
 };
 
-enum class TensorTile : int8_t { few_rows, small, large, wgmma, wgmma_wide };
+enum class TensorTile : int8_t { few_rows, flat, small, large, wgmma, wgmma_wide };
 
 struct TensorPlan {
   MatmulParams p;  ///< the product as the kernel sees it
@@ -27,6 +27,7 @@ struct TensorPlan {
   TensorTile tile;
   int64_t splits;       ///< of the depth, each `split_depth` long
   int64_t split_depth;  ///< a multiple of the tile's depth
+  bool in_cluster;      ///< parts are added up by the blocks of a cluster, else in the workspace
   int64_t parts_bytes;
 
   int64_t workspace() const { return a.bytes + b.bytes + parts_bytes; }

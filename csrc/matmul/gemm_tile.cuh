@@ -18,6 +18,8 @@ template <class T, int kRowsOfThread, int kColumnsOfThread> struct TileShape {
   static constexpr int kLanes = simt::kPackLanes<T>;
   static constexpr int kPerRow = kRowsOfThread, kPerColumn = kColumnsOfThread;
   static constexpr int kRows = kTileSide * kPerRow, kColumns = kTileSide * kPerColumn;
+  /// Of a multiprocessor at a time: where two have room, one's waits are hidden by the other.
+  static constexpr int kBlocks = kPerRow * kPerColumn * int(sizeof(T)) <= 64 ? 2 : 1;
   /// 8 x 8 results leave no registers for more.
   static constexpr int kDepth = kPerRow * kPerColumn < 64 ? 16 : 8;
 };
@@ -31,11 +33,15 @@ template <class T> BRASA_DEVICE_FN int place(int thread, int i) {
   constexpr int kLanes = simt::kPackLanes<T>;
   return (i / kLanes * kTileSide + thread) * kLanes + i % kLanes;
 }
+/// The threads of a warp are 4 x 8: both operands' packs are then read without a conflict.
+constexpr int kWarpAcross = 8;
 BRASA_DEVICE_FN int thread_row() {
-  return int(threadIdx.x) / kTileSide;
+  const int thread = int(threadIdx.x), warp = thread / simt::kWarpSize;
+  return warp / 2 * 4 + thread % simt::kWarpSize / kWarpAcross;
 }
 BRASA_DEVICE_FN int thread_column() {
-  return int(threadIdx.x) % kTileSide;
+  const int thread = int(threadIdx.x), warp = thread / simt::kWarpSize;
+  return warp % 2 * kWarpAcross + thread % kWarpAcross;
 }
 
 /// A thread's part of the elements that one round brings of one operand.
@@ -94,7 +100,7 @@ template <class Shape, class T>
 BRASA_DEVICE_FN void multiply_tile(const SharedTile<T, Shape::kRows, Shape::kDepth>& left,
                                    const SharedTile<T, Shape::kColumns, Shape::kDepth>& right,
                                    T (&sum)[Shape::kPerRow][Shape::kPerColumn]) {
-#pragma unroll 1
+#pragma unroll
   for (int p = 0; p < Shape::kDepth; ++p) {
     T a[Shape::kPerRow], b[Shape::kPerColumn];
     load_fragment<T, Shape::kPerRow>(left[p], thread_row(), a);
@@ -116,14 +122,15 @@ BRASA_DEVICE_FN void multiply_rounds(unsigned rounds, Operands& operands,
   operands.fetch(0);
   operands.store(0);
   __syncthreads();
-  for (unsigned round = 0; round < rounds; ++round) {
-    const unsigned copy = round % 2;
-    const bool more = round + 1 < rounds;
-    if (more) operands.fetch(round + 1);
-    multiply_tile<Shape, T>(operands.left[copy], operands.right[copy], sum);
-    if (more) operands.store(1 - copy);
+  unsigned round = 0;
+  for (; round + 1 < rounds; ++round) {  // with the last one inside, its ifs would be joined behind
+    operands.fetch(round + 1);           // the products, and the loads with them
+    multiply_tile<Shape, T>(operands.left[round % 2], operands.right[round % 2], sum);
+    operands.store(1 - round % 2);
     __syncthreads();
   }
+  multiply_tile<Shape, T>(operands.left[round % 2], operands.right[round % 2], sum);
+  __syncthreads();
 }
 
 }  // namespace brasa::cuda

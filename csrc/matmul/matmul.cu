@@ -4,13 +4,13 @@
 #include "core/ptx_convert.cuh"
 #include "matmul/gemm_tile.cuh"
 #include "matmul/matmul.h"
-#include "matmul/matmul_mma.cuh"
+#include "matmul/matmul_few_rows.cuh"
 #include "matmul/matmul_tensor.cuh"
+#include "matmul/tile_order.cuh"
 
 namespace brasa::cuda {
 
 constexpr int64_t kMaxGridZ = 65535;
-constexpr int kFewRows = 8;  // products of no more rows have a warp per column
 
 /// How an operand is read: `step` elements along the depth, `minor` along its extent.
 struct Operand {
@@ -30,29 +30,37 @@ struct Operand {
   }
 };
 
+/// How an operand comes to a kernel: in packs along the depth or along its extent, or as it may.
+enum class Reading : int8_t { anyhow, packs_along_depth, packs_across };
+
 /// Walks one operand along the depth, a round at a time.
-template <class T, int kExtent, int kDepth, bool kPacks> struct OperandReader {
+template <class T, int kExtent, int kDepth, Reading kReading> struct OperandReader {
+  static constexpr bool kPacks = kReading != Reading::anyhow;
   using Part = TilePart<T, kExtent, kDepth>;
   static constexpr int kLanes = simt::kPackLanes<T>;
   Part part;
   const Operand& operand;
   const T* at[Part::kPacks];  ///< of the next round
+
+  /// Known to the compiler where operands come in packs.
+  BRASA_DEVICE_FN bool along_depth() const {
+    return kPacks ? kReading == Reading::packs_along_depth : operand.along_depth;
+  }
   int extent_left[Part::kPacks];
 
   BRASA_DEVICE_FN OperandReader(const Operand& o, const T* from, int64_t first, int64_t extent)
       : operand(o) {
 #pragma unroll
     for (int k = 0; k < Part::kPacks; ++k) {
-      const int i = Part::extent_of(k, operand.along_depth);
+      const int i = Part::extent_of(k, along_depth());
       extent_left[k] = int(extent - first < kExtent ? extent - first : kExtent) - i;
-      at[k] = from + (first + i) * operand.minor +
-              Part::depth_of(k, operand.along_depth) * operand.step;
+      at[k] = from + (first + i) * operand.minor + Part::depth_of(k, along_depth()) * operand.step;
     }
   }
 
   /// Loads the next round, of `depth` steps or more.
   BRASA_DEVICE_FN void fetch(int depth) {
-    part.fetch(operand.along_depth, [&](int k, int, int p) {
+    part.fetch(along_depth(), [&](int k, int, int p) {
       simt::Pack<T, kLanes> pack{};
       if constexpr (kPacks) {
         if (extent_left[k] > 0 && p < depth) pack = simt::load_pack<kLanes>(at[k]);
@@ -72,22 +80,22 @@ template <class T, int kExtent, int kDepth, bool kPacks> struct OperandReader {
 };
 
 /// Both operands of one product, for multiply_rounds().
-template <class T, class Shape, bool kPacks> struct MatmulOperands {
+template <class T, class Shape, Reading kA, Reading kB> struct MatmulOperands {
   SharedTile<T, Shape::kRows, Shape::kDepth>* left;
   SharedTile<T, Shape::kColumns, Shape::kDepth>* right;
-  const MatmulParams& p;
-  OperandReader<T, Shape::kRows, Shape::kDepth, kPacks> a;
-  OperandReader<T, Shape::kColumns, Shape::kDepth, kPacks> b;
+  unsigned rounds;
+  int last;  ///< depth of the last round
+  OperandReader<T, Shape::kRows, Shape::kDepth, kA> a;
+  OperandReader<T, Shape::kColumns, Shape::kDepth, kB> b;
 
   BRASA_DEVICE_FN void fetch(unsigned round) {
-    const int64_t depth_left = p.k - int64_t(round) * Shape::kDepth;
-    const int depth = depth_left < Shape::kDepth ? int(depth_left) : Shape::kDepth;
+    const int depth = round + 1 < rounds ? Shape::kDepth : last;
     a.fetch(depth);
     b.fetch(depth);
   }
   BRASA_DEVICE_FN void store(unsigned copy) {
-    a.part.store(a.operand.along_depth, left[copy]);
-    b.part.store(b.operand.along_depth, right[copy]);
+    a.part.store(a.along_depth(), left[copy]);
+    b.part.store(b.along_depth(), right[copy]);
   }
 };
 
@@ -97,17 +105,22 @@ BRASA_DEVICE_FN void store_tile(const MatmulParams& p, const Epilogue<T>& epilog
                                 int64_t offset, int64_t row, int64_t column,
                                 const T (&sum)[Shape::kPerRow][Shape::kPerColumn]) {
   const int64_t first = column + place<T>(thread_column(), 0);
+  const int64_t first_row = row + place<T>(thread_row(), 0);
+  const int rows = int(p.m - first_row < Shape::kRows ? p.m - first_row : Shape::kRows);
+  const int columns = int(p.n - first < Shape::kColumns ? p.n - first : Shape::kColumns);
+  int64_t at = offset + first_row * p.n + first;
 #pragma unroll
   for (int i = 0; i < Shape::kPerRow; ++i) {
-    const int64_t r = row + place<T>(thread_row(), i);
-    if (r >= p.m) continue;
-    const int64_t at = offset + r * p.n + first;
+    if (place<T>(0, i) < rows) {
 #pragma unroll
-    for (int j = 0; j < Shape::kPerColumn; ++j) {
-      const int step = place<T>(0, j);  // from the first of the thread's columns
-      if (first + step < p.n)
-        y[at + step] = before_activation(epilogue, sum[i][j], first + step, at + step);
+      for (int j = 0; j < Shape::kPerColumn; ++j) {
+        const int step = place<T>(0, j);  // from the first of the thread's columns
+        if (step < columns)
+          y[at + step] = before_activation(epilogue, sum[i][j], first + step, at + step);
+      }
     }
+    if (i + 1 < Shape::kPerRow) at += (place<T>(0, i + 1) - place<T>(0, i)) * p.n;
+    BRASA_FORGET(at);  // or what the rows share takes registers that the sums need
   }
   activate_each<T>(epilogue.activation, [&](const auto& activate) {
 #pragma unroll 1
@@ -119,70 +132,79 @@ BRASA_DEVICE_FN void store_tile(const MatmulParams& p, const Epilogue<T>& epilog
   });
 }
 
-/// A block computes one tile of results; blockIdx.x counts tiles, row by row, blockIdx.z positions
-/// of the batch. Two blocks of a multiprocessor hide each other's waits, where operands come in
-/// packs.
-template <class T, class Shape, bool kPacks>
-__global__ void __launch_bounds__(kTileThreads, kPacks ? 2 : 1)
+constexpr int64_t kEnoughTiles = 132;  // for a GPU; fixed, so that rounding is
+constexpr int64_t kSplitDepth = 128;   // parts are multiples of it
+
+/// How a product in float32 is cut: results of a thread (rows x columns), and parts of the depth.
+enum class WideTile : int8_t { results4x4, results8x8, results8x16 };
+struct WidePlan {
+  WideTile tile;
+  int64_t splits;
+};
+
+/// Parts of the depth, where there are too few tiles for a GPU.
+static int64_t depth_splits(const MatmulParams& p, int64_t tiles) {
+  if (p.sum.count != 1 || tiles >= kEnoughTiles || p.k < 2 * kSplitDepth) return 1;
+  const int64_t wanted = simt::ceil_div<int64_t>(2 * kEnoughTiles, tiles);
+  const int64_t most = p.k / kSplitDepth;
+  return wanted < most ? wanted : most;
+}
+
+/// The largest tiles that are enough: 128 x 256 read shared memory a third as often as 64 x 64.
+static WidePlan plan_wide(const MatmulParams& p) {
+  const auto tiles = [&](int64_t rows, int64_t columns) {
+    return simt::ceil_div<int64_t>(p.m, rows) * simt::ceil_div<int64_t>(p.n, columns) *
+           p.batch.count;
+  };
+  constexpr int64_t kNearlyEnough = kEnoughTiles * 9 / 10;
+  if (p.m > 64 && p.n > 128 && tiles(128, 256) >= kNearlyEnough) return {WideTile::results8x16, 1};
+  const int64_t splits = depth_splits(p, tiles(128, 128));
+  if (p.m > 64 && p.n > 64 && tiles(128, 128) * splits >= kEnoughTiles)
+    return {WideTile::results8x8, splits};
+  return {WideTile::results4x4, depth_splits(p, tiles(64, 64))};
+}
+
+/// Where part `part` of `parts` begins.
+BRASA_HOST_DEVICE_FN int64_t part_begin(int64_t k, int64_t parts, int64_t part) {
+  const int64_t blocks = k / kSplitDepth;
+  return part == parts ? k : blocks * part / parts * kSplitDepth;
+}
+
+/// A block computes one tile of results; blockIdx.x counts tiles, blockIdx.y parts of the depth,
+/// whose results follow one another in y, blockIdx.z positions of the batch.
+template <class T, class Shape, Reading kA, Reading kB>
+__global__ void __launch_bounds__(kTileThreads, Shape::kBlocks)
     matmul_kernel(MatmulParams p, Operand a_operand, Operand b_operand, const T* a, const T* b,
                   T* y, Epilogue<T> epilogue) {
   BRASA_SHARED(T, left, [2][Shape::kDepth][Shape::kRows + Shape::kLanes]);
   BRASA_SHARED(T, right, [2][Shape::kDepth][Shape::kColumns + Shape::kLanes]);
-  const auto column_tiles = unsigned(simt::ceil_div<int64_t>(p.n, Shape::kColumns));
-  const unsigned row_tile = blockIdx.x / column_tiles, column_tile = blockIdx.x % column_tiles;
+  const TileOrder order{unsigned(simt::ceil_div<int64_t>(p.m, Shape::kRows)),
+                        unsigned(simt::ceil_div<int64_t>(p.n, Shape::kColumns))};
+  unsigned row_tile, column_tile;
+  order.place(blockIdx.x, row_tile, column_tile);
+  const int64_t begin = part_begin(p.k, gridDim.y, blockIdx.y);
+  const int64_t depth = part_begin(p.k, gridDim.y, blockIdx.y + 1) - begin;
+  a += begin * a_operand.step, b += begin * b_operand.step;
+  y += blockIdx.y * p.batch.count * p.m * p.n;
   for (int64_t item = blockIdx.z; item < p.batch.count; item += gridDim.z) {
     T sum[Shape::kPerRow][Shape::kPerColumn] = {};
+    const auto rounds = unsigned(simt::ceil_div<int64_t>(depth, Shape::kDepth));
     for (int64_t product = 0; product < p.sum.count; ++product) {
       int64_t a_offset = 0, b_offset = 0;
       add_offsets(p.batch, item, a_offset, b_offset);
       add_offsets(p.sum, product, a_offset, b_offset);
-      MatmulOperands<T, Shape, kPacks> operands{
+      MatmulOperands<T, Shape, kA, kB> operands{
           left,
           right,
-          p,
+          rounds,
+          int(depth - int64_t(rounds - 1) * Shape::kDepth),
           {a_operand, a + a_offset, int64_t(row_tile) * Shape::kRows, p.m},
           {b_operand, b + b_offset, int64_t(column_tile) * Shape::kColumns, p.n}};
-      multiply_rounds<Shape, T>(unsigned(simt::ceil_div<int64_t>(p.k, Shape::kDepth)), operands,
-                                sum);
+      multiply_rounds<Shape, T>(rounds, operands, sum);
     }
     store_tile<Shape, T>(p, epilogue, y, item * p.m * p.n, int64_t(row_tile) * Shape::kRows,
                          int64_t(column_tile) * Shape::kColumns, sum);
   }
-}
-
-/// y for up to kFewRows rows and operands that are contiguous along the depth, in packs: a warp
-/// per column reads it once for all rows.
-template <class T>
-__global__ void __launch_bounds__(kTileThreads)
-    few_rows_kernel(MatmulParams p, const T* a, const T* b, T* y, Epilogue<T> epilogue) {
-  constexpr int kLanes = simt::kPackLanes<T>, kWarps = kTileThreads / simt::kWarpSize;
-  const int lane = int(threadIdx.x) % simt::kWarpSize;
-  const int64_t column = int64_t(blockIdx.x) * kWarps + int(threadIdx.x) / simt::kWarpSize;
-  if (column >= p.n) return;
-  T sum[kFewRows] = {};
-#pragma unroll 4
-  for (int64_t k = lane * kLanes; k < p.k; k += simt::kWarpSize * kLanes) {
-    const auto b_pack = simt::load_pack<kLanes>(b + column * p.b_column + k);
-#pragma unroll
-    for (int i = 0; i < kFewRows; ++i) {
-      if (i >= p.m) break;
-      const auto a_pack = simt::load_pack<kLanes>(a + i * p.a_row + k);
-#pragma unroll
-      for (int l = 0; l < kLanes; ++l) sum[i] += a_pack[l] * b_pack[l];
-    }
-  }
-#pragma unroll
-  for (int i = 0; i < kFewRows; ++i) {
-    if (i >= p.m) break;
-    sum[i] = simt::warp_sum(sum[i]);
-    const int64_t at = i * p.n + column;
-    if (lane == 0) y[at] = before_activation(epilogue, sum[i], column, at);
-  }
-  if (lane != 0) return;
-  activate_each<T>(epilogue.activation, [&](const auto& activate) {
-#pragma unroll 1
-    for (int64_t i = 0; i < p.m; ++i) activate(y[i * p.n + column]);
-  });
 }
 
 constexpr int kSumColumns = 32, kSumGroups = 8;
@@ -224,7 +246,10 @@ template <class T> static bool on_tensor_cores(Context ctx) {
 
 template <class T> size_t matmul_workspace(const MatmulParams& p, Context ctx) {
   if constexpr (sizeof(T) <= 4) {
-    if (on_tensor_cores<T>(ctx) && !is_empty(p)) return size_t(plan_tensor<T>(p).workspace());
+    if (is_empty(p)) return 0;
+    if (on_tensor_cores<T>(ctx)) return size_t(plan_tensor<T>(p).workspace());
+    const int64_t splits = sizeof(T) == 4 ? plan_wide(p).splits : 1;
+    if (splits > 1) return size_t(splits * p.batch.count * p.m * p.n) * sizeof(T);
   }
   return 0;
 }
@@ -236,19 +261,43 @@ static bool multiples(const BatchDims& dims, const int64_t* strides, int64_t lan
   return true;
 }
 
+template <class T, class Shape> static auto pick_kernel(const Operand& a, const Operand& b) {
+  constexpr Reading kAlong = Reading::packs_along_depth, kAcross = Reading::packs_across;
+  if (!a.packs || !b.packs) return matmul_kernel<T, Shape, Reading::anyhow, Reading::anyhow>;
+  if (a.along_depth)
+    return b.along_depth ? matmul_kernel<T, Shape, kAlong, kAlong>
+                         : matmul_kernel<T, Shape, kAlong, kAcross>;
+  return b.along_depth ? matmul_kernel<T, Shape, kAcross, kAlong>
+                       : matmul_kernel<T, Shape, kAcross, kAcross>;
+}
+
 template <class T, class Shape>
 static void launch_matmul(Context ctx, const MatmulParams& p, const Operand& a_operand,
                           const Operand& b_operand, const T* a, const T* b, T* y,
-                          const Epilogue<T>& epilogue) {
+                          const Epilogue<T>& epilogue, int64_t splits = 1) {
   const int64_t tiles =
       simt::ceil_div<int64_t>(p.m, Shape::kRows) * simt::ceil_div<int64_t>(p.n, Shape::kColumns);
   const int64_t items = p.batch.count < kMaxGridZ ? p.batch.count : kMaxGridZ;
-  const bool packs = a_operand.packs && b_operand.packs;
-  simt::launch({.grid = dim3(unsigned(tiles), 1, unsigned(items)),
+  const auto kernel = pick_kernel<T, Shape>(a_operand, b_operand);
+  simt::launch({.grid = dim3(unsigned(tiles), unsigned(splits), unsigned(items)),
                 .block = dim3(kTileThreads),
                 .stream = static_cast<simt::stream_t>(ctx.stream)},
-               packs ? matmul_kernel<T, Shape, true> : matmul_kernel<T, Shape, false>, p, a_operand,
-               b_operand, a, b, y, epilogue);
+               kernel, p, a_operand, b_operand, a, b, y, epilogue);
+}
+
+/// The product of each part of the depth, then their sums.
+template <class T, class Shape>
+static void multiply_parts(Context ctx, const MatmulParams& p, int64_t splits,
+                           const Operand& a_operand, const Operand& b_operand, const T* a,
+                           const T* b, T* y, const Epilogue<T>& epilogue) {
+  if (splits == 1) return launch_matmul<T, Shape>(ctx, p, a_operand, b_operand, a, b, y, epilogue);
+  auto* parts = static_cast<T*>(ctx.workspace);
+  launch_matmul<T, Shape>(ctx, p, a_operand, b_operand, a, b, parts, Epilogue<T>{}, splits);
+  const bool packs = p.n % simt::kPackLanes<T> == 0 && simt::pack_aligned(y) &&
+                     simt::pack_aligned(epilogue.bias) && simt::pack_aligned(epilogue.residual) &&
+                     simt::pack_aligned(epilogue.pre_activation);
+  finish_parts(static_cast<simt::stream_t>(ctx.stream), splits, p.m * p.batch.count,
+               Results<T>{p.m, p.n, 0, y, parts, epilogue, packs});
 }
 
 template <class T>
@@ -264,22 +313,22 @@ static void multiply_wide(Context ctx, const MatmulParams& p, const T* a, const 
   const bool along_depth = a_operand.along_depth && b_operand.along_depth;
   if (p.m <= kFewRows && p.batch.count == 1 && p.sum.count == 1 && along_depth && a_operand.packs &&
       b_operand.packs) {
-    constexpr int64_t kWarps = kTileThreads / simt::kWarpSize;
-    return simt::launch({.grid = dim3(unsigned(simt::ceil_div<int64_t>(p.n, kWarps))),
-                         .block = dim3(kTileThreads),
-                         .stream = static_cast<simt::stream_t>(ctx.stream)},
-                        few_rows_kernel<T>, p, a, b, y, epilogue);
+    if (p.m == 1) return launch_few_rows<T, 1, 1>(ctx, p, a, b, y, epilogue);
+    return p.m <= 4 ? launch_few_rows<T, 4, 2>(ctx, p, a, b, y, epilogue)
+                    : launch_few_rows<T, kFewRows, 4>(ctx, p, a, b, y, epilogue);
   }
-  // 128 x 128 tiles read shared memory half as often, but must be enough for every multiprocessor;
-  // in float64 they do not fit into the registers.
-  constexpr int64_t kEnoughTiles = 132;
-  const int64_t large = simt::ceil_div<int64_t>(p.m, 128) * simt::ceil_div<int64_t>(p.n, 128);
-  if constexpr (sizeof(T) == 4) {
-    if (p.m > 64 && p.n > 64 && large * p.batch.count >= kEnoughTiles) {
-      return launch_matmul<T, TileShape<T, 8, 8>>(ctx, p, a_operand, b_operand, a, b, y, epilogue);
-    }
+  if constexpr (sizeof(T) == 4) {  // in float64 large tiles do not fit into the registers
+    const WidePlan plan = plan_wide(p);
+    if (plan.tile == WideTile::results8x16)
+      return launch_matmul<T, TileShape<T, 8, 16>>(ctx, p, a_operand, b_operand, a, b, y, epilogue);
+    if (plan.tile == WideTile::results8x8)
+      return multiply_parts<T, TileShape<T, 8, 8>>(ctx, p, plan.splits, a_operand, b_operand, a, b,
+                                                   y, epilogue);
+    return multiply_parts<T, TileShape<T, 4, 4>>(ctx, p, plan.splits, a_operand, b_operand, a, b, y,
+                                                 epilogue);
+  } else {
+    launch_matmul<T, TileShape<T, 4, 4>>(ctx, p, a_operand, b_operand, a, b, y, epilogue);
   }
-  launch_matmul<T, TileShape<T, 4, 4>>(ctx, p, a_operand, b_operand, a, b, y, epilogue);
 }
 
 template <class T>

@@ -1,5 +1,4 @@
 #include "matmul/matmul_mma.cuh"
-
 #include "matmul/matmul_tensor.cuh"
 
 namespace brasa::cuda {
@@ -13,12 +12,15 @@ static void launch_tile(simt::stream_t stream, const TensorPlan& plan, const T* 
   const TileOrder order{unsigned(simt::ceil_div<int64_t>(p.m, Tile::kRows)),
                         unsigned(simt::ceil_div<int64_t>(p.n, Tile::kColumns))};
   const int64_t items = p.batch.count < kMaxGridZ ? p.batch.count : kMaxGridZ;
-  simt::launch({.grid = dim3(order.count(), unsigned(plan.splits), unsigned(items)),
-                .block = dim3(Tile::kThreads),
-                .smem = size_t(Tile::kStages) * Tile::kStageBytes,
-                .stream = stream},
-               mma_kernel<T, Tile, kLeftAlong, kRightAlong>, p, order, plan.a.stride,
-               plan.b.stride, plan.split_depth, a, b, results);
+  const unsigned cluster = plan.in_cluster ? unsigned(plan.splits) : 1;
+  simt::launch(
+      {.grid = dim3(order.count() * cluster, unsigned(plan.splits) / cluster, unsigned(items)),
+       .block = dim3(Tile::kThreads),
+       .smem = size_t(Tile::kStages) * Tile::kStageBytes,
+       .stream = stream,
+       .cluster = cluster},
+      mma_kernel<T, Tile, kLeftAlong, kRightAlong>, p, order, plan.a.stride, plan.b.stride,
+      plan.split_depth, cluster, a, b, results);
 }
 
 template <class T, class Tile, bool kLeftAlong>
@@ -41,6 +43,8 @@ void launch_mma(simt::stream_t stream, const TensorPlan& plan, const T* a, const
   switch (plan.tile) {
     case TensorTile::few_rows:
       return launch_right<T, FewRowsTile, true>(stream, plan, a, b, results);
+    case TensorTile::flat:
+      return launch_right<T, FlatTile, true>(stream, plan, a, b, results);
     case TensorTile::small:
       return launch_both<T, SmallTile>(stream, plan, a, b, results);
     default:

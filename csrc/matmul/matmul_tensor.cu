@@ -1,11 +1,11 @@
-#include "matmul/matmul_tensor.cuh"
-
 #include "core/driver.cuh"
 #include "matmul/matmul_mma.cuh"
+#include "matmul/matmul_tensor.cuh"
 
 namespace brasa::cuda {
 
-// ------------------------------------------------------------------------------------------ kernels
+// ------------------------------------------------------------------------------------------
+// kernels
 
 constexpr int kCopySide = 32, kCopyThreads = 256;
 constexpr int64_t kMaxGridY = 65535;
@@ -67,15 +67,8 @@ __global__ void __launch_bounds__(kFinishThreads)
 #pragma unroll
       for (int i = 0; i < kFinishLanes; ++i) v[i] += part[i];
     }
-    add_operands(r, column, at, live, v);
-    activate_each<float>(r.epilogue.activation, [&](const auto& activate) {
-#pragma unroll
-      for (int i = 0; i < kFinishLanes; ++i) activate(v[i]);
-    });
-    T narrowed[kFinishLanes];
-#pragma unroll
-    for (int i = 0; i < kFinishLanes; ++i) narrowed[i] = simt::narrow<T>(v[i]);
-    write_some(r.y + at, live, r.packs, narrowed);
+    finish(r, column, at, live, v);
+    write_some(r.y + at, live, r.packs, v);
   }
 }
 
@@ -131,17 +124,24 @@ static int64_t tiles_of(const MatmulParams& p, int64_t rows, int64_t columns) {
   return simt::ceil_div(p.m, rows) * simt::ceil_div(p.n, columns) * p.batch.count;
 }
 
-/// Splits the depth where there are too few tiles for a GPU, into parts of at least 4 lines.
-template <class T> static void plan_splits(TensorPlan& plan, int64_t tiles, int64_t wanted) {
-  constexpr int64_t kLeastDepth = 4 * kLine<T>;
+/// Splits the depth where there are too few tiles for a GPU, into parts of at least 4 lines. Blocks
+/// of a cluster, eight at most, add up parts without a trip through memory.
+template <class T>
+static void plan_splits(TensorPlan& plan, int64_t tiles, int64_t wanted, bool clusters) {
+  constexpr int64_t kLeastDepth = 4 * kLine<T>, kMostBlocks = 8;
+  clusters = clusters && simt::device_properties().capability >= 90;
+  int64_t splits = tiles < 1 || 2 * tiles > wanted ? 1 : simt::ceil_div(wanted, tiles);
   const int64_t most = simt::ceil_div(plan.p.k, kLeastDepth);
-  int64_t splits = simt::ceil_div(wanted, tiles < 1 ? 1 : tiles);
   if (splits > most) splits = most;
-  if (tiles * 2 > wanted || splits < 1) splits = 1;
+  if (clusters && splits > kMostBlocks) splits = kMostBlocks;
+  if (splits < 1) splits = 1;
   plan.split_depth = round_up(simt::ceil_div(plan.p.k < 1 ? 1 : plan.p.k, splits), kLine<T>);
   plan.splits = plan.p.k < 1 ? 1 : simt::ceil_div(plan.p.k, plan.split_depth);
-  plan.parts_bytes = plan.splits == 1 ? 0 : plan.splits * plan.p.batch.count * plan.p.m *
-                                                plan.p.n * int64_t(sizeof(float));
+  plan.in_cluster = clusters && plan.splits > 1;
+  plan.parts_bytes =
+      plan.splits == 1 || plan.in_cluster
+          ? 0
+          : plan.splits * plan.p.batch.count * plan.p.m * plan.p.n * int64_t(sizeof(float));
 }
 
 /// Whether the copy engine finds the items of the batch: it walks one stride.
@@ -153,39 +153,49 @@ static bool has_one_stride(const BatchDims& dims, const int64_t* strides) {
   return true;
 }
 
-/// Hopper's tiles where they are enough to keep half of the GPU busy.
+/// Hopper's tiles, the width that needs less time: two narrow ones take a tenth longer than a wide
+/// one. Few long sums are split.
 template <class T> static bool plan_wgmma(TensorPlan& plan) {
+  constexpr int64_t kFewest = 32, kLongPart = 16 * kLine<T>;
   const MatmulParams& p = plan.p;
-  if (simt::device_properties().capability != 90 || p.m <= 64 || p.n <= 64 || p.k == 0) return false;
+  const simt::DeviceProperties gpu = simt::device_properties();
   const int64_t narrow = tiles_of(p, 128, 128), wide = tiles_of(p, 128, 256);
-  const int64_t multiprocessors = simt::device_properties().multiprocessors;
-  if (2 * narrow < multiprocessors) return false;
-  plan.tile = wide >= multiprocessors ? TensorTile::wgmma_wide : TensorTile::wgmma;
+  if (gpu.capability != 90 || p.m <= 64 || p.n <= 64 || p.k == 0) return false;
+  if (narrow < kFewest && narrow < gpu.multiprocessors) return false;
+  const int64_t waves = simt::ceil_div<int64_t>(narrow, gpu.multiprocessors);
+  const int64_t wide_waves = simt::ceil_div<int64_t>(wide, gpu.multiprocessors);
+  plan.tile = 11 * waves > 20 * wide_waves ? TensorTile::wgmma_wide : TensorTile::wgmma;
   if (!has_one_stride(p.batch, p.batch.a_strides) || (sizeof(T) == 4 && !plan.a.along_depth))
     plan.a = {0, true, true, 0};
   if (!has_one_stride(p.batch, p.batch.b_strides) || (sizeof(T) == 4 && !plan.b.along_depth))
     plan.b = {0, true, true, 0};
-  plan_splits<T>(plan, narrow, 1);
+  const bool splits = 4 * narrow <= kMultiprocessors && p.k >= 4 * kLongPart;
+  plan_splits<T>(plan, narrow, splits ? 4 * narrow : 1, false);
   return true;
 }
 
+/// The tile of a kernel that copies the left operand where its rows are not contiguous.
+template <class T, class Tile> static void plan_rows(TensorPlan& plan, TensorTile tile) {
+  plan.tile = tile;
+  if (!plan.a.along_depth) plan.a = {0, true, true, 0};
+  plan_splits<T>(plan, tiles_of(plan.p, Tile::kRows, Tile::kColumns), 2 * kMultiprocessors, true);
+}
+
 template <class T> static void plan_tile(TensorPlan& plan) {
+  constexpr int64_t kLongRow = 1024;
   const MatmulParams& p = plan.p;
   if (plan_wgmma<T>(plan)) return;
-  if (p.m <= FewRowsTile::kRows) {
-    plan.tile = TensorTile::few_rows;
-    if (!plan.a.along_depth) plan.a = {0, true, true, 0};
-    return plan_splits<T>(plan, tiles_of(p, FewRowsTile::kRows, FewRowsTile::kColumns),
-                          kMultiprocessors * FewRowsTile::kBlocksPerMultiprocessor);
-  }
+  if (p.m <= FewRowsTile::kRows) return plan_rows<T, FewRowsTile>(plan, TensorTile::few_rows);
+  if (p.m <= FlatTile::kRows && p.n >= kLongRow)
+    return plan_rows<T, FlatTile>(plan, TensorTile::flat);
   const int64_t large = tiles_of(p, LargeTile::kRows, LargeTile::kColumns);
   if (p.m > 64 && p.n > 64 && large >= kMultiprocessors) {
     plan.tile = TensorTile::large;
-    return plan_splits<T>(plan, large, 1);
+    return plan_splits<T>(plan, large, 1, false);
   }
   plan.tile = TensorTile::small;
-  plan_splits<T>(plan, tiles_of(p, SmallTile::kRows, SmallTile::kColumns),
-                 kMultiprocessors * SmallTile::kBlocksPerMultiprocessor);
+  plan_splits<T>(plan, tiles_of(p, SmallTile::kRows, SmallTile::kColumns), 2 * kMultiprocessors,
+                 true);
 }
 
 template <class T> TensorPlan plan_tensor(const MatmulParams& p) {
@@ -206,13 +216,14 @@ template <class T> TensorPlan plan_tensor(const MatmulParams& p) {
 
 template <class T> static void copy_operand(simt::stream_t stream, const OperandCopy<T>& copy) {
   if (copy.depth == 0) return;
-  const int64_t squares =
-      simt::ceil_div<int64_t>(copy.depth, kCopySide) * simt::ceil_div<int64_t>(copy.extent, kCopySide);
+  const int64_t squares = simt::ceil_div<int64_t>(copy.depth, kCopySide) *
+                          simt::ceil_div<int64_t>(copy.extent, kCopySide);
   const int64_t products = copy.items * copy.sum.count;
-  simt::launch({.grid = dim3(unsigned(squares), unsigned(products < kMaxGridY ? products : kMaxGridY)),
-                .block = dim3(kCopyThreads),
-                .stream = stream},
-               copy_operand_kernel<T>, copy);
+  simt::launch(
+      {.grid = dim3(unsigned(squares), unsigned(products < kMaxGridY ? products : kMaxGridY)),
+       .block = dim3(kCopyThreads),
+       .stream = stream},
+      copy_operand_kernel<T>, copy);
 }
 
 template <class T>
@@ -248,24 +259,29 @@ void multiply_tensor(Context ctx, const MatmulParams& p, const TensorPlan& plan,
                      const T* b, T* y, const Epilogue<T>& epilogue) {
   const auto stream = static_cast<simt::stream_t>(ctx.stream);
   auto* scratch = static_cast<unsigned char*>(ctx.workspace);
-  OperandCopy<T> how{.extent = p.m, .depth = p.k, .minor = p.a_row, .step = p.a_depth,
-                     .batch = p.batch, .sum = p.sum};
+  OperandCopy<T> how{.extent = p.m,
+                     .depth = p.k,
+                     .minor = p.a_row,
+                     .step = p.a_depth,
+                     .batch = p.batch,
+                     .sum = p.sum};
   a = laid_out(stream, plan.a, a, scratch, how);
   for (BatchDims* dims : {&how.batch, &how.sum})
     for (int d = 0; d < dims->rank; ++d) dims->a_strides[d] = dims->b_strides[d];
   how.extent = p.n, how.minor = p.b_column, how.step = p.b_depth;
   b = laid_out(stream, plan.b, b, scratch + plan.a.bytes, how);
   Results<T> results{p.m, p.n, 0, y, nullptr, epilogue, whole_packs(plan, y, epilogue)};
-  if (plan.splits > 1)
-    results.parts = reinterpret_cast<float*>(scratch + plan.a.bytes + plan.b.bytes);
+  const bool in_parts = plan.splits > 1 && !plan.in_cluster;
+  if (in_parts) results.parts = reinterpret_cast<float*>(scratch + plan.a.bytes + plan.b.bytes);
   plan.tile >= TensorTile::wgmma ? launch_wgmma(stream, plan, a, b, results)
                                  : launch_mma(stream, plan, a, b, results);
-  if (plan.splits > 1) finish_parts(stream, plan.splits, p.m * p.batch.count, results);
+  if (in_parts) finish_parts(stream, plan.splits, p.m * p.batch.count, results);
 }
 
-#define BRASA_TENSOR(T)                                                                         \
-  template TensorPlan plan_tensor<T>(const MatmulParams&);                                      \
-  template void multiply_tensor<T>(Context, const MatmulParams&, const TensorPlan&, const T*,   \
+#define BRASA_TENSOR(T)                                                                       \
+  template void finish_parts<T>(simt::stream_t, int64_t, int64_t, const Results<T>&);         \
+  template TensorPlan plan_tensor<T>(const MatmulParams&);                                    \
+  template void multiply_tensor<T>(Context, const MatmulParams&, const TensorPlan&, const T*, \
                                    const T*, T*, const Epilogue<T>&);
 BRASA_TENSOR(float)
 BRASA_TENSOR(float16)

@@ -1,7 +1,6 @@
-#include "matmul/matmul_wgmma.cuh"
-
 #include "core/driver.cuh"
 #include "matmul/matmul_tensor.cuh"
+#include "matmul/matmul_wgmma.cuh"
 
 namespace brasa::cuda {
 
@@ -24,31 +23,42 @@ static simt::TensorMap map_operand(const TensorOperand& operand, const T* data, 
   return simt::make_tensor_map(box);
 }
 
+/// The tensor map of the results, in panels of 64 x 64; the left operand's where none is needed.
+template <class T>
+static simt::TensorMap map_results(const MatmulParams& p, T* y, const simt::TensorMap& unused,
+                                   bool needed) {
+  if (!needed) return unused;
+  return simt::make_tensor_map(
+      {.base = y,
+       .item_bytes = int(sizeof(T)),
+       .extent = {p.n, p.m, p.batch.count},
+       .stride = {p.n * int64_t(sizeof(T)), p.m * p.n * int64_t(sizeof(T))},
+       .lines = 64,
+       .items = 1});
+}
+
 template <class T, class Tile, bool kLeftAlong, bool kRightAlong>
-static void launch_wgmma_tile(simt::stream_t stream, const TensorPlan& plan, const T* a,
-                              const T* b, const Results<T>& results) {
+static void launch_wgmma_tile(simt::stream_t stream, const TensorPlan& plan, const T* a, const T* b,
+                              const Results<T>& results) {
   const MatmulParams& p = plan.p;
-  const int64_t row_tiles = simt::ceil_div<int64_t>(p.m, kWgmmaRows);
-  const unsigned multiprocessors = unsigned(simt::device_properties().multiprocessors);
   WgmmaWork work{};
-  work.cluster = row_tiles > 1 && multiprocessors > 1 ? 2 : 1;
-  work.order = {unsigned(simt::ceil_div<int64_t>(row_tiles, work.cluster)),
+  work.order = {unsigned(simt::ceil_div<int64_t>(p.m, kWgmmaRows)),
                 unsigned(simt::ceil_div<int64_t>(p.n, Tile::kColumns))};
   work.splits = int(plan.splits), work.k = p.k, work.split_depth = plan.split_depth;
   work.items = p.batch.count;
   work.units = int64_t(work.order.count()) * work.splits * work.items;
-  const simt::TensorMap a_map = map_operand(plan.a, a, p.m, p.k, p.batch, p.batch.a_strides,
-                                            kWgmmaRows, work.a_repeats);
-  const simt::TensorMap b_map = map_operand(plan.b, b, p.n, p.k, p.batch, p.batch.b_strides,
-                                            Tile::kColumns / int(work.cluster), work.b_repeats);
-  const int64_t most = multiprocessors / work.cluster;
-  const int64_t clusters = work.units < most ? work.units : most;
-  simt::launch({.grid = dim3(unsigned(clusters) * work.cluster),
+  const simt::TensorMap a_map =
+      map_operand(plan.a, a, p.m, p.k, p.batch, p.batch.a_strides, kWgmmaRows, work.a_repeats);
+  const simt::TensorMap b_map =
+      map_operand(plan.b, b, p.n, p.k, p.batch, p.batch.b_strides, Tile::kColumns, work.b_repeats);
+  work.panels = sizeof(T) == 2 && results.packs && !results.parts && results.epilogue.is_trivial();
+  const simt::TensorMap y_map = map_results(p, results.y, a_map, work.panels);
+  const int64_t most = simt::device_properties().multiprocessors;
+  simt::launch({.grid = dim3(unsigned(work.units < most ? work.units : most)),
                 .block = dim3(kWgmmaThreads),
                 .smem = sizeof(WgmmaShared<Tile>),
-                .stream = stream,
-                .cluster = work.cluster},
-               wgmma_kernel<T, Tile, kLeftAlong, kRightAlong>, a_map, b_map, work, results);
+                .stream = stream},
+               wgmma_kernel<T, Tile, kLeftAlong, kRightAlong>, a_map, b_map, y_map, work, results);
 }
 
 template <class T, class Tile>

@@ -6,16 +6,16 @@
 
 namespace brasa::cuda {
 
-/// kTileGroup rows of tiles are walked column by column, so that what the blocks of a GPU read at
+/// kGroup rows of tiles are walked column by column, so that what the blocks of a GPU read at
 /// one time is small and stays in L2.
-constexpr int kTileGroup = 8;
 struct TileOrder {
+  static constexpr unsigned kGroup = 8;
   unsigned rows, columns;
   BRASA_HOST_DEVICE_FN unsigned count() const { return rows * columns; }
   BRASA_DEVICE_FN void place(unsigned tile, unsigned& row, unsigned& column) const {
-    const unsigned in_group = kTileGroup * columns, group = tile / in_group;
-    const unsigned first = group * kTileGroup;
-    const unsigned height = rows - first < kTileGroup ? rows - first : kTileGroup;
+    const unsigned in_group = kGroup * columns, group = tile / in_group;
+    const unsigned first = group * kGroup;
+    const unsigned height = rows - first < kGroup ? rows - first : kGroup;
     row = first + tile % in_group % height;
     column = tile % in_group / height;
   }

@@ -44,6 +44,18 @@ enum class StageBug { kNone, kWeakWait, kReusedTooEarly };
 void gemm_tf32(const float* a, const float* b, float* c, int m, int n, int k);
 void gemm_bf16(const uint16_t* a, const uint16_t* b, float* c, int m, int n, int k, StageBug bug);
 
+/// c (m,n) = a (m,k) b (n,k)^T of bfloat16 by the copy engine and a warpgroup; k is a
+/// multiple of 8.
+enum class RingBug {
+  kNone,
+  kNoWaitForStage,
+  kGivenBackEarly,
+  kNoWaitForProduct,
+  kWrongBytes,
+  kNotInitialised
+};
+void ring_gemm(const uint16_t* a, const uint16_t* b, float* c, int m, int n, int k, RingBug bug);
+
 /// Kernels with one mistake each, by name; `y` has room for 64 floats.
 void mistake(const char* name, float* y);
 

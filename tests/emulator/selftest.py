@@ -13,6 +13,8 @@ TIMINGS = ["lazy", "eager", "random"]
 # Bugs of softmax and of the bf16 product, as in selftest.h.
 MISSING_BARRIER, DIVERGENT_BARRIER, READ_PAST_END = 1, 2, 3
 WEAK_WAIT, STAGE_REUSED = 1, 2
+# Bugs of the ring of stages.
+NO_WAIT_FOR_STAGE, GIVEN_BACK_EARLY, NO_WAIT_FOR_PRODUCT, WRONG_BYTES, NOT_INITIALISED = 1, 2, 3, 4, 5
 
 
 class DeviceArray:
@@ -75,6 +77,15 @@ def run_tensor_gemm(
         left, right = DeviceArray(emulator, a), DeviceArray(emulator, b)
     product = DeviceArray(emulator, np.empty((m, n), np.float32))
     emulator.tensor_gemm(kind, left.address, right.address, product.address, m, n, k, bug)
+    return product.get()
+
+
+def run_ring_gemm(emulator: ModuleType, a: np.ndarray, b: np.ndarray, bug: int = 0) -> np.ndarray:
+    """a (m, k) times the transpose of b (n, k)."""
+    (m, k), n = a.shape, b.shape[0]
+    left, right = DeviceArray(emulator, to_bf16(a)), DeviceArray(emulator, to_bf16(b))
+    product = DeviceArray(emulator, np.full((m, n), np.nan, np.float32))
+    emulator.ring_gemm(left.address, right.address, product.address, m, n, k, bug)
     return product.get()
 
 

@@ -58,6 +58,16 @@ void bind_matrix_kernels(py::module_& m) {
       Release());
 }
 
+void bind_ring(py::module_& m) {
+  m.def(
+      "ring_gemm",
+      [](Address a, Address b, Address c, int m, int n, int k, int bug) {
+        ring_gemm(as<uint16_t>(a), as<uint16_t>(b), as<float>(c), m, n, k,
+                  static_cast<RingBug>(bug));
+      },
+      Release());
+}
+
 void bind_other_kernels(py::module_& m) {
   bind_row_statistics<float>(m, "row_statistics_float32");
   bind_row_statistics<double>(m, "row_statistics_float64");
@@ -91,5 +101,6 @@ void bind_other_kernels(py::module_& m) {
 PYBIND11_MODULE(BRASA_MODULE, m) {
   brasa::bind_emulator(m);
   bind_matrix_kernels(m);
+  bind_ring(m);
   bind_other_kernels(m);
 }

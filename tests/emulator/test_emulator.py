@@ -15,6 +15,7 @@ from emulator.selftest import (
     TIMINGS,
     DeviceArray,
     normal,
+    run_ring_gemm,
     run_sgemm,
     run_softmax,
     run_tensor_gemm,
@@ -63,6 +64,20 @@ def test_block_reduce_is_right_and_the_same_in_every_order(
     bound = 0 if dtype == np.int32 else n * np.finfo(dtype).eps * np.abs(x).sum(1).max()
     np.testing.assert_allclose(results[0], x.astype(np.float64).sum(1), rtol=0, atol=bound)
     assert results[0].tobytes() == results[1].tobytes() == results[2].tobytes()
+
+
+@pytest.mark.parametrize("timing", TIMINGS)
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("shape", [(64, 128, 64), (7, 5, 8), (70, 130, 264), (130, 300, 200)])
+def test_warpgroup_product_is_exact_on_integers(
+    emulator: ModuleType, order: str, timing: str, shape: tuple[int, int, int],
+    rng: np.random.Generator,
+) -> None:  # fmt: skip
+    m, n, k = shape
+    a, b = small_integers(rng, m, k), small_integers(rng, n, k)
+    emulator.set_option("order", order)
+    emulator.set_option("async", timing)
+    np.testing.assert_array_equal(run_ring_gemm(emulator, a, b), a @ b.T)
 
 
 def test_maximum_keeps_nan(plain: ModuleType) -> None:

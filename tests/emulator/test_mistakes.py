@@ -10,14 +10,20 @@ import pytest
 
 from emulator.selftest import (
     DIVERGENT_BARRIER,
+    GIVEN_BACK_EARLY,
     MISSING_BARRIER,
+    NO_WAIT_FOR_PRODUCT,
+    NO_WAIT_FOR_STAGE,
+    NOT_INITIALISED,
     ORDERS,
     READ_PAST_END,
     STAGE_REUSED,
     TIMINGS,
     WEAK_WAIT,
+    WRONG_BYTES,
     DeviceArray,
     normal,
+    run_ring_gemm,
     run_sgemm,
     run_softmax,
     run_tensor_gemm,
@@ -178,6 +184,37 @@ def test_race_check_finds_a_stage_reused_too_early(race: ModuleType, rng: np.ran
     with pytest.raises(RuntimeError) as error:
         run_tensor_gemm(race, "bf16", a, b, STAGE_REUSED)
     assert_mentions(error, "data race at byte", "of shared memory", "tensor_core.cu:")
+
+
+@pytest.mark.parametrize("bug", [NO_WAIT_FOR_STAGE, GIVEN_BACK_EARLY, NO_WAIT_FOR_PRODUCT])
+def test_bug_of_a_ring_gives_a_wrong_product(plain: ModuleType, bug: int, rng: np.random.Generator) -> None:
+    a, b = small_integers(rng, 64, 320), small_integers(rng, 256, 320)
+    wrong = []
+    for order, timing in itertools.product(ORDERS, TIMINGS):
+        plain.set_option("order", order)
+        plain.set_option("async", timing)
+        try:
+            wrong.append(not np.array_equal(run_ring_gemm(plain, a, b, bug), a @ b.T))
+        except RuntimeError:  # too many arrivals, or a phase that never ends
+            wrong.append(True)
+    assert any(wrong)
+
+
+@pytest.mark.parametrize(
+    ("bug", "message"),
+    [
+        (WRONG_BYTES, "waits in barrier_wait at hopper.cu:"),
+        (NOT_INITIALISED, "a barrier that barrier_init() has not set up"),
+    ],
+)
+def test_mistake_with_a_barrier_is_reported(
+    emulator: ModuleType, bug: int, message: str, rng: np.random.Generator
+) -> None:
+    a, b = small_integers(rng, 64, 64), small_integers(rng, 128, 64)
+    with pytest.raises(RuntimeError) as error:
+        run_ring_gemm(emulator, a, b, bug=bug)
+    assert_mentions(error, message)
+    np.testing.assert_array_equal(run_ring_gemm(emulator, a, b), a @ b.T)
 
 
 def assert_mentions(error: pytest.ExceptionInfo[RuntimeError], *parts: str) -> None:

@@ -307,7 +307,7 @@ def test_out_is_written_and_returned():
         ({"b": np.ones((4, 2), np.float32)}, ValueError, r"b: expected an inner dimension of 3 .* b \(4, 2\)"),
         ({"a": np.ones((3, 2, 3), np.float32), "b": np.ones((2, 3, 2), np.float32)}, ValueError, "b: its batch"),
         ({"a": np.float32(1)}, ValueError, "a: expected at least 1 dimension"),
-        ({"a": np.ones((2, 3), np.int32)}, TypeError, "a: expected float32 or float64, got int32"),
+        ({"a": np.ones((2, 3), np.int32)}, TypeError, "a: expected float16, bfloat16, float32 or float64, got int32"),
         ({"b": np.ones((3, 4))}, TypeError, "b: expected float32 as a has, got float64"),
         ({"bias": np.ones(3, np.float32)}, ValueError, r"bias: expected shape \(4,\)"),
         ({"bias": np.ones(4)}, TypeError, "bias: expected float32"),

@@ -48,7 +48,12 @@ def gpu(kind, request):
         return
     set_option = xp._module.kernels.set_option
     yield lambda **options: [set_option(*option) for option in options.items()]
-    for name, value in (("capability", 90), ("multiprocessors", 132), ("order", "forward"), ("async", "lazy")):
+    for name, value in (
+        ("capability", 90),
+        ("multiprocessors", 132),
+        ("order", "forward"),
+        ("async", "lazy"),
+    ):
         set_option(name, value)
 
 
@@ -77,7 +82,10 @@ def test_integers_are_exact(kind, gpu, m, n, k, seed, flags):
     xp, dtype = kind
     rng = np.random.default_rng(seed)
     gpu(capability=(80, 90)[seed % 2], multiprocessors=(1, 2, 132)[seed % 3])
-    gpu(order=("forward", "reverse", "random")[seed // 3 % 3], **{"async": ("lazy", "eager", "random")[seed // 9 % 3]})
+    gpu(
+        order=("forward", "reverse", "random")[seed // 3 % 3],
+        **{"async": ("lazy", "eager", "random")[seed // 9 % 3]},
+    )
     most = 2 if k < 60 else 1
     a, b = integers(rng, (m, k), dtype, most), integers(rng, (k, n), dtype, most)
     bias, residual = integers(rng, n, dtype), integers(rng, (m, n), dtype)
@@ -123,7 +131,9 @@ def gelu(x):
 
 
 @every_kind
-@pytest.mark.parametrize(("first", "second"), [((3, 20, 40), (40, 16)), ((2, 1, 5, 8), (3, 8, 24)), ((4, 9, 7), (4, 7, 5))])
+@pytest.mark.parametrize(
+    ("first", "second"), [((3, 20, 40), (40, 16)), ((2, 1, 5, 8), (3, 8, 24)), ((4, 9, 7), (4, 7, 5))]
+)
 def test_batches(kind, gpu, first, second):
     xp, dtype = kind
     rng = np.random.default_rng(2)

@@ -85,7 +85,7 @@ def _plain_product(a: Any, b: Any, bias: Any, native: Any, transpose_a: bool, tr
 
 
 def _plain_gradients(
-    dy: Any, a: Any, b: Any, source: Any, native: Any, transposed: tuple[bool, bool], mask: Any
+    dy: Any, a: Any, b: Any, bias: Any, source: Any, native: Any, transposed: tuple[bool, bool], mask: Any
 ) -> tuple[Any, Any, Any, Any] | None:
     """The gradients where `_plain_product` was the product, or None: the general way then words the error."""
     try:
@@ -305,7 +305,7 @@ def matmul_backward(
     native = native_activation(activation)
     source = saved if native is not None and needs_input(native) else y
     wanted = (*mask[:2], mask[2] and bias is not None, mask[3])
-    plain = _plain_gradients(dy, a, b, source, native, (transpose_a, transpose_b), wanted)
+    plain = _plain_gradients(dy, a, b, bias, source, native, (transpose_a, transpose_b), wanted)
     if plain is not None:
         return plain
     a, b = _check_operands(a, b, transpose_b)

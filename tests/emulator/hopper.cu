@@ -1,0 +1,137 @@
+// Test kernel for barriers that count bytes, the copy engine and warpgroup products: 64 x 128 tiles
+// of a bfloat16 product, a ring of two stages, one warp that loads and a warpgroup that multiplies.
+#include "core/driver.cuh"
+#include "core/ptx_wgmma.cuh"
+#include "selftest.h"
+
+namespace brasa::selftest {
+namespace {
+
+constexpr int kRows = 64, kColumns = 128, kDepth = 64, kLine = 128, kStages = 2;
+constexpr int kMultipliers = 128, kThreads = kMultipliers + 32;
+
+struct Ring {
+  unsigned char left[kStages][kRows * kLine];
+  unsigned char right[kStages][kColumns * kLine];
+  simt::Barrier full[kStages], empty[kStages];
+};
+
+struct Shape {
+  int m, n, k;
+};
+
+#if BRASA_HAS_WGMMA
+
+template <RingBug Bug>
+BRASA_DEVICE_FN void load(Ring& ring, const simt::TensorMap& a, const simt::TensorMap& b,
+                          const Shape& shape) {
+  const int row = int(blockIdx.y) * kRows, column = int(blockIdx.x) * kColumns;
+  for (int round = 0; round * kDepth < shape.k; ++round) {
+    const int stage = round % kStages, parity = round / kStages % 2;
+    simt::Barrier* full = &ring.full[stage];
+    if (Bug != RingBug::kNoWaitForStage) simt::barrier_wait(&ring.empty[stage], 1 - parity);
+    simt::barrier_expect(full, (kRows + kColumns) * kLine + (Bug == RingBug::kWrongBytes ? 16 : 0));
+    simt::tma_load(ring.left[stage], a, full, round * kDepth, row, 0);
+    simt::tma_load(ring.right[stage], b, full, round * kDepth, column, 0);
+  }
+}
+
+template <RingBug Bug>
+BRASA_DEVICE_FN void multiply(Ring& ring, const Shape& shape, float (&sum)[kColumns / 2]) {
+  const auto give_back = [&](int stage) {
+    if (threadIdx.x == 0) simt::barrier_arrive(&ring.empty[stage]);
+  };
+  for (int round = 0; round * kDepth < shape.k; ++round) {
+    const int stage = round % kStages, parity = round / kStages % 2;
+    simt::barrier_wait(&ring.full[stage], parity);
+    if (Bug == RingBug::kGivenBackEarly) give_back(stage);
+    simt::wgmma_fence();
+#pragma unroll
+    for (int step = 0; step < 4; ++step) {
+      simt::wgmma<bfloat16, kColumns, true, true>(
+          sum, simt::wgmma_operand(ring.left[stage], 32 * step, 0),
+          simt::wgmma_operand(ring.right[stage], 32 * step, 0), round > 0 || step > 0);
+    }
+    simt::wgmma_commit();
+    if (Bug == RingBug::kNoWaitForProduct)
+      simt::wgmma_wait<1>();
+    else
+      simt::wgmma_wait<0>();
+    if (Bug != RingBug::kGivenBackEarly) give_back(stage);
+  }
+  simt::wgmma_done(sum);
+}
+
+BRASA_DEVICE_FN void store(const Shape& shape, const float (&sum)[kColumns / 2], float* c) {
+  const int warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
+  const int first_row = int(blockIdx.y) * kRows + 16 * warp + lane / 4;
+  const int first_column = int(blockIdx.x) * kColumns + 2 * (lane % 4);
+#pragma unroll
+  for (int i = 0; i < kColumns / 2; ++i) {
+    const int row = first_row + i % 4 / 2 * 8, column = first_column + i / 4 * 8 + i % 2;
+    if (row < shape.m && column < shape.n) c[int64_t(row) * shape.n + column] = sum[i];
+  }
+}
+
+#endif
+
+template <RingBug Bug>
+__global__ void __launch_bounds__(kThreads)
+    ring_gemm_kernel(const __grid_constant__ simt::TensorMap a,
+                     const __grid_constant__ simt::TensorMap b, Shape shape, float* c) {
+#if BRASA_HAS_WGMMA
+  BRASA_DYN_SHARED(Ring, ring);
+  if (threadIdx.x == 0 && Bug != RingBug::kNotInitialised) {
+    for (int stage = 0; stage < kStages; ++stage) {
+      simt::barrier_init(&ring->full[stage], 1);
+      simt::barrier_init(&ring->empty[stage], 1);
+    }
+    simt::barrier_init_fence();
+  }
+  __syncthreads();
+  if (threadIdx.x >= kMultipliers) {
+    if (threadIdx.x == kMultipliers) load<Bug>(*ring, a, b, shape);
+  } else {
+    float sum[kColumns / 2];
+    multiply<Bug>(*ring, shape, sum);
+    store(shape, sum, c);
+    if (Bug == RingBug::kNoWaitForProduct) simt::wgmma_wait<0>();
+  }
+#endif
+}
+
+simt::TensorMap map_of(const uint16_t* data, int64_t rows, int64_t k, int lines) {
+  return simt::make_tensor_map({.base = data,
+                                .item_bytes = 2,
+                                .extent = {k, rows, 1},
+                                .stride = {2 * k, 2 * k * rows},
+                                .lines = lines,
+                                .items = 1});
+}
+
+}  // namespace
+
+// ---------------------------------------------------------------------------------- launchers
+
+void ring_gemm(const uint16_t* a, const uint16_t* b, float* c, int m, int n, int k, RingBug bug) {
+  const Shape shape{m, n, k};
+  const simt::TensorMap a_map = map_of(a, m, k, kRows), b_map = map_of(b, n, k, kColumns);
+  const unsigned across = simt::ceil_div(n, kColumns);
+  const simt::LaunchConfig config{.grid = dim3(across, simt::ceil_div(m, kRows)),
+                                  .block = dim3(kThreads),
+                                  .smem = sizeof(Ring)};
+  switch (bug) {
+#define BRASA_CASE(name) \
+  case RingBug::name:    \
+    return simt::launch(config, ring_gemm_kernel<RingBug::name>, a_map, b_map, shape, c);
+    BRASA_CASE(kNone)
+    BRASA_CASE(kNoWaitForStage)
+    BRASA_CASE(kGivenBackEarly)
+    BRASA_CASE(kNoWaitForProduct)
+    BRASA_CASE(kWrongBytes)
+    BRASA_CASE(kNotInitialised)
+#undef BRASA_CASE
+  }
+}
+
+}  // namespace brasa::selftest
