@@ -35,6 +35,9 @@ BRASA_DEVICE_FN void cp_async(void* shared, const void* global, int source_bytes
 #endif
 }
 
+/// A number of bytes is asked for, not whether to copy.
+template <int Bytes> void cp_async(void* shared, const void* global, bool valid) = delete;
+
 /// Closes the copies issued since the last call into a group.
 BRASA_DEVICE_FN void cp_async_commit() {
 #if BRASA_EMULATED_DEVICE

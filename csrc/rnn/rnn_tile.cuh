@@ -130,7 +130,7 @@ template <class T, int kColumns_, int kParts_, int kRows_, bool kResident_> stru
       const int row = (e + lane()) / kPacks, at = (e + lane()) % kPacks * kLanes;
       const bool valid = first_row + row < p.rows && at < width;
       simt::cp_async<16>(stage + row * kStatePitch + at, from + row * p.states.pitch + k + at,
-                         valid);
+                         valid ? 16 : 0);
     }
   }
 
@@ -144,7 +144,7 @@ template <class T, int kColumns_, int kParts_, int kRows_, bool kResident_> stru
       simt::cp_async<kBytes>(to + row * pitch + at,
                              p.weights.from + unit * p.weights.unit +
                                  row / kUnits * p.weights.column + (k + at) * p.weights.depth,
-                             valid);
+                             valid ? kBytes : 0);
     };
     if (p.packs) {
 #pragma unroll 4
