@@ -73,8 +73,8 @@ __global__ void __launch_bounds__(kTileThreads)
 #pragma unroll
     for (int i = 0; i < kPer; ++i) {
       inverse[i] = state.total[i] == T(0) ? T(0) : T(1) / state.total[i];
-      const int64_t row = query + place<T>(thread_row(), i);
-      if (!log_sum || blockIdx.y || thread_column() || row >= p.l) continue;
+      const int64_t row = query + place<T>(thread_row<AttentionTile<T>>(), i);
+      if (!log_sum || blockIdx.y || thread_column<AttentionTile<T>>() || row >= p.l) continue;
       log_sum[index * p.l + row] =
           state.total[i] == T(0) ? infinity<T>() : state.maximum[i] + vlog(state.total[i]);
     }
@@ -129,7 +129,7 @@ BRASA_DEVICE_FN void load_slopes(AttentionShared<T>& shared, const Scores<T>& sc
   }
 #pragma unroll
   for (int i = 0; i < kPer; ++i) {
-    const int64_t row = query + place<T>(thread_row(), i);
+    const int64_t row = query + place<T>(thread_row<AttentionTile<T>>(), i);
     const bool inside = row < p.l;
     const T log_sum = inside ? at.log_sum[row] : infinity<T>();
     const T delta = inside && kOf != Gradient::of_v ? at.delta[row] : T(0);

@@ -116,7 +116,8 @@ BRASA_DEVICE_FN void store_weights(AttentionShared<T>& shared, bool depth_is_key
   for (int i = 0; i < kPer; ++i) {
 #pragma unroll
     for (int j = 0; j < kPer; ++j) {
-      const int query = place<T>(thread_row(), i), key = place<T>(thread_column(), j);
+      const int query = place<T>(thread_row<AttentionTile<T>>(), i),
+                key = place<T>(thread_column<AttentionTile<T>>(), j);
       const int depth = depth_is_keys ? key : query, extent = depth_is_keys ? query : key;
       shared.weights[depth / kDepth][depth % kDepth][extent] = weight[i][j];
     }
@@ -184,8 +185,8 @@ template <class T> struct Scores {
     for (int i = 0; i < kPer; ++i) {
 #pragma unroll
       for (int j = 0; j < kPer; ++j)
-        s[i][j] =
-            at(s[i][j], query + place<T>(thread_row(), i), key + place<T>(thread_column(), j));
+        s[i][j] = at(s[i][j], query + place<T>(thread_row<AttentionTile<T>>(), i),
+                     key + place<T>(thread_column<AttentionTile<T>>(), j));
     }
   }
   /// Bit 4 i + j says whether dropout keeps the thread's weight (i, j). A loop of 16, as each of
@@ -194,8 +195,8 @@ template <class T> struct Scores {
     unsigned bits = 0;
 #pragma unroll 1
     for (int e = 0; e < kPer * kPer; ++e) {
-      const int64_t i = query + place<T>(thread_row(), e / kPer);
-      const int64_t j = key + place<T>(thread_column(), e % kPer);
+      const int64_t i = query + place<T>(thread_row<AttentionTile<T>>(), e / kPer);
+      const int64_t j = key + place<T>(thread_column<AttentionTile<T>>(), e % kPer);
       const auto element = uint64_t((index * p.l + i) * p.s + j);
       uint32_t word[4];
       philox_words(p.seed, p.offset + element / 4, word);
@@ -214,10 +215,10 @@ BRASA_DEVICE_FN void store_rows(T* position, int64_t stride, int64_t first, int6
                                 const T (&sum)[kPer][kPer]) {
 #pragma unroll
   for (int i = 0; i < kPer; ++i) {
-    const int64_t r = first + place<T>(thread_row(), i);
+    const int64_t r = first + place<T>(thread_row<AttentionTile<T>>(), i);
 #pragma unroll
     for (int j = 0; j < kPer; ++j) {
-      const int64_t c = column + place<T>(thread_column(), j);
+      const int64_t c = column + place<T>(thread_column<AttentionTile<T>>(), j);
       if (r < rows && c < columns) position[r * stride + c] = factor[i] * sum[i][j];
     }
   }

@@ -158,10 +158,11 @@ BRASA_DEVICE_FN void store_results(const GatherTask<T>& task, const Epilogue<T>&
                                    int64_t row, int64_t column, int64_t group,
                                    const T (&sum)[Shape::kPerRow][Shape::kPerColumn]) {
   const int64_t rows = task.pixels(), step = task.out_layout.channel;
-  const int64_t first = column + place<T>(thread_column(), 0), channel = group * task.group_out;
+  const int64_t first = column + place<T>(thread_column<Shape>(), 0),
+                channel = group * task.group_out;
 #pragma unroll
   for (int i = 0; i < Shape::kPerRow; ++i) {
-    const int64_t r = row + place<T>(thread_row(), i);
+    const int64_t r = row + place<T>(thread_row<Shape>(), i);
     if (r >= rows) continue;
     const int64_t offset = out_offset(task, r, channel + first);
 #pragma unroll
@@ -175,7 +176,7 @@ BRASA_DEVICE_FN void store_results(const GatherTask<T>& task, const Epilogue<T>&
   activate_each<T>(epilogue.activation, [&](const auto& activate) {
 #pragma unroll 1
     for (int i = 0; i < Shape::kPerRow; ++i) {
-      const int64_t r = row + place<T>(thread_row(), i);
+      const int64_t r = row + place<T>(thread_row<Shape>(), i);
       if (r >= rows) break;
       const int64_t offset = out_offset(task, r, channel + first);
 #pragma unroll 1

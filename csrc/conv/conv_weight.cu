@@ -127,11 +127,11 @@ BRASA_DEVICE_FN void store_weights(const WeightTask<T>& task, int64_t row, int64
                                    const T (&sum)[Shape::kPerRow][Shape::kPerColumn]) {
 #pragma unroll
   for (int i = 0; i < Shape::kPerRow; ++i) {
-    const int64_t m = row + place<T>(thread_row(), i);
+    const int64_t m = row + place<T>(thread_row<Shape>(), i);
     if (m >= task.rows()) continue;
 #pragma unroll
     for (int j = 0; j < Shape::kPerColumn; ++j) {
-      const int64_t n = column + place<T>(thread_column(), j);
+      const int64_t n = column + place<T>(thread_column<Shape>(), j);
       if (n < task.group_out) out[task.weight_at(m, group * task.group_out + n)] = sum[i][j];
     }
   }

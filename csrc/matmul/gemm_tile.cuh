@@ -22,6 +22,10 @@ template <class T, int kRowsOfThread, int kColumnsOfThread> struct TileShape {
   static constexpr int kBlocks = kPerRow * kPerColumn * int(sizeof(T)) <= 64 ? 2 : 1;
   /// 8 x 8 results leave no registers for more.
   static constexpr int kDepth = kPerRow * kPerColumn < 64 ? 16 : 8;
+  /// What the largest tiles gain from makes smaller ones spill: threads of a warp that are 4 x 8
+  /// (both operands' packs are then read without a conflict; otherwise 2 x 16), all steps of a
+  /// round unrolled, and the last round apart.
+  static constexpr bool kLarge = kPerRow * kPerColumn >= 64;
 };
 
 /// Rows are a pack longer than the tile: they then start in different banks.
@@ -33,15 +37,14 @@ template <class T> BRASA_DEVICE_FN int place(int thread, int i) {
   constexpr int kLanes = simt::kPackLanes<T>;
   return (i / kLanes * kTileSide + thread) * kLanes + i % kLanes;
 }
-/// The threads of a warp are 4 x 8: both operands' packs are then read without a conflict.
-constexpr int kWarpAcross = 8;
-BRASA_DEVICE_FN int thread_row() {
-  const int thread = int(threadIdx.x), warp = thread / simt::kWarpSize;
-  return warp / 2 * 4 + thread % simt::kWarpSize / kWarpAcross;
+/// Where the thread stands in the tile.
+template <class Shape> BRASA_DEVICE_FN int thread_row() {
+  const int thread = int(threadIdx.x);
+  return Shape::kLarge ? thread / 64 * 4 + thread % 32 / 8 : thread / kTileSide;
 }
-BRASA_DEVICE_FN int thread_column() {
-  const int thread = int(threadIdx.x), warp = thread / simt::kWarpSize;
-  return warp % 2 * kWarpAcross + thread % kWarpAcross;
+template <class Shape> BRASA_DEVICE_FN int thread_column() {
+  const int thread = int(threadIdx.x);
+  return Shape::kLarge ? thread / 32 % 2 * 8 + thread % 8 : thread % kTileSide;
 }
 
 /// A thread's part of the elements that one round brings of one operand.
@@ -100,11 +103,12 @@ template <class Shape, class T>
 BRASA_DEVICE_FN void multiply_tile(const SharedTile<T, Shape::kRows, Shape::kDepth>& left,
                                    const SharedTile<T, Shape::kColumns, Shape::kDepth>& right,
                                    T (&sum)[Shape::kPerRow][Shape::kPerColumn]) {
-#pragma unroll
+  [[maybe_unused]] constexpr int kSteps = Shape::kLarge ? Shape::kDepth : 1;
+#pragma unroll kSteps
   for (int p = 0; p < Shape::kDepth; ++p) {
     T a[Shape::kPerRow], b[Shape::kPerColumn];
-    load_fragment<T, Shape::kPerRow>(left[p], thread_row(), a);
-    load_fragment<T, Shape::kPerColumn>(right[p], thread_column(), b);
+    load_fragment<T, Shape::kPerRow>(left[p], thread_row<Shape>(), a);
+    load_fragment<T, Shape::kPerColumn>(right[p], thread_column<Shape>(), b);
 #pragma unroll
     for (int i = 0; i < Shape::kPerRow; ++i) {
 #pragma unroll
@@ -123,14 +127,24 @@ BRASA_DEVICE_FN void multiply_rounds(unsigned rounds, Operands& operands,
   operands.store(0);
   __syncthreads();
   unsigned round = 0;
-  for (; round + 1 < rounds; ++round) {  // with the last one inside, its ifs would be joined behind
-    operands.fetch(round + 1);           // the products, and the loads with them
+  if constexpr (Shape::kLarge) {  // with the last round inside, its ifs would be joined behind the
+    for (; round + 1 < rounds; ++round) {  // products, and the loads with them
+      operands.fetch(round + 1);
+      multiply_tile<Shape, T>(operands.left[round % 2], operands.right[round % 2], sum);
+      operands.store(1 - round % 2);
+      __syncthreads();
+    }
     multiply_tile<Shape, T>(operands.left[round % 2], operands.right[round % 2], sum);
-    operands.store(1 - round % 2);
+    __syncthreads();
+    return;
+  }
+  for (; round < rounds; ++round) {
+    const bool more = round + 1 < rounds;
+    if (more) operands.fetch(round + 1);
+    multiply_tile<Shape, T>(operands.left[round % 2], operands.right[round % 2], sum);
+    if (more) operands.store(1 - round % 2);
     __syncthreads();
   }
-  multiply_tile<Shape, T>(operands.left[round % 2], operands.right[round % 2], sum);
-  __syncthreads();
 }
 
 }  // namespace brasa::cuda

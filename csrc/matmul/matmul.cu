@@ -104,8 +104,8 @@ template <class Shape, class T>
 BRASA_DEVICE_FN void store_tile(const MatmulParams& p, const Epilogue<T>& epilogue, T* y,
                                 int64_t offset, int64_t row, int64_t column,
                                 const T (&sum)[Shape::kPerRow][Shape::kPerColumn]) {
-  const int64_t first = column + place<T>(thread_column(), 0);
-  const int64_t first_row = row + place<T>(thread_row(), 0);
+  const int64_t first = column + place<T>(thread_column<Shape>(), 0);
+  const int64_t first_row = row + place<T>(thread_row<Shape>(), 0);
   const int rows = int(p.m - first_row < Shape::kRows ? p.m - first_row : Shape::kRows);
   const int columns = int(p.n - first < Shape::kColumns ? p.n - first : Shape::kColumns);
   int64_t at = offset + first_row * p.n + first;
@@ -125,8 +125,8 @@ BRASA_DEVICE_FN void store_tile(const MatmulParams& p, const Epilogue<T>& epilog
   activate_each<T>(epilogue.activation, [&](const auto& activate) {
 #pragma unroll 1
     for (int e = 0; e < Shape::kPerRow * Shape::kPerColumn; ++e) {
-      const int64_t r = row + place<T>(thread_row(), e / Shape::kPerColumn);
-      const int64_t c = column + place<T>(thread_column(), e % Shape::kPerColumn);
+      const int64_t r = row + place<T>(thread_row<Shape>(), e / Shape::kPerColumn);
+      const int64_t c = column + place<T>(thread_column<Shape>(), e % Shape::kPerColumn);
       if (r < p.m && c < p.n) activate(y[offset + r * p.n + c]);
     }
   });
