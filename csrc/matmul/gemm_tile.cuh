@@ -136,14 +136,14 @@ BRASA_DEVICE_FN void multiply_rounds(unsigned rounds, Operands& operands,
     }
     multiply_tile<Shape, T>(operands.left[round % 2], operands.right[round % 2], sum);
     __syncthreads();
-    return;
-  }
-  for (; round < rounds; ++round) {
-    const bool more = round + 1 < rounds;
-    if (more) operands.fetch(round + 1);
-    multiply_tile<Shape, T>(operands.left[round % 2], operands.right[round % 2], sum);
-    if (more) operands.store(1 - round % 2);
-    __syncthreads();
+  } else {
+    for (; round < rounds; ++round) {
+      const bool more = round + 1 < rounds;
+      if (more) operands.fetch(round + 1);
+      multiply_tile<Shape, T>(operands.left[round % 2], operands.right[round % 2], sum);
+      if (more) operands.store(1 - round % 2);
+      __syncthreads();
+    }
   }
 }
 
