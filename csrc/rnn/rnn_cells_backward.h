@@ -19,7 +19,7 @@ template <class T> struct Derivatives {
   }
   BRASA_INLINE_MEMBER Vec<T> sigmoid(Vec<T> s) const {
     const Vec<T> d = s * (value<Vec<T>>(1) - s);
-    return limited ? ((s == sigmoid_low) | (s == sigmoid_high) ? Vec<T>{} : d) : d;
+    return limited ? (((s == sigmoid_low) | (s == sigmoid_high)) ? Vec<T>{} : d) : d;
   }
   BRASA_INLINE_MEMBER Vec<T> tanh(Vec<T> h) const {
     const Vec<T> d = fma(-h, h, value<Vec<T>>(1));
