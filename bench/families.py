@@ -267,6 +267,7 @@ STEPS = (
     *(("mlp", 128), ("lenet", 128), ("lenet", 32), ("lenet", 1), ("resnet20", 64), ("autoencoder", 32)),
     *(("resnet18", 8), ("vgg11", 4)),
 )
+TEXT_STEPS = (("char_lstm", 32), ("char_gru", 32))
 
 
 def step_peers(kind: str, name: str, peers: Peers) -> cases.step.MakePeers | None:
@@ -287,6 +288,9 @@ def step_peers(kind: str, name: str, peers: Peers) -> cases.step.MakePeers | Non
 def train(peers: Peers, _: Sequence[str]) -> Iterator[Case]:
     for name, batch in STEPS:
         yield cases.training_step(name, batch, step_peers("steps", name, peers))
+    without_jax = tuple(peer for peer in peers if peer != "jax")
+    for name, batch in TEXT_STEPS:
+        yield cases.training_step(name, batch, step_peers("steps", name, without_jax))
 
 
 def infer(peers: Peers, _: Sequence[str]) -> Iterator[Case]:

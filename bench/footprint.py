@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.families import STEPS
+from bench.families import STEPS, TEXT_STEPS
 
 _MODULES = ("numpy", "brasa", "brasa.nn", "torch", "jax")
 _TIMED_IMPORT = "import time; s = time.perf_counter(); import {}; print(time.perf_counter() - s)"
@@ -134,7 +134,7 @@ def measure(progress: Callable[[str], None]) -> dict[str, Any]:
     progress("import: " + ", ".join(f"{name} {1e3 * t:.0f} ms" for name, t in imports.items()))
     progress("size: " + ", ".join(f"{name} {size / _MEBI:.1f} MiB" for name, size in sizes.items()))
     memory = {}
-    for name, batch in STEPS:
+    for name, batch in (*STEPS, *TEXT_STEPS):
         found = memory[f"{name}, batch {batch}"] = peak_memory(name, batch)
         parts = (
             f"{who} +{m['growth'] / _MEBI:.0f} = {m['total'] / _MEBI:.0f} MiB" for who, m in found.items()

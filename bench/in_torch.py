@@ -37,6 +37,18 @@ class _Subsample(nn.Module):
         return nn.functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.before, self.after))
 
 
+class _Recurrent(nn.Module):
+    def __init__(self, layer: networks.Recurrent) -> None:
+        super().__init__()
+        self.layers = getattr(nn, layer.cell.upper())(layer.inputs, layer.hidden, layer.layers)
+        self.state: Any = None
+
+    def forward(self, x: Any) -> Any:
+        y, state = self.layers(x, self.state)
+        self.state = tuple(s.detach() for s in state) if isinstance(state, tuple) else state.detach()
+        return y
+
+
 def module(layer: Any) -> nn.Module:
     """One layer of a description."""
     if isinstance(layer, networks.Conv):
@@ -56,6 +68,9 @@ def module(layer: Any) -> nn.Module:
         networks.PixelShuffle: lambda: nn.PixelShuffle(layer.factor),
         networks.Subsample: lambda: _Subsample(layer.new_channels),
         networks.Residual: lambda: _Residual(layer),
+        networks.Embedding: lambda: nn.Embedding(layer.count, layer.size),
+        networks.Recurrent: lambda: _Recurrent(layer),
+        networks.Rows: lambda: nn.Flatten(0, 1),
     }
     return make[type(layer)]()
 

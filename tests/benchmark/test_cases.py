@@ -218,6 +218,8 @@ def test_operations_of_a_forward():
         3.63e9, rel=0.01
     )  # the paper: 1.8e9 multiply-adds
     assert networks.forward_flops("vgg11") == pytest.approx(15.2e9, rel=0.01)
+    lstm = 4 * 256 * (64 + 256) + 4 * 256 * (256 + 256)  # multiply-adds of a character in both layers
+    assert networks.forward_flops("char_lstm") == 2 * 64 * (lstm + 256 * 100)
 
 
 @pytest.mark.parametrize(
@@ -227,6 +229,8 @@ def test_operations_of_a_forward():
         ("lenet", "torch"),
         ("resnet20", "torch"),
         ("autoencoder", "torch"),
+        ("char_lstm", "torch"),
+        ("char_gru", "torch"),
         ("lenet", "jax"),
         ("autoencoder", "jax"),
     ],

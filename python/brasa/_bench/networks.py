@@ -1,7 +1,8 @@
 """The networks whose steps are timed, layer by layer: what every contestant builds, and what it must compute.
 
 A description is a tuple of layers in the order of execution, which is also the order of the parameters.
-brasa's own networks come from `brasa.models`; the auto-encoder is built here from its description.
+brasa's own networks come from `brasa.models`; the auto-encoder is built here from its description. Networks of
+characters read (T, B) integers and carry their state from step to step, without its gradient.
 """
 
 from __future__ import annotations
@@ -95,8 +96,34 @@ class Residual:
 
 
 @dataclass(frozen=True)
+class Embedding:
+    """A vector for each character."""
+
+    count: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Recurrent:
+    """Layers of "lstm" or "gru", one upon the other."""
+
+    cell: str
+    inputs: int
+    hidden: int
+    layers: int
+
+
+@dataclass(frozen=True)
+class Rows:
+    """(T, B, H) as (T B, H)."""
+
+
+@dataclass(frozen=True)
 class Network:
-    """Layers, the shape of a sample, and what the loss compares the result with: classes or the image."""
+    """Layers, the shape of a sample, and what the loss compares the result with: classes or the image.
+
+    Where the first layer is an embedding a sample is that many characters, each followed by one.
+    """
 
     layers: tuple[Any, ...]
     sample: tuple[int, ...]
@@ -154,6 +181,14 @@ _AUTOENCODER = (
     Conv(32, 3, 3, 1, 1),
 )
 
+
+def _characters(cell: str) -> Network:
+    """Two layers of 256 units that read 64 characters at a time, out of as many as the bundled novel has."""
+    return Network(
+        (Embedding(100, 64), Recurrent(cell, 64, 256, 2), Rows(), Linear(256, 100)), (64,), classes=100
+    )
+
+
 NETWORKS: dict[str, Network] = {
     "mlp": Network(_dense(784, 512, 512, 10), (784,)),
     "lenet": Network(_LENET, (1, 28, 28)),
@@ -161,11 +196,18 @@ NETWORKS: dict[str, Network] = {
     "resnet18": Network(_resnet18(), (3, 224, 224), 1000),
     "vgg11": Network(_vgg11(), (3, 224, 224), 1000),
     "autoencoder": Network(_AUTOENCODER, (3, 64, 64), None),
+    "char_lstm": _characters("lstm"),
+    "char_gru": _characters("gru"),
 }
 
 
+def reads_characters(name: str) -> bool:
+    """Whether the network's samples are texts."""
+    return isinstance(NETWORKS[name].layers[0], Embedding)
+
+
 def forward_flops(name: str) -> float:
-    """Operations of one sample's forward: two per multiply-add of convolutions and linear layers."""
+    """Operations of one sample's forward: two per multiply-add of convolutions, linear and recurrent layers."""
     network = NETWORKS[name]
     return _flops(network.layers, network.sample)[0]
 
@@ -189,7 +231,13 @@ def _layer_flops(layer: Any, shape: tuple[int, ...]) -> tuple[float, tuple[int, 
             return 0.0, (shape[0], *size)
         return 2.0 * layer.outputs * prod(size) * layer.inputs * layer.kernel**2, (layer.outputs, *size)
     if isinstance(layer, Linear):
-        return 2.0 * layer.inputs * layer.outputs, (layer.outputs,)
+        return 2.0 * layer.inputs * layer.outputs * prod(shape[:-1]), (*shape[:-1], layer.outputs)
+    if isinstance(layer, Embedding):
+        return 0.0, (*shape, layer.size)
+    if isinstance(layer, Recurrent):
+        gates, hidden = {"lstm": 4, "gru": 3}[layer.cell], layer.hidden
+        inputs = layer.inputs + (layer.layers - 1) * hidden
+        return 2.0 * shape[0] * gates * hidden * (inputs + layer.layers * hidden), (shape[0], hidden)
     if isinstance(layer, PixelShuffle):
         r = layer.factor
         return 0.0, (shape[0] // r**2, shape[1] * r, shape[2] * r)
@@ -200,6 +248,11 @@ def _layer_flops(layer: Any, shape: tuple[int, ...]) -> tuple[float, tuple[int, 
 
 def in_brasa(name: str) -> nn.Module:
     """The network by brasa, with fresh random weights."""
+    if reads_characters(name):
+        embedding, recurrent, *_ = NETWORKS[name].layers
+        return models.CharacterModel(
+            recurrent.cell, embedding.count, recurrent.hidden, recurrent.layers, 0.0, embedding.size
+        )
     if name != "autoencoder":
         return models.get(name)
     make = {

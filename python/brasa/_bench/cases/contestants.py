@@ -45,9 +45,9 @@ def array(*shape: int, seed: int = 0) -> Any:
     return (drawn if count <= _DRAWN else np.tile(drawn, -(-count // _DRAWN))[:count]).reshape(shape)
 
 
-def whole_numbers(high: int, count: int) -> Any:
+def whole_numbers(high: int, *shape: int) -> Any:
     """Uniform numbers of [0, high), int64."""
-    return placed(np.random.default_rng(1).integers(0, high, count))
+    return placed(np.random.default_rng(1).integers(0, high, shape))
 
 
 def on_device(model: Any) -> Any:

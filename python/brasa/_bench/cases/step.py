@@ -10,7 +10,7 @@ import numpy as np
 import brasa
 from brasa._bench.cases.contestants import array, on_device, whole_numbers
 from brasa._bench.harness import Call, Case
-from brasa._bench.networks import NETWORKS, forward_flops, in_brasa
+from brasa._bench.networks import NETWORKS, forward_flops, in_brasa, reads_characters
 
 # Makes the peers' calls from the images, the target (classes, or the images themselves) and the values of the
 # parameters in order, so that all start with the same weights.
@@ -18,8 +18,11 @@ MakePeers = Callable[[np.ndarray, np.ndarray, list[np.ndarray]], dict[str, Call]
 
 
 def random_batch(name: str, batch: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images, and what the loss compares with: classes, or the images themselves."""
+    """Images and what the loss compares with: classes, or the images themselves. Or texts, and what follows."""
     network = NETWORKS[name]
+    if reads_characters(name):
+        steps, kinds = network.sample[0], network.classes or 0
+        return whole_numbers(kinds, steps, batch), whole_numbers(kinds, steps * batch)
     x = array(batch, *network.sample)
     if network.classes is None:
         return x, x
@@ -27,7 +30,7 @@ def random_batch(name: str, batch: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def training_step(name: str, batch: int, peers: MakePeers | None = None) -> Case:
-    """Forward, loss, backward and Adam on random images. The call returns the loss."""
+    """Forward, loss, backward and Adam on random samples. The call returns the loss."""
 
     def make() -> dict[str, Call]:
         from brasa import nn, optim
