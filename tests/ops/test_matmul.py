@@ -215,6 +215,18 @@ def test_an_operand_too_long_to_be_kept_packed(set_threads):
         assert np.array_equal(ops.matmul(a, b), a @ b)
 
 
+def test_an_operand_too_long_to_be_packed_by_the_team_at_once(set_threads):
+    """A transposed A is packed, and B by all threads together: here its blocks of K in two passes."""
+    rng = np.random.default_rng(2)
+    a, b = integers(rng, (2100, 300), np.float32), integers(rng, (2100, 1100), np.float32)
+    bias, residual = integers(rng, 1100, np.float32), integers(rng, (300, 1100), np.float32)
+    want = np.maximum(a.T @ b + bias + residual, 0)
+    for threads in (1, 2, 3):
+        set_threads(threads)
+        y = ops.matmul(a, b, bias, "relu", residual=residual, transpose_a=True)
+        assert np.array_equal(y, want)
+
+
 def test_many_small_products_and_few_large_ones(set_threads):
     rng = np.random.default_rng(5)
     for shape, k, n in (((300, 7), 9, 5), ((3, 90), 520, 100), ((16, 64), 70, 64)):
