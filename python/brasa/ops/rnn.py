@@ -159,8 +159,9 @@ def _lstm(
 
     Notes
     -----
-    A sequence in pieces, each given the states after the one before, has the bits of the whole; a sample alone
-    those of the sample in a batch. Hochreiter and Schmidhuber 1997, with the forget gate of Gers et al. 2000.
+    On the CPU a sequence in pieces, each given the states after the one before, has the bits of the whole; a
+    sample alone those of the sample in a batch. Hochreiter and Schmidhuber 1997, with the forget
+    gate of Gers et al. 2000.
 
     Examples
     --------
@@ -300,7 +301,8 @@ def _gru(
 
     Notes
     -----
-    A sequence in pieces has the bits of the whole, a sample alone those of the sample in a batch. Cho et al. 2014.
+    On the CPU a sequence in pieces has the bits of the whole, a sample alone those of the sample in a batch.
+    Cho et al. 2014.
 
     Examples
     --------
@@ -438,7 +440,8 @@ def _rnn(
 
     Notes
     -----
-    A sequence in pieces has the bits of the whole, a sample alone those of the sample in a batch. Elman 1990.
+    On the CPU a sequence in pieces has the bits of the whole, a sample alone those of the sample in a batch.
+    Elman 1990.
 
     Examples
     --------
