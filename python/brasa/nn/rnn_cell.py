@@ -18,7 +18,14 @@ class _Cell(Module):
 
     _gates: int
 
-    def __init__(self, input_size: int, hidden_size: int, bias: bool, device: str | None, dtype: Any) -> None:
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device: str | None = None,
+        dtype: Any = None,
+    ) -> None:
         super().__init__()
         self.input_size = check_positive("input_size", input_size)
         self.hidden_size = check_positive("hidden_size", hidden_size)
@@ -136,16 +143,6 @@ class LSTMCell(_Cell):
 
     _gates = 4
 
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        bias: bool = True,
-        device: str | None = None,
-        dtype: Any = None,
-    ) -> None:
-        super().__init__(input_size, hidden_size, bias, device, dtype)
-
     def forward(self, x: Any, state: Any = None) -> Any:
         """Return the states (h, c) after the step ``x``."""
         parts = (None, None) if state is None else tuple(state)
@@ -181,16 +178,6 @@ class GRUCell(_Cell):
     """
 
     _gates = 3
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        bias: bool = True,
-        device: str | None = None,
-        dtype: Any = None,
-    ) -> None:
-        super().__init__(input_size, hidden_size, bias, device, dtype)
 
     def forward(self, x: Any, state: Any = None) -> Any:
         """Return the state after the step ``x``."""
