@@ -22,11 +22,11 @@ dtypes = st.sampled_from([np.float32, np.float64])
 seeds = st.integers(0, 2**32 - 1)
 
 # (m, n, k): every way through the kernels, by size: one row, few rows, few with a long B, B in place, packed
-# for one part of the rows, kept for several, A packed, several blocks of K, one column.
+# for one part of the rows, kept for several, A packed, B packed by all threads, several blocks of K, one column.
 PATHS = [
     (1, 1030, 300), (1, 70, 1100), (3, 100, 600), (6, 64, 64), (2, 300, 300), (4, 2100, 70), (8, 150, 1100),
     (13, 33, 1025), (24, 40, 513), (40, 700, 300), (64, 64, 64), (96, 96, 96), (130, 150, 40), (151, 97, 1030),
-    (200, 1, 600), (300, 40, 520), (300, 200, 300),
+    (200, 1, 600), (300, 40, 520), (300, 200, 300), (300, 70, 700),
 ]  # fmt: skip
 
 
