@@ -17,7 +17,8 @@ struct Plan {
   int64_t panel_vectors, panel_columns, tile_rows;
   int64_t row_tiles, panels, blocks;  ///< blocks: of K, over all summed products
   int64_t depth;                      ///< of the deepest block
-  bool pack_b, pack_a, columnwise;    ///< columnwise: the kernels read A with rows side by side
+  bool pack_b, pack_a, columnwise;    ///< columnwise: the kernels read A with rows side by side.
+                                      ///< A last panel that is not full is always packed
   bool keep_b;                        ///< a strip's packed B is kept from one chunk to the next
   bool share_b;                       ///< B is packed by all threads, for all of them
   int64_t pass_blocks, passes;        ///< of K; one pass unless B is shared
@@ -87,7 +88,8 @@ template <class T> static void plan_chunks(Plan& plan, const MatmulParams& p, in
   if (plan.pack_b && !fits && !plan.pack_a) parts = at_most(parts, ceil_div(p.m, kRepackRows));
   plan.part_tiles = ceil_div(plan.row_tiles, at_most(parts, plan.row_tiles));
   plan.parts = ceil_div(plan.row_tiles, plan.part_tiles);
-  plan.keep_b = plan.pack_b && fits && plan.parts > 1 && !plan.share_b;
+  const bool packs = plan.pack_b || (!p.packed_b && p.n % plan.panel_columns);
+  plan.keep_b = packs && fits && plan.parts > 1 && !plan.share_b;
   plan.rows_elements =
       plan.pack_a ? at_most(plan.part_tiles * plan.tile_rows, p.m) * plan.depth + kPackSlack<T> : 0;
   plan.rows_elements = ceil_div(plan.rows_elements, 64) * 64;

@@ -175,6 +175,7 @@ template <class T> struct TileOperands {
   int64_t columns;
   bool accumulate;
   const T* bias;  ///< of these columns, added to the sums last; or null
+  T* packed;      ///< where a kernel that packs writes B on its way
 };
 
 template <class T, int kRows, int kVectors>
@@ -213,7 +214,11 @@ template <class T> constexpr int64_t kPrefetchedSteps = 64 / int64_t(sizeof(T));
 ///
 /// kColumnwise: a row's neighbour is at distance 1, a_stride leads to the next k (packed, or a
 /// transposed A as it lies). Otherwise a row is contiguous and a_stride leads to the next row.
-template <class T, int kRows, int kVectors, bool kColumnwise>
+///
+/// kPacks: B is read where it lies and written packed for the tiles that follow, between two
+/// multiply-adds: beside them the stores are free, while packing before the first tile took 4 % of
+/// a 256 cube.
+template <class T, int kRows, int kVectors, bool kColumnwise, bool kPacks = false>
 static void multiply_tile(const TileOperands<T>& t) {
   constexpr int kWidth = kLanes<T>;
   Vec<T> sum[kRows][kVectors] = {};
@@ -224,6 +229,7 @@ static void multiply_tile(const TileOperands<T>& t) {
   }
   const T *a = t.a, *b = t.b;
   const int64_t a_stride = t.a_stride, b_stride = t.b_stride;
+  T* packed = t.packed;
   for (int64_t left = t.depth; left > 0; left -= kPrefetchedSteps<T>) {
     if (!kColumnwise) {
 #pragma GCC unroll 16
@@ -234,6 +240,14 @@ static void multiply_tile(const TileOperands<T>& t) {
       Vec<T> b_vector[kVectors];
 #pragma GCC unroll 4
       for (int j = 0; j < kVectors; ++j) b_vector[j] = load(b + j * kWidth);
+      if constexpr (kPacks) {
+#pragma GCC unroll 4
+        for (int j = 0; j < kVectors; ++j) {
+          __builtin_prefetch(b + kPrefetchRows * b_stride + j * kWidth);
+          store(packed + j * kWidth, b_vector[j]);
+        }
+        packed += kVectors * kWidth;
+      }
 #pragma GCC unroll 16
       for (int i = 0; i < kRows; ++i) {
         const Vec<T> a_vector = broadcast(kColumnwise ? a[i] : a[i * a_stride]);
@@ -273,6 +287,22 @@ template <class T, bool kColumnwise> static TileKernel<T> pick_tile(int64_t rows
     default:
       return pick_rows<T, 4, kColumnwise>(rows, Wide{});
   }
+}
+
+/// Panels that a tile can pack on its way are of so many vectors, all columns live.
+constexpr int kMainVectors = kWideMainTile ? kWideTileVectors : kTileVectors;
+
+template <class T, bool kColumnwise, int... I>
+static constexpr TileKernel<T> pick_packing(int64_t rows, Indices<I...>) {
+  constexpr TileKernel<T> kKernels[] = {
+      &multiply_tile<T, I + 1, kMainVectors, kColumnwise, true>...};
+  return kKernels[rows - 1];
+}
+
+/// The kernel for tiles of `rows` x kMainVectors that packs B.
+template <class T> static TileKernel<T> packing_tile_kernel(int64_t rows, bool columnwise) {
+  using Rows = typename MakeIndices<max_tile_rows(kMainVectors)>::type;
+  return columnwise ? pick_packing<T, true>(rows, Rows{}) : pick_packing<T, false>(rows, Rows{});
 }
 
 /// The kernel for tiles of `rows` x `vectors`: look it up outside the loops over K.

@@ -55,26 +55,33 @@ static T* shared_panel(const Plan& plan, T* shared, int64_t block, int64_t panel
   return shared + slot * plan.panel_columns * plan.depth;
 }
 
-/// A panel of B as the kernels read it, packed now when it has to be.
+/// A panel of B for the tiles of a chunk.
+template <class T> struct Panel {
+  const T* b;
+  int64_t stride;
+  T* packed;  ///< where the first tile packs it, or null
+};
+
+/// A panel of B as the kernels read it, packed now when it has to be and the first tile cannot.
 template <class T>
-static const T* panel_of_b(const Product<T>& g, const Chunk& chunk, const DepthBlock& d,
-                           int64_t panel, const Scratch<T>& own, int64_t& stride) {
+static Panel<T> panel_of_b(const Product<T>& g, const Chunk& chunk, const DepthBlock& d,
+                           int64_t panel, const Scratch<T>& own) {
   const Plan& plan = g.plan;
   const int64_t columns = panel_width(g, panel);
   const T* from = g.b + d.b_offset + panel * plan.panel_columns * g.p.b_column;
-  if (!plan.pack_b && (columns == plan.panel_columns || g.p.packed_b)) {
-    stride = g.p.b_depth;
-    return from;
-  }
-  stride = plan.panel_columns;
-  if (plan.share_b) return shared_panel(plan, own.shared, d.index, panel);
+  const bool whole = columns == plan.panel_columns;
+  if (!plan.pack_b && (whole || g.p.packed_b)) return {from, g.p.b_depth, nullptr};
+  if (plan.share_b)
+    return {shared_panel(plan, own.shared, d.index, panel), plan.panel_columns, nullptr};
   T* to = own.panels;
   if (plan.keep_b)
     to +=
         (d.index * plan.strip_panels + panel - chunk.first_panel) * plan.panel_columns * plan.depth;
-  if (!chunk.packed)
-    pack_b(from, g.p.b_depth, g.p.b_column, d.depth, columns, plan.panel_columns, to);
-  return to;
+  if (chunk.packed) return {to, plan.panel_columns, nullptr};
+  if (whole && g.p.b_column == 1 && plan.panel_vectors == kMainVectors)
+    return {from, g.p.b_depth, to};
+  pack_b(from, g.p.b_depth, g.p.b_column, d.depth, columns, plan.panel_columns, to);
+  return {to, plan.panel_columns, nullptr};
 }
 
 template <class T>
@@ -88,18 +95,25 @@ static void finish_tile(const Product<T>& g, const TileOperands<T>& t, int64_t r
 /// The chunk's tiles of rows against one panel.
 template <class T>
 static void multiply_panel(const Product<T>& g, const Chunk& chunk, const DepthBlock& d,
-                           TileOperands<T> t, int64_t panel, const T* packed_rows) {
+                           TileOperands<T> t, int64_t panel, const Panel<T>& of_b,
+                           const T* packed_rows) {
   const int64_t column = panel * g.plan.panel_columns, first_row = tile_begin(g, chunk.begin);
   const int64_t vectors = ceil_div(panel_width(g, panel), kLanes<T>);
   const bool finish = d.last && !g.epilogue.epilogue.is_trivial();
   t.columns = panel_width(g, panel);
   if (d.last && g.bias) t.bias = g.bias + column;
+  t.b = of_b.b, t.b_stride = of_b.stride, t.packed = of_b.packed;
   int64_t row = first_row;
   for (int64_t tile = chunk.begin; tile < chunk.end; ++tile) {
     const int64_t next = tile_begin(g, tile + 1), rows = next - row;
     t.a = g.plan.pack_a ? packed_rows + (row - first_row) : g.a + d.a_offset + row * g.p.a_row;
     t.c = g.c + row * g.p.n + column;
-    tile_kernel<T>(rows, vectors, g.plan.columnwise)(t);
+    if (t.packed) {
+      packing_tile_kernel<T>(rows, g.plan.columnwise)(t);
+      t.b = t.packed, t.b_stride = g.plan.panel_columns, t.packed = nullptr;
+    } else {
+      tile_kernel<T>(rows, vectors, g.plan.columnwise)(t);
+    }
     if (finish) finish_tile(g, t, rows, row, column);
     row = next;
   }
@@ -121,8 +135,7 @@ static void multiply_chunk(const Product<T>& g, const Chunk& chunk, const Scratc
       t.a_stride = rows;
     }
     for (int64_t panel = chunk.first_panel; panel < chunk.last_panel; ++panel) {
-      t.b = panel_of_b(g, chunk, d, panel, own, t.b_stride);
-      multiply_panel(g, chunk, d, t, panel, own.rows);
+      multiply_panel(g, chunk, d, t, panel, panel_of_b(g, chunk, d, panel, own), own.rows);
     }
   }
 }
