@@ -48,6 +48,10 @@ constexpr int64_t kNearBytes = 2048, kInPlaceBytes = 64 * 1024;
 /// Up to so many bytes A is read as it lies also where its columns are contiguous.
 constexpr int64_t kUnpackedBytes = 256 * 1024;
 
+/// What transposing an element while packing takes, in multiply-adds, and the least depth of
+/// products whose results are transposed instead.
+constexpr int64_t kTransposeWork = 6, kTurnedDepth = 160;
+
 /// Products of up to so many rows stream B (gemm_rows.h): their sums and a square of B fill the
 /// registers.
 constexpr int kFewRows = kTileRows == 12 ? 8 : 4;

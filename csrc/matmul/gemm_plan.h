@@ -13,6 +13,9 @@ namespace brasa::cpu::BRASA_ISA {
 /// chunks of a strip follow each other, so that a thread mostly finds the strip's B packed already.
 /// Where A is packed too, and K deep, the team packs B together first, some blocks of K at a time
 /// (a pass): parts can then be low, and a strip so wide that few of them pack the same A.
+///
+/// A turned product is planned as Y^T = B^T A^T, rows and columns, A and B having changed places; a
+/// chunk's results wait in scratch until they are transposed into Y.
 struct Plan {
   int64_t panel_vectors, panel_columns, tile_rows;
   int64_t row_tiles, panels, blocks;  ///< blocks: of K, over all summed products
@@ -23,9 +26,44 @@ struct Plan {
   bool share_b;                       ///< B is packed by all threads, for all of them
   int64_t pass_blocks, passes;        ///< of K; one pass unless B is shared
   int64_t strip_panels, strips, part_tiles, parts;
-  int64_t rows_elements, thread_elements,
-      shared_elements;  ///< of scratch: packed rows of A; all that a thread needs; B of all
+  bool turned;
+  int64_t rows_elements, result_elements, thread_elements,
+      shared_elements;  ///< of scratch: packed rows of A; a chunk's results; all that a thread
+                        ///< needs; B of all
 };
+
+/// Whether the product is better turned. Where B lies along K its tiles need it transposed: an
+/// element takes as long as kTransposeWork multiply-adds of this product. Turned, B's rows are read
+/// as they lie, and A is what gets packed: less of it where there are fewer rows than columns, or
+/// nearly for nothing where its columns are contiguous. Against that the result is transposed,
+/// which a deep K makes up for, and lanes stay empty when the rows fill no whole vectors.
+template <class T> static bool is_turned(const MatmulParams& p) {
+  if (p.packed_b || p.b_depth != 1 || p.b_column == 1 || p.k < kTurnedDepth) return false;
+  if (p.a_depth == 1 ? p.m > p.n : p.a_row != 1) return false;
+  const int64_t rows = ceil_div(p.m, kLanes<T>) * kLanes<T>;
+  const int64_t columns = ceil_div(p.n, kLanes<T>) * kLanes<T>;
+  const int64_t transposed_a = p.a_depth == 1 ? p.m : 0;
+  return rows * p.n + kTransposeWork * transposed_a < columns * p.m + kTransposeWork * p.n;
+}
+
+static void exchange_operands(BatchDims& dims) {
+  for (int d = 0; d < dims.rank; ++d) {
+    const int64_t a = dims.a_strides[d];
+    dims.a_strides[d] = dims.b_strides[d], dims.b_strides[d] = a;
+  }
+}
+
+/// The turned product's parameters, where it is better turned.
+template <class T> static MatmulParams oriented(const MatmulParams& p) {
+  if (!is_turned<T>(p)) return p;
+  MatmulParams turned = p;
+  turned.m = p.n, turned.n = p.m;
+  turned.a_row = p.b_column, turned.a_depth = p.b_depth;
+  turned.b_depth = p.a_depth, turned.b_column = p.a_row;
+  exchange_operands(turned.batch);
+  exchange_operands(turned.sum);
+  return turned;
+}
 
 /// Vectors in a panel of B, which is wide or as narrow as the columns ask for.
 template <class T> static int64_t panel_vectors(int64_t n, bool wide) {
@@ -93,14 +131,19 @@ template <class T> static void plan_chunks(Plan& plan, const MatmulParams& p, in
   plan.rows_elements =
       plan.pack_a ? at_most(plan.part_tiles * plan.tile_rows, p.m) * plan.depth + kPackSlack<T> : 0;
   plan.rows_elements = ceil_div(plan.rows_elements, 64) * 64;
+  plan.result_elements = plan.turned ? at_most(plan.part_tiles * plan.tile_rows, p.m) *
+                                           plan.strip_panels * plan.panel_columns
+                                     : 0;
   const int64_t kept = plan.share_b  ? 0
                        : plan.keep_b ? strip_elements * plan.blocks
                                      : plan.panel_columns * plan.depth;
-  plan.thread_elements = ceil_div(plan.rows_elements + kept + kPackSlack<T>, 64) * 64;
+  plan.thread_elements =
+      ceil_div(plan.rows_elements + plan.result_elements + kept + kPackSlack<T>, 64) * 64;
 }
 
-template <class T> static Plan make_plan(const MatmulParams& p, int threads) {
-  Plan plan{};
+/// The plan of an oriented product.
+template <class T> static Plan make_plan(const MatmulParams& p, bool turned, int threads) {
+  Plan plan{.turned = turned};
   plan_tiles<T>(plan, p);
   plan_packing<T>(plan, p);
   plan_chunks<T>(plan, p, threads);

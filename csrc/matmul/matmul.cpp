@@ -12,17 +12,19 @@ namespace brasa::cpu::BRASA_ISA {
 
 // --------------------------------------------------------------------------------------- one chunk
 
-/// What a thread has of its own: the strip whose B it has packed, packed rows of A, packed B.
+/// What a thread has of its own: the strip whose B it has packed, packed rows of A, results of a
+/// turned product, packed B.
 template <class T> struct Scratch {
   int64_t* packed_strip;
-  T *rows, *panels;
+  T *rows, *results, *panels;
   T* shared;  ///< the team's
 
   Scratch(void* workspace, const Plan& plan, int member) : shared(static_cast<T*>(workspace)) {
     char* const own = reinterpret_cast<char*>(shared + plan.shared_elements) + member * bytes(plan);
     packed_strip = reinterpret_cast<int64_t*>(own);
     rows = reinterpret_cast<T*>(own + kHeader);
-    panels = rows + plan.rows_elements;
+    results = rows + plan.rows_elements;
+    panels = results + plan.result_elements;
   }
   static constexpr int64_t kHeader = 64;
   static int64_t bytes_of_all(const Plan& plan, int threads) {
@@ -47,6 +49,10 @@ struct Chunk {
   int64_t begin, end, first_panel, last_panel, pass;
   bool packed;  ///< this strip's B is in the thread's scratch
 };
+
+BRASA_INLINE int64_t chunk_columns(const Plan& plan, const Chunk& chunk) {
+  return (chunk.last_panel - chunk.first_panel) * plan.panel_columns;
+}
 
 /// Where the team keeps a panel of one of the pass's blocks of K.
 template <class T>
@@ -96,18 +102,20 @@ static void finish_tile(const Product<T>& g, const TileOperands<T>& t, int64_t r
 template <class T>
 static void multiply_panel(const Product<T>& g, const Chunk& chunk, const DepthBlock& d,
                            TileOperands<T> t, int64_t panel, const Panel<T>& of_b,
-                           const T* packed_rows) {
+                           const Scratch<T>& own) {
   const int64_t column = panel * g.plan.panel_columns, first_row = tile_begin(g, chunk.begin);
   const int64_t vectors = ceil_div(panel_width(g, panel), kLanes<T>);
-  const bool finish = d.last && !g.epilogue.epilogue.is_trivial();
+  const bool finish = d.last && !g.plan.turned && !g.epilogue.epilogue.is_trivial();
   t.columns = panel_width(g, panel);
   if (d.last && g.bias) t.bias = g.bias + column;
   t.b = of_b.b, t.b_stride = of_b.stride, t.packed = of_b.packed;
   int64_t row = first_row;
   for (int64_t tile = chunk.begin; tile < chunk.end; ++tile) {
     const int64_t next = tile_begin(g, tile + 1), rows = next - row;
-    t.a = g.plan.pack_a ? packed_rows + (row - first_row) : g.a + d.a_offset + row * g.p.a_row;
-    t.c = g.c + row * g.p.n + column;
+    t.a = g.plan.pack_a ? own.rows + (row - first_row) : g.a + d.a_offset + row * g.p.a_row;
+    t.c = g.plan.turned ? own.results + (row - first_row) * t.c_stride + column -
+                              chunk.first_panel * g.plan.panel_columns
+                        : g.c + row * g.p.n + column;
     if (t.packed) {
       packing_tile_kernel<T>(rows, g.plan.columnwise)(t);
       t.b = t.packed, t.b_stride = g.plan.panel_columns, t.packed = nullptr;
@@ -116,6 +124,31 @@ static void multiply_panel(const Product<T>& g, const Chunk& chunk, const DepthB
     }
     if (finish) finish_tile(g, t, rows, row, column);
     row = next;
+  }
+}
+
+/// A chunk of a turned product into its place: squares of the results transposed in registers, row
+/// by row of Y (the chunk's columns), then finished.
+template <class T>
+static void store_turned(const Product<T>& g, const Chunk& chunk, const T* results) {
+  constexpr int kWidth = kLanes<T>;
+  const int64_t begin = tile_begin(g, chunk.begin), count = tile_begin(g, chunk.end) - begin;
+  const int64_t stride = chunk_columns(g.plan, chunk), length = g.p.m;
+  const int64_t first = chunk.first_panel * g.plan.panel_columns;
+  const int64_t rows = at_most(stride, g.p.n - first);
+  for (int64_t row = 0; row < rows; row += kWidth) {
+    const int64_t live_rows = at_most(kWidth, rows - row);
+    T* const y = g.c + (first + row) * length + begin;
+    for (int64_t column = 0; column < count; column += kWidth) {
+      Vec<T> r[kWidth];
+      const int64_t live = at_most(kWidth, count - column);
+      load_transposed(results + column * stride + row, stride, live, kWidth, r);
+      for (int64_t i = 0; i < live_rows; ++i) write(y + i * length + column, r[i], live);
+    }
+    if (!g.epilogue.epilogue.is_trivial())
+      for (int64_t i = 0; i < live_rows; ++i)
+        g.epilogue.apply(y + i * length, count, begin,
+                         g.offset + (first + row + i) * length + begin);
   }
 }
 
@@ -128,16 +161,17 @@ static void multiply_chunk(const Product<T>& g, const Chunk& chunk, const Scratc
     const DepthBlock d = depth_block(g, block);
     TileOperands<T> t{.depth = d.depth,
                       .a_stride = g.plan.columnwise ? g.p.a_depth : g.p.a_row,
-                      .c_stride = g.p.n,
+                      .c_stride = g.plan.turned ? chunk_columns(g.plan, chunk) : g.p.n,
                       .accumulate = !d.first};
     if (g.plan.pack_a) {
       pack_a(g.a + d.a_offset + row * g.p.a_row, g.p.a_row, g.p.a_depth, d.depth, rows, own.rows);
       t.a_stride = rows;
     }
     for (int64_t panel = chunk.first_panel; panel < chunk.last_panel; ++panel) {
-      multiply_panel(g, chunk, d, t, panel, panel_of_b(g, chunk, d, panel, own), own.rows);
+      multiply_panel(g, chunk, d, t, panel, panel_of_b(g, chunk, d, panel, own), own);
     }
   }
+  if (g.plan.turned) store_turned(g, chunk, own.results);
 }
 
 // ------------------------------------------------------------------------------------ entry points
@@ -160,7 +194,8 @@ template <class T> static int team_size(const MatmulParams& p, int threads) {
 template <class T> size_t matmul_workspace(const MatmulParams& p, Context ctx) {
   if (is_few<T>(p) || p.m == 0 || p.n == 0 || p.batch.count == 0) return 0;
   const int threads = team_size<T>(p, ctx.threads);
-  return size_t(Scratch<T>::bytes_of_all(make_plan<T>(p, threads), threads));
+  const Plan plan = make_plan<T>(oriented<T>(p), is_turned<T>(p), threads);
+  return size_t(Scratch<T>::bytes_of_all(plan, threads));
 }
 
 template <class T>
@@ -221,17 +256,25 @@ template <class T> static void pack_pass(Context ctx, const Product<T>& g, int64
 template <class T>
 void matmul(Context ctx, const MatmulParams& params, const T* a, const T* b, T* y,
             const Epilogue<T>& epilogue) {
-  const MatmulParams p = with_strides<T>(params);
+  MatmulParams p = with_strides<T>(params);
   if (p.m == 0 || p.n == 0 || p.batch.count == 0) return;
   if (is_few<T>(p)) return multiply_few(ctx, p, a, b, y, RowEpilogue<T>(epilogue));
-  Epilogue<T> without_bias = epilogue;  // which the tiles add as they are stored
-  without_bias.bias = nullptr;
-  const RowEpilogue<T> rows(without_bias);
   ctx.threads = team_size<T>(p, ctx.threads);
-  const Plan plan = make_plan<T>(p, ctx.threads);
+  const Plan plan = make_plan<T>(oriented<T>(p), is_turned<T>(p), ctx.threads);
+  const T* bias = nullptr;
+  Epilogue<T> last = epilogue;
+  if (plan.turned) {
+    p = oriented<T>(p);
+    const T* const left = a;
+    a = b, b = left;
+  } else {  // the tiles add the bias as they are stored
+    bias = epilogue.bias;
+    last.bias = nullptr;
+  }
+  const RowEpilogue<T> rows(last);
   for (int i = 0; i < ctx.threads; ++i) *Scratch<T>(ctx.workspace, plan, i).packed_strip = -1;
   for (int64_t pass = 0; pass < plan.passes; ++pass) {
-    if (plan.share_b) pack_pass(ctx, product_at(p, plan, rows, a, b, y, epilogue.bias, 0), pass);
+    if (plan.share_b) pack_pass(ctx, product_at(p, plan, rows, a, b, y, bias, 0), pass);
     parallel_chunks(ctx, p.batch.count * plan.strips * plan.parts, [&](int member, int64_t index) {
       const Scratch<T> own(ctx.workspace, plan, member);
       const int64_t unit = index / plan.parts, tile = index % plan.parts * plan.part_tiles;
@@ -239,8 +282,7 @@ void matmul(Context ctx, const MatmulParams& params, const T* a, const T* b, T* 
       const Chunk chunk{tile,  at_most(tile + plan.part_tiles, plan.row_tiles),
                         panel, at_most(panel + plan.strip_panels, plan.panels),
                         pass,  unit == *own.packed_strip};
-      multiply_chunk(product_at(p, plan, rows, a, b, y, epilogue.bias, unit / plan.strips), chunk,
-                     own);
+      multiply_chunk(product_at(p, plan, rows, a, b, y, bias, unit / plan.strips), chunk, own);
       if (plan.keep_b) *own.packed_strip = unit;
     });
   }

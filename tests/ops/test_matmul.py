@@ -130,6 +130,26 @@ def test_where_an_operand_begins_changes_no_bit(offset):
         assert ops.matmul(a, moved, transpose_b=True).tobytes() == expected.tobytes()
 
 
+@pytest.mark.parametrize(("m", "n"), [(9, 20), (33, 70), (64, 100), (100, 520)])
+@pytest.mark.parametrize("flags", [(False, True), (True, True)])
+def test_where_operands_lie_along_k_changes_no_bit(isa, set_threads, m, n, flags):
+    """Such products are computed transposed."""
+    rng, k, batch = np.random.default_rng(m), 170, (2, 3)
+    for dtype in (np.float32, np.float64):
+        a, b = rng.standard_normal((3, m, k)).astype(dtype), rng.standard_normal((2, 1, k, n)).astype(dtype)
+        bias, residual = (rng.standard_normal(s).astype(dtype) for s in (n, (*batch, m, n)))
+        expected = ops.matmul(a, b, bias, "gelu", residual=residual, save=True)
+        stored = [np.swapaxes(x, -1, -2).copy() if flag else x for x, flag in zip((a, b), flags, strict=True)]
+        for threads in (1, 2, 3):
+            set_threads(threads)
+            result = ops.matmul(
+                *stored, bias, "gelu", residual=residual, save=True,
+                transpose_a=flags[0], transpose_b=flags[1],
+            )  # fmt: skip
+            for found, want in zip(result, expected, strict=True):
+                assert found.tobytes() == want.tobytes()
+
+
 @pytest.mark.parametrize("kind", ["matmul", "linear"])
 def test_a_packed_operand_gives_the_same_bits(xp, kind, isa, set_threads):
     rng = np.random.default_rng(7)
