@@ -11,7 +11,9 @@
 // CPU (gemm_plan.h cuts, gemm_tile.h has the steps): a chunk is a strip of columns in a part of the
 // rows, over all of K. Its thread packs the strip's B for itself, where it can while the first tile
 // multiplies (32 x 512 x 2048: 15 % faster than before it), and keeps it for the strip's next
-// chunk; A is read as it lies, with the next tile's rows prefetched. So nothing is shared but the
+// chunk; A is read as it lies, with the next tile's rows prefetched. A B that lies along K, as the
+// weights of a layer do, is not packed but read by rows: Y^T = B^T A^T is computed and each chunk
+// transposed into Y (64 x 1024 x 2048: 14 % faster, 16 x 9216 x 4096 from memory twice). So nothing is shared but the
 // operands: no barrier, and no line that another core has written. A is packed only where its
 // columns are contiguous and it is large, B not where few rows read it and its rows are contiguous.
 // Where both are packed and K is deep the team packs B first, for at most 8 MiB of K's blocks at a
