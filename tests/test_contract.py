@@ -24,7 +24,7 @@ HOST_ONLY = {
     "set_num_threads",
     "supported_isas",
 }
-DEVICE_ONLY = {"alloc", "free", "set_option", "stats"}
+DEVICE_ONLY = {"alloc", "cast", "free", "set_option", "stats"}
 HEAVY = ["PIL", "argparse", "cupy", "importlib.metadata", "matplotlib", "safetensors", "torch", "tqdm"]
 
 

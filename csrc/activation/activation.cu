@@ -8,12 +8,13 @@ constexpr int kThreads = 256;
 
 template <class T, class A>
 __global__ void __launch_bounds__(kThreads)
-    activation_forward_kernel(const T* x, T* y, int64_t n, bool packs, T alpha, T beta) {
+    activation_forward_kernel(const T* x, T* y, int64_t n, bool packs, Wide<T> alpha,
+                              Wide<T> beta) {
   simt::for_packs<T>(n, packs, [&]<int kLanes>(int64_t i) {
-    auto v = simt::load_pack<kLanes>(x + i);
+    auto v = simt::load_wide<kLanes>(x + i);
 #pragma unroll
     for (int k = 0; k < kLanes; ++k) v[k] = A::forward(v[k], alpha, beta);
-    simt::store_pack<kLanes>(y + i, v);
+    simt::store_wide(y + i, v);
   });
 }
 
@@ -22,14 +23,11 @@ __global__ void __launch_bounds__(kThreads)
     activation_backward_kernel(const T* dy, const T* v, T* dx, int64_t n, bool packs, Wide<T> alpha,
                                Wide<T> beta) {
   simt::for_packs<T>(n, packs, [&]<int kLanes>(int64_t i) {
-    const auto value = simt::load_pack<kLanes>(v + i);
-    auto g = simt::load_pack<kLanes>(dy + i);
+    const auto value = simt::load_wide<kLanes>(v + i);
+    auto g = simt::load_wide<kLanes>(dy + i);
 #pragma unroll
-    for (int k = 0; k < kLanes; ++k) {
-      const Wide<T> slope = A::derivative(simt::widen(value[k]), alpha, beta);
-      g[k] = simt::narrow<T>(simt::widen(g[k]) * slope);
-    }
-    simt::store_pack<kLanes>(dx + i, g);
+    for (int k = 0; k < kLanes; ++k) g[k] *= A::derivative(value[k], alpha, beta);
+    simt::store_wide(dx + i, g);
   });
 }
 
@@ -62,7 +60,7 @@ void activation_backward(Context ctx, const T* dy, const T* v, T* dx, int64_t n,
   });
 }
 
-BRASA_INSTANTIATE(activation_forward, float, double)
+BRASA_INSTANTIATE(activation_forward, float, double, float16, bfloat16)
 BRASA_INSTANTIATE(activation_backward, float, double, float16, bfloat16)
 
 }  // namespace brasa::cuda

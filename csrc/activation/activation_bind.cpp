@@ -26,7 +26,7 @@ void bind_activation(py::module_& m) {
         require_same_dense_layout(x, y);
         const Context ctx = make_context(x);
         const ReleaseGil gil(x.size);
-        visit<float, double>(x.dtype, [&]<class T>() {
+        visit_floating(x.dtype, [&]<class T>() {
           device::activation_forward<T>(ctx, x.as<const T>(), y.as<T>(), x.size, activation);
         });
       },

@@ -33,6 +33,11 @@ template <> struct DTypeOf<uint8_t> {
   static constexpr DType value = DType::uint8;
 };
 
+/// That of Wide<T>, for T's.
+constexpr DType wide_of(DType dtype) {
+  return dtype == DType::float16 || dtype == DType::bfloat16 ? DType::float32 : dtype;
+}
+
 constexpr int kMaxRank = 8;
 
 struct ArrayView {

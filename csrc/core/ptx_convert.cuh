@@ -1,4 +1,5 @@
-// Conversions between 16-bit types and float32 (sm_80 and later), to nearest, ties to even.
+// Conversions between 16-bit types and float32 (sm_80 and later), to nearest, ties to even; loads
+// and stores that convert on the way, through which kernels take every floating type.
 #pragma once
 
 #include "core/device.cuh"
@@ -62,5 +63,56 @@ template <class T> BRASA_DEVICE_FN T narrow(Wide<T> x) {
 }
 
 #endif
+
+/// N neighbours as they are computed with.
+template <class W, int N> struct Lanes {
+  W lane[N];
+  BRASA_DEVICE_FN W& operator[](int i) { return lane[i]; }
+  BRASA_DEVICE_FN const W& operator[](int i) const { return lane[i]; }
+};
+
+/// How many of N neighbours one access moves.
+template <class T, int N> inline constexpr int kPieceLanes = N < kPackLanes<T> ? N : kPackLanes<T>;
+
+/// Reads N neighbours at `pointer` by accesses of up to 16 bytes, to which it is aligned.
+template <int N, class T> BRASA_DEVICE_FN Lanes<Wide<T>, N> load_wide(const T* pointer) {
+  constexpr int kPiece = kPieceLanes<T, N>;
+  Lanes<Wide<T>, N> lanes;
+#pragma unroll
+  for (int first = 0; first < N; first += kPiece) {
+    if constexpr (sizeof(T) == 2 && kPiece > 1) {
+      const auto words = load_pack<kPiece / 2>(reinterpret_cast<const uint32_t*>(pointer + first));
+#pragma unroll
+      for (int i = 0; i < kPiece; ++i)
+        lanes[first + i] = widen(T{static_cast<uint16_t>(words[i / 2] >> (i % 2 * 16))});
+    } else {
+      const auto pack = load_pack<kPiece>(pointer + first);
+#pragma unroll
+      for (int i = 0; i < kPiece; ++i) lanes[first + i] = widen(pack[i]);
+    }
+  }
+  return lanes;
+}
+
+/// Writes them, each rounded once.
+template <class T, int N>
+BRASA_DEVICE_FN void store_wide(T* pointer, const Lanes<Wide<T>, N>& lanes) {
+  constexpr int kPiece = kPieceLanes<T, N>;
+#pragma unroll
+  for (int first = 0; first < N; first += kPiece) {
+    if constexpr (sizeof(T) == 2 && kPiece > 1) {
+      Pack<uint32_t, kPiece / 2> words;
+#pragma unroll
+      for (int i = 0; i < kPiece; i += 2)
+        words[i / 2] = narrow_pair<T>(lanes[first + i], lanes[first + i + 1]);
+      store_pack<kPiece / 2>(reinterpret_cast<uint32_t*>(pointer + first), words);
+    } else {
+      Pack<T, kPiece> pack;
+#pragma unroll
+      for (int i = 0; i < kPiece; ++i) pack[i] = narrow<T>(lanes[first + i]);
+      store_pack<kPiece>(pointer + first, pack);
+    }
+  }
+}
 
 }  // namespace brasa::simt

@@ -1,4 +1,5 @@
 #include "core/device.cuh"
+#include "core/ptx_convert.cuh"
 #include "core/vmath.cuh"
 #include "elementary/elementary.h"
 
@@ -18,18 +19,27 @@ __global__ void __launch_bounds__(kThreads) elementary_forward_kernel(const T* x
   const int64_t stride = int64_t(gridDim.x) * kThreads;
 #pragma unroll 1  // unrolled by four, ptxas spills in exp of double
   for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < n; i += stride)
-    y[i] = apply<kFunction>(x[i]);
+    y[i] = simt::narrow<T>(apply<kFunction>(simt::widen(x[i])));
 }
 
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     add_in_place_kernel(const T* x, T* y, int64_t n, bool packs) {
   simt::for_packs<T>(n, packs, [&]<int kLanes>(int64_t i) {
-    const auto other = simt::load_pack<kLanes>(x + i);
-    auto sum = simt::load_pack<kLanes>(y + i);
+    const auto other = simt::load_wide<kLanes>(x + i);
+    auto sum = simt::load_wide<kLanes>(y + i);
 #pragma unroll
     for (int k = 0; k < kLanes; ++k) sum[k] += other[k];
-    simt::store_pack<kLanes>(y + i, sum);
+    simt::store_wide(y + i, sum);
+  });
+}
+
+/// Packs of the 16-bit side; float's are two of its own.
+template <class T, class U>
+__global__ void __launch_bounds__(kThreads) cast_kernel(const T* x, U* y, int64_t n, bool packs) {
+  using Narrow = std::conditional_t<sizeof(T) == 2, T, U>;
+  simt::for_packs<Narrow>(n, packs, [&]<int kLanes>(int64_t i) {
+    simt::store_wide(y + i, simt::load_wide<kLanes>(x + i));
   });
 }
 
@@ -60,7 +70,20 @@ template <class T> void add_in_place(Context ctx, const T* x, T* y, int64_t n) {
                simt::pack_aligned(x) && simt::pack_aligned(y));
 }
 
-BRASA_INSTANTIATE(elementary_forward, float, double)
-BRASA_INSTANTIATE(add_in_place, float, double)
+template <class T, class U> void cast(Context ctx, const T* x, U* y, int64_t n) {
+  if (n == 0) return;
+  const simt::LaunchConfig config{.grid = simt::blocks_for(n, kThreads),
+                                  .block = dim3(kThreads),
+                                  .stream = static_cast<simt::stream_t>(ctx.stream)};
+  simt::launch(config, cast_kernel<T, U>, x, y, n, simt::pack_aligned(x) && simt::pack_aligned(y));
+}
+
+template void cast(Context, const float*, float16*, int64_t);
+template void cast(Context, const float*, bfloat16*, int64_t);
+template void cast(Context, const float16*, float*, int64_t);
+template void cast(Context, const bfloat16*, float*, int64_t);
+
+BRASA_INSTANTIATE(elementary_forward, float, double, float16, bfloat16)
+BRASA_INSTANTIATE(add_in_place, float, double, float16, bfloat16)
 
 }  // namespace brasa::cuda

@@ -28,3 +28,10 @@ BRASA_KERNEL(elementary_forward, const T* x, T* y, int64_t n, ElementaryFunction
 
 /// y[i] += x[i] for i < n: the gradients of an array that is used twice.
 BRASA_KERNEL(add_in_place, const T* x, T* y, int64_t n)
+
+#if defined(BRASA_FOR_CUDA)
+namespace brasa::cuda {
+/// y[i] = x[i], rounded once, where one of T and U is float and the other one of 16 bits.
+template <class T, class U> void cast(Context ctx, const T* x, U* y, int64_t n);
+}  // namespace brasa::cuda
+#endif

@@ -9,7 +9,7 @@ template <ElementaryFunction kFunction> void elementary(In x, Out y) {
   require_same_dense_layout(x, y);
   const Context ctx = make_context(x);
   const ReleaseGil gil(x.size);
-  visit<float, double>(x.dtype, [&]<class T>() {
+  visit_floating(x.dtype, [&]<class T>() {
     device::elementary_forward<T>(ctx, x.as<const T>(), y.as<T>(), x.size, kFunction);
   });
 }
@@ -19,10 +19,26 @@ void add(In x, Out y) {
   require_same_dense_layout(x, y);
   const Context ctx = make_context(x);
   const ReleaseGil gil(x.size);
-  visit<float, double>(x.dtype, [&]<class T>() {
+  visit_floating(x.dtype, [&]<class T>() {
     device::add_in_place<T>(ctx, x.as<const T>(), y.as<T>(), x.size);
   });
 }
+
+#if defined(BRASA_FOR_CUDA)
+void cast(In x, Out y) {
+  require_same_dense_layout(x, y);
+  const Context ctx = make_context(x);
+  const ReleaseGil gil(x.size);
+  if (x.dtype == DType::float32) {
+    visit<float16, bfloat16>(
+        y.dtype, [&]<class T>() { device::cast(ctx, x.as<const float>(), y.as<T>(), x.size); });
+  } else {
+    require_dtype(y, DType::float32);
+    visit<float16, bfloat16>(
+        x.dtype, [&]<class T>() { device::cast(ctx, x.as<const T>(), y.as<float>(), x.size); });
+  }
+}
+#endif
 
 }  // namespace
 
@@ -32,6 +48,9 @@ void bind_elementary(py::module_& m) {
   BRASA_ELEMENTARY(BRASA_DEF)
 #undef BRASA_DEF
   m.def("add_in_place", &add, "x"_a, "y"_a);
+#if defined(BRASA_FOR_CUDA)
+  m.def("cast", &cast, "x"_a, "y"_a);  // the CPU has no kernels of 16 bits
+#endif
 }
 
 }  // namespace brasa

@@ -216,15 +216,38 @@ def laid_out_like(array: Any, other: Any) -> Any:
 _LARGE = 64 * 1024  # elements from which a second thread shortens a sum
 
 
+def is_narrow(dtype: Any) -> bool:
+    """Whether this is a 16-bit floating dtype: float16, or bfloat16, which NumPy does not have."""
+    return dtype.itemsize == 2 and (dtype.char == "e" or dtype.name == "bfloat16")
+
+
 def add_to(total: Any, other: Any) -> None:
     """``total += other``."""
-    large = total.size >= _LARGE and type(other) is type(total) and total.dtype.char in "fd"
-    if large and other.dtype == total.dtype and other.shape == total.shape:
+    if total.dtype.char in "fd":
+        native = total.size >= _LARGE
+    else:
+        native = is_narrow(total.dtype) and type(total) is not np.ndarray
+    if native and type(other) is type(total) and other.dtype == total.dtype and other.shape == total.shape:
         kernels = backend_of(total).kernels
         if kernels.layout(total) and kernels.layout(total) == kernels.layout(other):
             kernels.add_in_place(other, total)
             return
     total += other
+
+
+def cast(array: Any, dtype: Any) -> Any:
+    """`array` with its elements as `dtype`. Between float32 and 16 bits a device does it by a kernel: CuPy
+    would compile one of its own first.
+    """
+    dtype = np.dtype(dtype)
+    wide = array.dtype.char == "f" and is_narrow(dtype)
+    if type(array) is np.ndarray or not (wide or (dtype.char == "f" and is_narrow(array.dtype))):
+        return array.astype(dtype)
+    array = dense(array)
+    backend = backend_of(array)
+    result = backend.empty(array.shape, dtype, backend.kernels.layout(array) == CHANNELS_LAST)
+    backend.kernels.cast(array, result)
+    return result
 
 
 def to_channels_last(images: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from brasa._backend import as_array, dense, empty_like, kernels
+from brasa._backend import as_array, backend_of, dense, empty_like, is_narrow, kernels
 from brasa._elementwise import divide, floating, multiply, negative, scale, shift
 from brasa._tape import differentiable
 
@@ -22,7 +22,7 @@ def _elementary(name: str, x: Any) -> Any:
     if x.dtype.kind == "c":
         raise TypeError(f"x: expected real numbers, got {x.dtype}")
     x = floating(x)
-    if x.dtype.char not in "fd":
+    if x.dtype.char not in "fd" and not (is_narrow(x.dtype) and backend_of(x).name == "cuda"):
         with np.errstate(over="ignore"):  # a kernel does not warn either
             return _elementary(name, x.astype("float32")).astype(x.dtype)
     x = dense(x)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from brasa._backend import device_of, namespace
+from brasa._backend import cast, device_of, namespace
 from brasa._shape import as_array_of, unbroadcast
 from brasa._tape import differentiable, is_floating
 
@@ -329,7 +329,7 @@ where = differentiable(_where, _where_backward, arrays=("a", "b"))
 
 def _astype(x: Any, dtype: Any, *, save: bool = False) -> Any:
     """`x` with its elements as `dtype`."""
-    y = x.astype(dtype)
+    y = cast(x, dtype)
     return (y, x.dtype) if save else y
 
 

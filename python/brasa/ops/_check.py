@@ -10,7 +10,7 @@ import operator
 import os
 from typing import Any
 
-from brasa._backend import as_array, contiguous, kernels, to_numpy
+from brasa._backend import as_array, backend_of, contiguous, is_narrow, kernels, to_numpy
 
 FLOATING = "float32 or float64"
 ANY_FLOATING = "float16, bfloat16, float32 or float64"
@@ -31,16 +31,44 @@ def floating(name: str, x: Any) -> Any:
     return x
 
 
-def is_narrow(dtype: Any) -> bool:
-    """Whether this is a 16-bit floating dtype: float16, or bfloat16, which NumPy does not have."""
-    return dtype.itemsize == 2 and (dtype.char == "e" or dtype.name == "bfloat16")
-
-
 def any_floating(name: str, x: Any) -> Any:
     """`x` as an array of float32, float64, float16 or bfloat16."""
     x = as_array(x, name)
     if x.dtype.char not in "fd" and not is_narrow(x.dtype):
         raise TypeError(f"{name}: expected {ANY_FLOATING}, got {x.dtype}")
+    return x
+
+
+def device_floating(name: str, x: Any) -> Any:
+    """`x` as an array of float32 or float64, or on CUDA of 16 bits."""
+    x = as_array(x, name)
+    if x.dtype.char in "fd":
+        return x
+    narrow = is_narrow(x.dtype)
+    if backend_of(x).name == "cpu":
+        hint = ", which is for arrays on CUDA" if narrow else ""
+        raise TypeError(f"{name}: expected {FLOATING}, got {x.dtype}{hint}")
+    if not narrow:
+        raise TypeError(f"{name}: expected {ANY_FLOATING}, got {x.dtype}")
+    return x
+
+
+def wide(dtype: Any) -> Any:
+    """What arrays of `dtype` are computed in, and vectors beside them are kept in: float32 for 16 bits."""
+    return "float32" if is_narrow(dtype) else dtype
+
+
+def vector(name: str, x: Any, /, **array: Any) -> Any:
+    """`x` as an array of the dtype of the other one, or of float32 where that has 16 bits; on its device."""
+    [(other_name, other)] = array.items()
+    if not is_narrow(other.dtype):
+        x = floating(name, x)
+        same_dtype(**array, **{name: x})
+        return x
+    x = as_array(x, name)
+    if x.dtype.char != "f":
+        raise TypeError(f"{name}: expected float32 beside {other_name} of {other.dtype}, got {x.dtype}")
+    kernels(other, x)
     return x
 
 

@@ -2,8 +2,9 @@
 
 Every one is an entry of the native list (``csrc/core/activations.h``), which `ACTIVATIONS` mirrors; the
 same entries run in the epilogues of matmul, convolution and normalisation. Arrays of any shape, float32 or
-float64. An array that is C-contiguous or channels-last is taken as it lies and gives its layout to the
-result; any other is copied first. A NaN gives a NaN.
+float64, on CUDA also float16 or bfloat16, computed in float32 and rounded once. An array that is
+C-contiguous or channels-last is taken as it lies and gives its layout to the result; any other is copied
+first. A NaN gives a NaN.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ def _apply(x: Any, native: Native, *, out: Any = None) -> Any:
             return _new_result(x, native)
         except _check.UNUSUAL:
             pass
-    x = _backend.dense(_check.floating("x", x))
+    x = _backend.dense(_check.device_floating("x", x))
     if out is None:
         return _new_result(x, native)
     _check.output(out, x, x.shape)
@@ -102,7 +103,7 @@ def _apply(x: Any, native: Native, *, out: Any = None) -> Any:
 
 
 def _backward(dy: Any, v: Any, native: Native) -> Any:
-    dy, v = _check.floating("dy", dy), _backend.dense(_check.floating("v", v))
+    dy, v = _check.device_floating("dy", dy), _backend.dense(_check.device_floating("v", v))
     _check.shape("dy", dy, v.shape)
     _check.same_dtype(v=v, dy=dy)
     dy = _backend.laid_out_like(v, dy)
@@ -132,7 +133,7 @@ def activation(x: Any, name: Any, *, out: Any = None) -> Any:
     Parameters
     ----------
     x : array or Tensor
-        Any shape, float32 or float64.
+        Any shape, float32 or float64, on CUDA also of 16 bits.
     name : str or tuple
         A key of `ACTIVATIONS`, or ``(name, alpha)`` or ``(name, alpha, beta)`` with its parameters.
     out : array, optional

@@ -338,13 +338,9 @@ def matmul_backward(
 
 def _gradient_of_sum(dy: Any, source: Any, activation: Any) -> Any:
     """dy through the activation."""
-    if not _check.is_narrow(dy.dtype):
-        return activation_backward(dy, source, activation)
     if _in_float32(dy):
         return activation_backward(_widened(dy), _widened(source), activation).astype(dy.dtype)
-    dy, ds = _backend.contiguous(dy), _backend.empty(dy, dy.shape)
-    _backend.backend_of(dy).kernels.activation_backward(dy, source, ds, native_activation(activation))
-    return ds
+    return activation_backward(dy, source, activation)
 
 
 def _column_sums(rows: Any, dtype: Any) -> Any:
