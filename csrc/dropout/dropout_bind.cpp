@@ -12,7 +12,7 @@ void bind_dropout(py::module_& m) {
         BRASA_REQUIRE(p >= 0 && p <= 1, "p is no probability");
         const Context ctx = make_context(x);
         const ReleaseGil gil(x.size);
-        visit<float, double>(x.dtype, [&]<class T>() {
+        visit_floating(x.dtype, [&]<class T>() {
           device::dropout_forward<T>(ctx, x.as<const T>(), y.as<T>(), x.size,
                                      DropoutParams{p, seed, offset});
         });

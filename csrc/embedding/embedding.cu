@@ -1,4 +1,5 @@
 #include "core/device.cuh"
+#include "core/ptx_convert.cuh"
 #include "embedding/embedding.h"
 #include "embedding/sort.cuh"
 
@@ -20,14 +21,14 @@ __global__ void __launch_bounds__(kThreads)
   for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < n; i += stride) {
     int64_t position = i;
     const int64_t part = parts_of_row.take_remainder(position), v = index_at(indices, position);
-    simt::Pack<T, kLanes> pack;
+    simt::Lanes<Wide<T>, kLanes> lanes;
     if (v >= 0 && v < shape.rows) {
-      pack = simt::load_pack<kLanes>(weight + v * shape.columns + part * kLanes);
+      lanes = simt::load_wide<kLanes>(weight + v * shape.columns + part * kLanes);
     } else {
 #pragma unroll
-      for (int k = 0; k < kLanes; ++k) pack[k] = T(0) / T(0);
+      for (int k = 0; k < kLanes; ++k) lanes[k] = Wide<T>(0) / Wide<T>(0);
     }
-    simt::store_pack<kLanes>(y + i * kLanes, pack);
+    simt::store_wide(y + i * kLanes, lanes);
   }
 }
 
@@ -70,15 +71,15 @@ __global__ void __launch_bounds__(kThreads)
     int64_t row = e;
     const int64_t column = parts_of_row.take_remainder(row) * kLanes;
     const RowItems mine = of_row[row];
-    simt::Pack<T, kLanes> sum{};
+    simt::Lanes<Wide<T>, kLanes> sum{};
 #pragma unroll 4
     for (uint32_t i = mine.begin; i < mine.end; ++i) {
-      const auto pack =
-          simt::load_pack<kLanes>(dy + int64_t(items[i].position) * shape.columns + column);
+      const auto lanes =
+          simt::load_wide<kLanes>(dy + int64_t(items[i].position) * shape.columns + column);
 #pragma unroll
-      for (int k = 0; k < kLanes; ++k) sum[k] += pack[k];
+      for (int k = 0; k < kLanes; ++k) sum[k] += lanes[k];
     }
-    simt::store_pack<kLanes>(dweight + e * kLanes, sum);
+    simt::store_wide(dweight + e * kLanes, sum);
   }
 }
 
@@ -134,8 +135,8 @@ void embedding_backward(Context ctx, const T* dy, RowIndices indices, T* dweight
                dweight, shape, simt::Divisor(parts));
 }
 
-BRASA_INSTANTIATE(embedding_forward, float, double)
-BRASA_INSTANTIATE(embedding_backward_workspace, float, double)
-BRASA_INSTANTIATE(embedding_backward, float, double)
+BRASA_INSTANTIATE(embedding_forward, float, double, float16, bfloat16)
+BRASA_INSTANTIATE(embedding_backward_workspace, float, double, float16, bfloat16)
+BRASA_INSTANTIATE(embedding_backward, float, double, float16, bfloat16)
 
 }  // namespace brasa::cuda

@@ -45,7 +45,7 @@ void bind_embedding(py::module_& m) {
 #endif
         const Context ctx = make_context(weight);
         const ReleaseGil gil(y.size);
-        visit<float, double>(weight.dtype, [&]<class T>() {
+        visit_floating(weight.dtype, [&]<class T>() {
           device::embedding_forward<T>(ctx, rows, weight.as<const T>(), y.as<T>(), shape);
         });
       },
@@ -56,7 +56,7 @@ void bind_embedding(py::module_& m) {
         const RowIndices rows = row_indices(indices);
         const TableShape shape = table_shape(dweight, dy, rows.count, padding);
         Context ctx = make_context(dy);
-        visit<float, double>(dy.dtype, [&]<class T>() {
+        visit_floating(dy.dtype, [&]<class T>() {
           const Workspace scratch(ctx,
                                   device::embedding_backward_workspace<T>(rows.count, shape.rows));
           const ReleaseGil gil(dy.size + dweight.size);

@@ -1,4 +1,5 @@
 #include "core/device.cuh"
+#include "core/half.h"
 #include "shuffle/shuffle.h"
 
 namespace brasa::cuda {
@@ -74,7 +75,7 @@ template <class T> void pixel_unshuffle(Context ctx, const T* x, T* y, const Shu
   launch_shuffle<T, false>(ctx, x, y, shape);
 }
 
-BRASA_INSTANTIATE(pixel_shuffle, float, double)
-BRASA_INSTANTIATE(pixel_unshuffle, float, double)
+BRASA_INSTANTIATE(pixel_shuffle, float, double, float16, bfloat16)
+BRASA_INSTANTIATE(pixel_unshuffle, float, double, float16, bfloat16)
 
 }  // namespace brasa::cuda

@@ -31,7 +31,7 @@ void bind_shuffle(py::module_& m) {
         const ShuffleShape shape = shuffle_shape(x, y, factor);
         const Context ctx = make_context(x);
         const ReleaseGil gil(x.size);
-        visit<float, double>(x.dtype, [&]<class T>() {
+        visit_floating(x.dtype, [&]<class T>() {
           device::pixel_shuffle<T>(ctx, x.as<const T>(), y.as<T>(), shape);
         });
       },
@@ -42,7 +42,7 @@ void bind_shuffle(py::module_& m) {
         const ShuffleShape shape = shuffle_shape(y, x, factor);
         const Context ctx = make_context(x);
         const ReleaseGil gil(x.size);
-        visit<float, double>(x.dtype, [&]<class T>() {
+        visit_floating(x.dtype, [&]<class T>() {
           device::pixel_unshuffle<T>(ctx, x.as<const T>(), y.as<T>(), shape);
         });
       },

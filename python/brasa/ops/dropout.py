@@ -35,7 +35,7 @@ def _dropout(x: Any, p: float, seed: int, offset: int, *, save: bool = False) ->
     Parameters
     ----------
     x : array or Tensor
-        Any shape, float32 or float64.
+        Any shape, float32 or float64, on CUDA also of 16 bits.
     p : float
         The probability of dropping an element, in [0, 1]. What is dropped is 0, whatever it was.
     seed, offset : int
@@ -61,7 +61,7 @@ def _dropout(x: Any, p: float, seed: int, offset: int, *, save: bool = False) ->
     >>> (dropout(np.ones(1000, np.float32), 0.5, seed=1, offset=0) == 0).mean().round(1)
     np.float64(0.5)
     """
-    x = _backend.dense(_check.floating("x", x))
+    x = _backend.dense(_check.device_floating("x", x))
     y = _apply(x, p, seed, offset)
     return (y, _backend.layout(x)) if save else y
 
@@ -90,7 +90,7 @@ def dropout_backward(dy: Any, p: float, seed: int, offset: int, *, saved: int | 
     >>> dropout_backward(np.ones(3, np.float32), 1.0, seed=1, offset=0)
     array([0., 0., 0.], dtype=float32)
     """
-    dy = _backend.dense(_check.floating("dy", dy))
+    dy = _backend.dense(_check.device_floating("dy", dy))
     if saved is not None and saved != _backend.layout(dy):
         moved = _backend.empty(dy, dy.shape, channels_last=saved == _backend.CHANNELS_LAST)
         moved[...] = dy

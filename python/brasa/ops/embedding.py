@@ -12,7 +12,7 @@ __all__ = ["embedding", "embedding_backward"]
 
 
 def _operands(indices: Any, weight: Any, padding_idx: Any) -> tuple[Any, Any, int]:
-    weight = _backend.contiguous(_check.floating("weight", weight))
+    weight = _backend.contiguous(_check.device_floating("weight", weight))
     _check.rank("weight", weight, 2, shape="(V, D)")
     rows = weight.shape[0]
     indices = _check.indices("indices", indices, rows)
@@ -31,7 +31,7 @@ def _embedding(indices: Any, weight: Any, *, padding_idx: int | None = None) -> 
     indices : array
         Integers in [0, V), any shape (...).
     weight : array or Tensor
-        The table (V, D), float32 or float64.
+        The table (V, D), float32 or float64, on CUDA also of 16 bits.
     padding_idx : int, optional
         A row that gets no gradient; negative counts from the end.
 
@@ -89,7 +89,7 @@ def embedding_backward(dy: Any, indices: Any, weight: Any, *, padding_idx: int |
            [2., 2.]], dtype=float32)
     """
     indices, weight, padding = _operands(indices, weight, padding_idx)
-    dy = _backend.contiguous(_check.floating("dy", dy))
+    dy = _backend.contiguous(_check.device_floating("dy", dy))
     _check.shape("dy", dy, (*indices.shape, weight.shape[1]))
     _check.same_dtype(weight=weight, dy=dy)
     dweight = _backend.empty(weight, weight.shape)

@@ -1,7 +1,7 @@
 """Pixel shuffle: an image enlarged by making sub-pixels of its channels, and the inverse.
 
-Images are (N, C, H, W), float32 or float64, C-contiguous or channels-last; any other is copied first. The
-result has the layout of the image. Each operator is the other's gradient.
+Images are (N, C, H, W), float32 or float64 (on CUDA also of 16 bits), C-contiguous or channels-last; any
+other is copied first. The result has the layout of the image. Each operator is the other's gradient.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["pixel_shuffle", "pixel_unshuffle"]
 
 
 def _image(x: Any, name: str = "x") -> Any:
-    x = _backend.dense(_check.floating(name, x))
+    x = _backend.dense(_check.device_floating(name, x))
     _check.rank(name, x, 4, shape="(N, C, H, W)")
     return x
 
@@ -63,7 +63,7 @@ def _pixel_shuffle(x: Any, upscale_factor: int, *, save: bool = False) -> Any:
     Parameters
     ----------
     x : array or Tensor
-        (N, C r r, H, W), float32 or float64.
+        (N, C r r, H, W), float32 or float64, on CUDA also of 16 bits.
     upscale_factor : int
         r, at least 1.
     save : bool
@@ -106,7 +106,7 @@ def _pixel_unshuffle(x: Any, downscale_factor: int, *, save: bool = False) -> An
     Parameters
     ----------
     x : array or Tensor
-        (N, C, H r, W r), float32 or float64.
+        (N, C, H r, W r), float32 or float64, on CUDA also of 16 bits.
     downscale_factor : int
         r, at least 1.
     save : bool
