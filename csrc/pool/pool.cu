@@ -3,6 +3,7 @@
 // neighbouring memory in both layouts. Windows of kWideWindow elements (global pooling) take a
 // block per output.
 #include "core/device.cuh"
+#include "core/ptx_convert.cuh"
 #include "pool/pool.h"
 #include "pool/window.h"
 
@@ -70,26 +71,27 @@ template <class T> BRASA_DEVICE_FN void take(Candidate<T>& best, T value, int64_
 
 /// The best of a window.
 template <class T>
-BRASA_DEVICE_FN Candidate<T> best_of_window(const T* plane, const PoolParams& p, Window h,
-                                            Window w) {
-  Candidate<T> best{T(-INFINITY), h.tap * p.w.kernel + w.tap};
+BRASA_DEVICE_FN Candidate<Wide<T>> best_of_window(const T* plane, const PoolParams& p, Window h,
+                                                  Window w) {
+  Candidate<Wide<T>> best{Wide<T>(-INFINITY), h.tap * p.w.kernel + w.tap};
   const int64_t right = pixel_step(p) * axis_step(p.w), down = pixel_step(p) * axis_step(p.h);
   const T* row = plane + (h.first * p.w.in + w.first) * pixel_step(p);
   for (int i = 0; i < int(h.count); ++i, row += down * p.w.in)
     for (int j = 0; j < int(w.count); ++j)
-      take(best, row[j * right], (h.tap + i) * p.w.kernel + w.tap + j);
+      take(best, simt::widen(row[j * right]), (h.tap + i) * p.w.kernel + w.tap + j);
   return best;
 }
 
 /// The best of the taps first, first + step, ... of a window.
 template <class T>
-BRASA_DEVICE_FN Candidate<T> best_of_taps(const T* plane, const PoolParams& p, Window h, Window w,
-                                          int64_t first, int64_t step) {
-  Candidate<T> best{T(-INFINITY), h.tap * p.w.kernel + w.tap};
+BRASA_DEVICE_FN Candidate<Wide<T>> best_of_taps(const T* plane, const PoolParams& p, Window h,
+                                                Window w, int64_t first, int64_t step) {
+  Candidate<Wide<T>> best{Wide<T>(-INFINITY), h.tap * p.w.kernel + w.tap};
   for (int64_t t = first; t < h.count * w.count; t += step) {
     const int64_t i = t / w.count, j = t % w.count;
     const int64_t ih = h.first + i * axis_step(p.h), iw = w.first + j * axis_step(p.w);
-    take(best, plane[(ih * p.w.in + iw) * pixel_step(p)], (h.tap + i) * p.w.kernel + w.tap + j);
+    take(best, simt::widen(plane[(ih * p.w.in + iw) * pixel_step(p)]),
+         (h.tap + i) * p.w.kernel + w.tap + j);
   }
   return best;
 }
@@ -100,9 +102,9 @@ __global__ void __launch_bounds__(kPoolThreads)
   const int64_t n = p.n * p.c * p.h.out * p.w.out, stride = int64_t(gridDim.x) * kPoolThreads;
   for (int64_t i = int64_t(blockIdx.x) * kPoolThreads + threadIdx.x; i < n; i += stride) {
     const Position at = position_of(i, p, planes, p.h.in * p.w.in);
-    const Candidate<T> best =
+    const Candidate<Wide<T>> best =
         best_of_window(x + at.plane_start, p, window_of(p.h, at.y), window_of(p.w, at.x));
-    y[i] = best.value;
+    y[i] = simt::narrow<T>(best.value);
     write_offset(offsets, i, best.offset);
   }
 }
@@ -110,28 +112,28 @@ __global__ void __launch_bounds__(kPoolThreads)
 template <class T>
 __global__ void __launch_bounds__(kPoolThreads)
     max_pool_wide_kernel(const T* x, T* y, PoolOffsets offsets, PoolParams p, Planes planes) {
-  BRASA_SHARED(T, values, [kPoolThreads]);
+  BRASA_SHARED(Wide<T>, values, [kPoolThreads]);
   BRASA_SHARED(int64_t, winners, [kPoolThreads]);
   const int64_t n = p.n * p.c * p.h.out * p.w.out;
   const int rank = int(threadIdx.x);
   for (int64_t i = blockIdx.x; i < n; i += gridDim.x) {
     const Position at = position_of(i, p, planes, p.h.in * p.w.in);
-    const Candidate<T> mine = best_of_taps(x + at.plane_start, p, window_of(p.h, at.y),
-                                           window_of(p.w, at.x), rank, kPoolThreads);
+    const Candidate<Wide<T>> mine = best_of_taps(x + at.plane_start, p, window_of(p.h, at.y),
+                                                 window_of(p.w, at.x), rank, kPoolThreads);
     values[rank] = mine.value;
     winners[rank] = mine.offset;
     __syncthreads();
     for (int half = kPoolThreads / 2; half > 0; half /= 2) {
       if (rank < half) {
-        const Candidate<T> best =
-            better<T>({values[rank], winners[rank]}, {values[rank + half], winners[rank + half]});
+        const Candidate<Wide<T>> best = better<Wide<T>>(
+            {values[rank], winners[rank]}, {values[rank + half], winners[rank + half]});
         values[rank] = best.value;
         winners[rank] = best.offset;
       }
       __syncthreads();
     }
     if (rank == 0) {
-      y[i] = values[0];
+      y[i] = simt::narrow<T>(values[0]);
       write_offset(offsets, i, winners[0]);
     }
     __syncthreads();
@@ -145,17 +147,17 @@ __global__ void __launch_bounds__(kPoolThreads)
   for (int64_t i = int64_t(blockIdx.x) * kPoolThreads + threadIdx.x; i < n; i += stride) {
     const Position at = position_of(i, p, planes, p.h.out * p.w.out);
     const Covering h = covering(p.h, at.y), w = covering(p.w, at.x);
-    T sum = 0;
+    Wide<T> sum = 0;
     for (int64_t oh = h.first; oh < h.end; ++oh) {
       const int64_t row = tap_of(p.h, oh, at.y);
       for (int64_t ow = w.first; ow < w.end; ++ow) {
         const int64_t column = tap_of(p.w, ow, at.x);
         const int64_t from = at.plane_start + (oh * p.w.out + ow) * pixel_step(p);
         if (row >= 0 && column >= 0 && read_offset(offsets, from) == row * p.w.kernel + column)
-          sum += dy[from];
+          sum += simt::widen(dy[from]);
       }
     }
-    dx[i] = sum;
+    dx[i] = simt::narrow<T>(sum);
   }
 }
 
@@ -198,15 +200,21 @@ __global__ void __launch_bounds__(kPoolThreads)
     int h_first, h_end, w_first, w_end;
     h.find(y, h_first, h_end);
     w.find(x, w_first, w_end);
-    T sum = 0;
+    Wide<T> sum = 0;
     for (int oh = h_first; oh < h_end; ++oh) {
       const int row = (y + h.pad - oh * h.stride) * w.kernel + x + w.pad;
       const int64_t line = at.plane_start + int64_t(oh) * w.out * step;
       for (int ow = w_first; ow < w_end; ++ow)
-        if (int(offsets[line + ow * step]) == row - ow * w.stride) sum += dy[line + ow * step];
+        if (int(offsets[line + ow * step]) == row - ow * w.stride)
+          sum += simt::widen(dy[line + ow * step]);
     }
-    dx[i] = sum;
+    dx[i] = simt::narrow<T>(sum);
   }
+}
+
+/// What the sum of a window is divided by.
+template <class W> BRASA_DEVICE_FN W divisor_of(const PoolParams& p, const Position& at) {
+  return W(row_divisor(p, at.y)) * W(column_divisor(p, at.x));
 }
 
 template <class T>
@@ -216,14 +224,14 @@ __global__ void __launch_bounds__(kPoolThreads)
   for (int64_t i = int64_t(blockIdx.x) * kPoolThreads + threadIdx.x; i < n; i += stride) {
     const Position at = position_of(i, p, planes, p.h.in * p.w.in);
     const Window h = window_of(p.h, at.y), w = window_of(p.w, at.x);
-    T total = 0;
+    Wide<T> total = 0;
     for (int64_t iw = w.first; iw < w.first + w.count; ++iw) {
-      T column = 0;
+      Wide<T> column = 0;
       for (int64_t ih = h.first; ih < h.first + h.count; ++ih)
-        column += x[at.plane_start + (ih * p.w.in + iw) * pixel_step(p)];
+        column += simt::widen(x[at.plane_start + (ih * p.w.in + iw) * pixel_step(p)]);
       total += column;
     }
-    y[i] = total / (T(row_divisor(p, at.y)) * T(column_divisor(p, at.x)));
+    y[i] = simt::narrow<T>(total / divisor_of<Wide<T>>(p, at));
   }
 }
 
@@ -234,13 +242,13 @@ __global__ void __launch_bounds__(kPoolThreads)
   for (int64_t i = blockIdx.x; i < n; i += gridDim.x) {
     const Position at = position_of(i, p, planes, p.h.in * p.w.in);
     const Window h = window_of(p.h, at.y), w = window_of(p.w, at.x);
-    T sum = 0;
+    Wide<T> sum = 0;
     for (int64_t t = threadIdx.x; t < h.count * w.count; t += kPoolThreads) {
       const int64_t ih = h.first + t / w.count, iw = w.first + t % w.count;
-      sum += x[at.plane_start + (ih * p.w.in + iw) * pixel_step(p)];
+      sum += simt::widen(x[at.plane_start + (ih * p.w.in + iw) * pixel_step(p)]);
     }
     sum = simt::block_reduce_sum(sum);
-    if (threadIdx.x == 0) y[i] = sum / (T(row_divisor(p, at.y)) * T(column_divisor(p, at.x)));
+    if (threadIdx.x == 0) y[i] = simt::narrow<T>(sum / divisor_of<Wide<T>>(p, at));
   }
 }
 
@@ -251,16 +259,16 @@ __global__ void __launch_bounds__(kPoolThreads)
   for (int64_t i = int64_t(blockIdx.x) * kPoolThreads + threadIdx.x; i < n; i += stride) {
     const Position at = position_of(i, p, planes, p.h.out * p.w.out);
     const Covering h = covering(p.h, at.y), w = covering(p.w, at.x);
-    T total = 0;
+    Wide<T> total = 0;
     for (int64_t ow = w.first; ow < w.end; ++ow) {
-      const T divisor = T(column_divisor(p, ow));
-      T column = 0;
+      const auto divisor = Wide<T>(column_divisor(p, ow));
+      Wide<T> column = 0;
       for (int64_t oh = h.first; oh < h.end; ++oh)
-        column += dy[at.plane_start + (oh * p.w.out + ow) * pixel_step(p)] /
-                  (T(row_divisor(p, oh)) * divisor);
+        column += simt::widen(dy[at.plane_start + (oh * p.w.out + ow) * pixel_step(p)]) /
+                  (Wide<T>(row_divisor(p, oh)) * divisor);
       total += column;
     }
-    dx[i] = total;
+    dx[i] = simt::narrow<T>(total);
   }
 }
 
@@ -358,11 +366,11 @@ void max_pool_indices(Context ctx, PoolOffsets offsets, T* indices, const PoolPa
                Planes(p, p.h.out, p.w.out));
 }
 
-BRASA_INSTANTIATE(pool_workspace, float, double)
-BRASA_INSTANTIATE(max_pool_forward, float, double)
-BRASA_INSTANTIATE(max_pool_backward, float, double)
-BRASA_INSTANTIATE(mean_pool_forward, float, double)
-BRASA_INSTANTIATE(mean_pool_backward, float, double)
+BRASA_INSTANTIATE(pool_workspace, float, double, float16, bfloat16)
+BRASA_INSTANTIATE(max_pool_forward, float, double, float16, bfloat16)
+BRASA_INSTANTIATE(max_pool_backward, float, double, float16, bfloat16)
+BRASA_INSTANTIATE(mean_pool_forward, float, double, float16, bfloat16)
+BRASA_INSTANTIATE(mean_pool_backward, float, double, float16, bfloat16)
 BRASA_INSTANTIATE(max_pool_indices, int64_t)
 
 }  // namespace brasa::cuda

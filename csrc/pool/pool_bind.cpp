@@ -66,7 +66,7 @@ void max_forward(In x, Out y, OptionalOut offsets, AxisNumbers h, AxisNumbers w,
   const PoolParams p =
       pool_params(x, y, offsets ? ArrayView(offsets) : ArrayView(y), h, w, adaptive);
   const PoolOffsets kept = offsets_of(offsets, p);
-  visit<float, double>(x.dtype, [&]<class T>() {
+  visit_floating(x.dtype, [&]<class T>() {
     Context ctx = make_context(x);
     const Workspace workspace(ctx, device::pool_workspace<T>(p, ctx.threads));
     const ReleaseGil gil(x.size);
@@ -78,7 +78,7 @@ void max_backward(In dy, In offsets, Out dx, AxisNumbers h, AxisNumbers w, bool 
   require_same_dtype(dy, dx);
   const PoolParams p = pool_params(dx, dy, offsets, h, w, adaptive);
   const PoolOffsets kept = offsets_of(offsets, p);
-  visit<float, double>(dy.dtype, [&]<class T>() {
+  visit_floating(dy.dtype, [&]<class T>() {
     Context ctx = make_context(dy);
     const Workspace workspace(ctx, device::pool_workspace<T>(p, ctx.threads));
     const ReleaseGil gil(dx.size);
@@ -107,7 +107,7 @@ void mean_forward(In x, Out y, AxisNumbers h, AxisNumbers w, bool adaptive, bool
   PoolParams p = pool_params(x, y, y, h, w, adaptive);
   p.include_pad = include_pad;
   p.divisor_override = divisor_override;
-  visit<float, double>(x.dtype, [&]<class T>() {
+  visit_floating(x.dtype, [&]<class T>() {
     Context ctx = make_context(x);
     const Workspace workspace(ctx, device::pool_workspace<T>(p, ctx.threads));
     const ReleaseGil gil(x.size);
@@ -121,7 +121,7 @@ void mean_backward(In dy, Out dx, AxisNumbers h, AxisNumbers w, bool adaptive, b
   PoolParams p = pool_params(dx, dy, dy, h, w, adaptive);
   p.include_pad = include_pad;
   p.divisor_override = divisor_override;
-  visit<float, double>(dy.dtype, [&]<class T>() {
+  visit_floating(dy.dtype, [&]<class T>() {
     Context ctx = make_context(dy);
     const Workspace workspace(ctx, device::pool_workspace<T>(p, ctx.threads));
     const ReleaseGil gil(dx.size);

@@ -1,9 +1,9 @@
 """Pooling of images, and its gradients.
 
-Images are (N, C, H, W), float32 or float64, C-contiguous or channels-last; any other is copied first. The
-result has the layout of the image. Semantics are PyTorch's: a NaN wins a maximum, among equals the first in
-scan order does, and padding never wins; the last window of ``ceil_mode`` must begin inside the image or its
-leading padding.
+Images are (N, C, H, W), float32 or float64 (on CUDA also of 16 bits), C-contiguous or channels-last; any
+other is copied first. The result has the layout of the image. Semantics are PyTorch's: a NaN wins a
+maximum, among equals the first in scan order does, and padding never wins; the last window of ``ceil_mode``
+must begin inside the image or its leading padding.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class _Windows(NamedTuple):
 
 def _image(x: Any, name: str = "x") -> Any:
     """`x` as a dense image that is not empty but for its batch and channels."""
-    x = _backend.dense(_check.floating(name, x))
+    x = _backend.dense(_check.device_floating(name, x))
     _check.rank(name, x, 4, shape="(N, C, H, W)")
     if 0 in x.shape[2:]:
         raise ValueError(f"{name}: expected an image of at least one pixel, got shape {x.shape}")
@@ -200,7 +200,7 @@ def max_pool2d_backward(dy: Any, saved: Any) -> Any:
     array([[[[0., 0.],
              [5., 0.]]]], dtype=float32)
     """
-    dy = _check.floating("dy", dy)
+    dy = _check.device_floating("dy", dy)
     try:
         offsets, shape, windows, channels_last = saved
         h, w, adaptive = windows
@@ -238,7 +238,7 @@ def _max_pool2d(
     Parameters
     ----------
     x : array or Tensor
-        (N, C, H, W), float32 or float64.
+        (N, C, H, W), float32 or float64, on CUDA also of 16 bits.
     kernel_size : int or (int, int)
         Extents of a window.
     stride : int or (int, int), optional
@@ -299,7 +299,7 @@ def _adaptive_max_pool2d(
     Parameters
     ----------
     x : array or Tensor
-        (N, C, H, W), float32 or float64.
+        (N, C, H, W), float32 or float64, on CUDA also of 16 bits.
     output_size : int or (int or None, int or None)
         H' and W'; None keeps the image's extent.
     return_indices, save, out
@@ -338,7 +338,7 @@ def _global_max_pool2d(x: Any, *, save: bool = False, out: Any = None) -> Any:
     Parameters
     ----------
     x : array or Tensor
-        (N, C, H, W), float32 or float64.
+        (N, C, H, W), float32 or float64, on CUDA also of 16 bits.
     save, out
         As for `max_pool2d`.
 
@@ -381,7 +381,7 @@ def _mean_pool(
 def _mean_pool_backward(
     dy: Any, x: Any, windows: _Windows, extents: tuple[int, int], include_pad: bool, divisor: int
 ) -> Any:
-    dy = _check.floating("dy", dy)
+    dy = _check.device_floating("dy", dy)
     _check.same_dtype(x=x, dy=dy)
     _check.shape("dy", dy, (*x.shape[:2], *extents), "that of the result")
     dy = _backend.laid_out_like(x, dy)
@@ -456,7 +456,7 @@ def _avg_pool2d(
     Parameters
     ----------
     x : array or Tensor
-        (N, C, H, W), float32 or float64.
+        (N, C, H, W), float32 or float64, on CUDA also of 16 bits.
     kernel_size, stride, padding, ceil_mode, out
         As for `max_pool2d`.
     count_include_pad : bool
@@ -524,7 +524,7 @@ def _adaptive_avg_pool2d(x: Any, output_size: Any, *, out: Any = None) -> Any:
     Parameters
     ----------
     x : array or Tensor
-        (N, C, H, W), float32 or float64.
+        (N, C, H, W), float32 or float64, on CUDA also of 16 bits.
     output_size : int or (int or None, int or None)
         H' and W'; None keeps the image's extent.
     out : array, optional
@@ -586,7 +586,7 @@ def _global_avg_pool2d(x: Any, *, out: Any = None) -> Any:
     Parameters
     ----------
     x : array or Tensor
-        (N, C, H, W), float32 or float64.
+        (N, C, H, W), float32 or float64, on CUDA also of 16 bits.
     out : array, optional
         (N, C, 1, 1), where the result goes. For arrays only.
 
