@@ -127,8 +127,8 @@ template <class T> size_t cross_entropy_workspace(const CrossEntropyParams<T>& p
 }
 
 template <class T>
-void cross_entropy_forward(Context ctx, const T* logits, CrossEntropyParams<T> params, T* losses,
-                           T* statistics, T* divisor) {
+void cross_entropy_forward(Context ctx, const T* logits, CrossEntropyParams<T> params,
+                           Wide<T>* losses, Wide<T>* statistics, Wide<T>* divisor) {
   if (params.reduction == Reduction::none) {
     forward_positions(ctx, logits, params, losses, statistics);
     return;
@@ -143,8 +143,9 @@ void cross_entropy_forward(Context ctx, const T* logits, CrossEntropyParams<T> p
 }
 
 template <class T>
-void cross_entropy_backward(Context ctx, const T* dy, const T* logits, CrossEntropyParams<T> params,
-                            const T* statistics, const T* divisor, T* dlogits) {
+void cross_entropy_backward(Context ctx, const Wide<T>* dy, const T* logits,
+                            CrossEntropyParams<T> params, const Wide<T>* statistics,
+                            const Wide<T>* divisor, T* dlogits) {
   const bool reduced = params.reduction != Reduction::none;
   const T weights = sum_of_weights(params), kept = T(1 - params.label_smoothing);
   const T share = T(params.label_smoothing) / T(params.shape.n);

@@ -16,38 +16,43 @@ BRASA_DEVICE_FN int64_t class_of(const CrossEntropyParams<T>& p, int64_t positio
   const int64_t c = p.classes.wide ? p.classes.wide[position] : int64_t(p.classes.narrow[position]);
   return c == p.ignore_index ? kIgnored : c < 0 || c >= p.shape.n ? kOutside : c;
 }
-template <class T> BRASA_DEVICE_FN T weight_of(const CrossEntropyParams<T>& p, int64_t c) {
-  return c < 0 ? T(0) : p.weight ? p.weight[c] : T(1);
+template <class T> BRASA_DEVICE_FN Wide<T> weight_of(const CrossEntropyParams<T>& p, int64_t c) {
+  return c < 0 ? Wide<T>(0) : p.weight ? p.weight[c] : Wide<T>(1);
 }
 /// Weight of class c whatever the target.
-template <class T> BRASA_DEVICE_FN T class_weight(const CrossEntropyParams<T>& p, int64_t c) {
-  return p.weight ? p.weight[c] : T(1);
+template <class T> BRASA_DEVICE_FN Wide<T> class_weight(const CrossEntropyParams<T>& p, int64_t c) {
+  return p.weight ? p.weight[c] : Wide<T>(1);
 }
 /// w_c q_c at element `at` of class c.
 template <class T>
-BRASA_DEVICE_FN T weighted_target(const CrossEntropyParams<T>& p, int64_t c, int64_t at) {
-  const T q = p.probabilities[at] * T(1 - p.label_smoothing) + T(p.label_smoothing) / T(p.shape.n);
+BRASA_DEVICE_FN Wide<T> weighted_target(const CrossEntropyParams<T>& p, int64_t c, int64_t at) {
+  using W = Wide<T>;
+  const W q = p.probabilities[at] * W(1 - p.label_smoothing) + W(p.label_smoothing) / W(p.shape.n);
   return q * class_weight(p, c);
 }
 
 template <class T, template <class> class Group>
 __global__ void __launch_bounds__(kLineThreads, 2)
-    cross_entropy_forward_kernel(const T* x, CrossEntropyParams<T> p, T* losses, T* statistics) {
-  for_lines<T, Group>(p.shape, [&](const Line<T, Group>& line) {
-    const auto found = line.max_and_sum([&](int64_t j) { return x[line.at(j)]; });
-    const T maximum = found.maximum, log_sum = vlog(found.sum);
-    const auto minus_log = [&](int64_t j) { return (maximum - x[line.at(j)]) + log_sum; };
-    T loss;
+    cross_entropy_forward_kernel(const T* x, CrossEntropyParams<T> p, Wide<T>* losses,
+                                 Wide<T>* statistics) {
+  using W = Wide<T>;
+  for_lines<W, Group>(p.shape, [&](const Line<W, Group>& line) {
+    const auto found = line.max_and_sum([&](int64_t j) { return simt::widen(x[line.at(j)]); });
+    const W maximum = found.maximum, log_sum = vlog(found.sum);
+    const auto minus_log = [&](int64_t j) {
+      return (maximum - simt::widen(x[line.at(j)])) + log_sum;
+    };
+    W loss;
     if (p.probabilities) {
       loss = line.sum([&](int64_t j) { return weighted_target(p, j, line.at(j)) * minus_log(j); });
     } else {
       const int64_t c = class_of(p, line.index);
-      loss = c == kIgnored   ? T(0)
-             : c == kOutside ? T(0) / T(0)
-                             : T(1 - p.label_smoothing) * weight_of(p, c) * minus_log(c);
+      loss = c == kIgnored   ? W(0)
+             : c == kOutside ? W(0) / W(0)
+                             : W(1 - p.label_smoothing) * weight_of(p, c) * minus_log(c);
       if (p.label_smoothing != 0) {
-        const T spread = line.sum([&](int64_t j) { return class_weight(p, j) * minus_log(j); });
-        if (c >= 0) loss += T(p.label_smoothing) / T(p.shape.n) * spread;
+        const W spread = line.sum([&](int64_t j) { return class_weight(p, j) * minus_log(j); });
+        if (c >= 0) loss += W(p.label_smoothing) / W(p.shape.n) * spread;
       }
     }
     if (line.group.rank() == 0) {
@@ -63,7 +68,7 @@ __global__ void __launch_bounds__(kLineThreads, 2)
 /// Adds what losses and weights kReduceBlocks blocks have each; one block then adds those.
 template <class T>
 __global__ void __launch_bounds__(kReduceThreads)
-    sum_positions_kernel(const T* losses, CrossEntropyParams<T> p, double* partial) {
+    sum_positions_kernel(const Wide<T>* losses, CrossEntropyParams<T> p, double* partial) {
   double loss = 0, weight = 0;
   const int64_t step = int64_t(gridDim.x) * kReduceThreads;
   for (int64_t i = int64_t(blockIdx.x) * kReduceThreads + threadIdx.x;
@@ -97,28 +102,32 @@ __global__ void __launch_bounds__(kReduceThreads)
 
 template <class T, template <class> class Group>
 __global__ void __launch_bounds__(kLineThreads, 2)
-    cross_entropy_backward_kernel(const T* dy, const T* x, CrossEntropyParams<T> p,
-                                  const T* statistics, const T* divisor, T* dx) {
-  const T kept = T(1 - p.label_smoothing), share = T(p.label_smoothing) / T(p.shape.n);
-  for_lines<T, Group>(p.shape, [&](const Line<T, Group>& line) {
-    const T maximum = statistics[line.index],
+    cross_entropy_backward_kernel(const Wide<T>* dy, const T* x, CrossEntropyParams<T> p,
+                                  const Wide<T>* statistics, const Wide<T>* divisor, T* dx) {
+  using W = Wide<T>;
+  const W kept = W(1 - p.label_smoothing), share = W(p.label_smoothing) / W(p.shape.n);
+  for_lines<W, Group>(p.shape, [&](const Line<W, Group>& line) {
+    const W maximum = statistics[line.index],
             log_sum = statistics[p.shape.outer * p.shape.inner + line.index];
-    const T scale = p.reduction == Reduction::none ? dy[line.index] : dy[0] / divisor[0];
-    const auto probability = [&](int64_t j) { return vexp(x[line.at(j)] - maximum - log_sum); };
+    const W scale = p.reduction == Reduction::none ? dy[line.index] : dy[0] / divisor[0];
+    const auto probability = [&](int64_t j) {
+      return vexp(simt::widen(x[line.at(j)]) - maximum - log_sum);
+    };
     if (p.probabilities) {
-      const T sum = line.sum([&](int64_t j) { return weighted_target(p, j, line.at(j)); });
+      const W sum = line.sum([&](int64_t j) { return weighted_target(p, j, line.at(j)); });
       line.each([&](int64_t j) {
-        dx[line.at(j)] = scale * (sum * probability(j) - weighted_target(p, j, line.at(j)));
+        const W gradient = sum * probability(j) - weighted_target(p, j, line.at(j));
+        dx[line.at(j)] = simt::narrow<T>(scale * gradient);
       });
       return;
     }
     const int64_t c = class_of(p, line.index);
-    const T all = share == 0 ? T(0) : line.sum([&](int64_t j) { return class_weight(p, j); });
-    const T own = kept * weight_of(p, c);
+    const W all = share == 0 ? W(0) : line.sum([&](int64_t j) { return class_weight(p, j); });
+    const W own = kept * weight_of(p, c);
     line.each([&](int64_t j) {
-      dx[line.at(j)] = c < 0 ? T(0)
-                             : scale * ((own + share * all) * probability(j) -
-                                        share * class_weight(p, j) - (j == c ? own : T(0)));
+      const W gradient =
+          (own + share * all) * probability(j) - share * class_weight(p, j) - (j == c ? own : W(0));
+      dx[line.at(j)] = simt::narrow<T>(c < 0 ? W(0) : scale * gradient);
     });
   });
 }
@@ -128,18 +137,19 @@ __global__ void __launch_bounds__(kLineThreads, 2)
 
 template <class T> size_t cross_entropy_workspace(const CrossEntropyParams<T>& params) {
   if (params.reduction == Reduction::none) return 0;
-  return 2 * kReduceBlocks * sizeof(double) + size_t(params.shape.lines()) * sizeof(T);
+  return 2 * kReduceBlocks * sizeof(double) + size_t(params.shape.lines()) * sizeof(Wide<T>);
 }
 
 template <class T>
-void cross_entropy_forward(Context ctx, const T* logits, CrossEntropyParams<T> params, T* losses,
-                           T* statistics, T* divisor) {
+void cross_entropy_forward(Context ctx, const T* logits, CrossEntropyParams<T> params,
+                           Wide<T>* losses, Wide<T>* statistics, Wide<T>* divisor) {
   const auto stream = static_cast<simt::stream_t>(ctx.stream);
   const bool reduced = params.reduction != Reduction::none;
   double* const partial = static_cast<double*>(ctx.workspace);
-  T* const of_position = reduced ? reinterpret_cast<T*>(partial + 2 * kReduceBlocks) : losses;
+  Wide<T>* const of_position =
+      reduced ? reinterpret_cast<Wide<T>*>(partial + 2 * kReduceBlocks) : losses;
   if (params.shape.size() > 0) {
-    choose_group<T>(params.shape, [&]<template <class> class Group>(dim3 grid) {
+    choose_group(params.shape, [&]<template <class> class Group>(dim3 grid) {
       simt::launch({.grid = grid, .block = dim3(kLineThreads), .stream = stream},
                    cross_entropy_forward_kernel<T, Group>, logits, params, of_position, statistics);
     });
@@ -149,15 +159,16 @@ void cross_entropy_forward(Context ctx, const T* logits, CrossEntropyParams<T> p
   blocks = blocks < 1 ? 1 : blocks > kReduceBlocks ? kReduceBlocks : blocks;
   simt::launch({.grid = dim3(unsigned(blocks)), .block = dim3(kReduceThreads), .stream = stream},
                sum_positions_kernel<T>, of_position, params, partial);
-  simt::launch({.block = dim3(kReduceThreads), .stream = stream}, finish_reduction_kernel<T>,
+  simt::launch({.block = dim3(kReduceThreads), .stream = stream}, finish_reduction_kernel<Wide<T>>,
                partial, blocks, params.reduction == Reduction::mean, losses, divisor);
 }
 
 template <class T>
-void cross_entropy_backward(Context ctx, const T* dy, const T* logits, CrossEntropyParams<T> params,
-                            const T* statistics, const T* divisor, T* dlogits) {
+void cross_entropy_backward(Context ctx, const Wide<T>* dy, const T* logits,
+                            CrossEntropyParams<T> params, const Wide<T>* statistics,
+                            const Wide<T>* divisor, T* dlogits) {
   if (params.shape.size() == 0) return;
-  choose_group<T>(params.shape, [&]<template <class> class Group>(dim3 grid) {
+  choose_group(params.shape, [&]<template <class> class Group>(dim3 grid) {
     simt::launch({.grid = grid,
                   .block = dim3(kLineThreads),
                   .stream = static_cast<simt::stream_t>(ctx.stream)},
@@ -166,8 +177,8 @@ void cross_entropy_backward(Context ctx, const T* dy, const T* logits, CrossEntr
   });
 }
 
-BRASA_INSTANTIATE(cross_entropy_forward, float, double)
-BRASA_INSTANTIATE(cross_entropy_workspace, float, double)
-BRASA_INSTANTIATE(cross_entropy_backward, float, double)
+BRASA_INSTANTIATE(cross_entropy_forward, float, double, float16, bfloat16)
+BRASA_INSTANTIATE(cross_entropy_workspace, float, double, float16, bfloat16)
+BRASA_INSTANTIATE(cross_entropy_backward, float, double, float16, bfloat16)
 
 }  // namespace brasa::cuda

@@ -23,6 +23,7 @@
 #pragma once
 
 #include "core/dispatch.h"
+#include "core/half.h"
 #include "softmax/softmax.h"
 
 namespace brasa {
@@ -37,10 +38,10 @@ struct ClassIndices {
 enum class Reduction : int32_t { none, sum, mean };
 
 template <class T> struct CrossEntropyParams {
-  AxisShape shape;         ///< of the logits around the class axis
-  ClassIndices classes;    ///< absent where `probabilities` is there
-  const T* probabilities;  ///< laid out as the logits, or null
-  const T* weight;         ///< one per class, or null
+  AxisShape shape;               ///< of the logits around the class axis
+  ClassIndices classes;          ///< absent where `probabilities` is there
+  const Wide<T>* probabilities;  ///< laid out as the logits, or null
+  const Wide<T>* weight;         ///< one per class, or null
   int64_t ignore_index;
   double label_smoothing;
   Reduction reduction;
@@ -48,12 +49,14 @@ template <class T> struct CrossEntropyParams {
 
 }  // namespace brasa
 
-/// losses: one per position; or, where there is a reduction, one in all, and `divisor` what the sum
-/// was divided by. statistics: maxima, then logs of sums, of all positions.
-BRASA_KERNEL(cross_entropy_forward, const T* logits, CrossEntropyParams<T> params, T* losses,
-             T* statistics, T* divisor)
+/// Beside logits of 16 bits everything but their gradient is float32. losses: one per position; or,
+/// where there is a reduction, one in all, and `divisor` what the sum was divided by. statistics:
+/// maxima, then logs of sums, of all positions.
+BRASA_KERNEL(cross_entropy_forward, const T* logits, CrossEntropyParams<T> params, Wide<T>* losses,
+             Wide<T>* statistics, Wide<T>* divisor)
 BRASA_FUNCTION(size_t, cross_entropy_workspace, const CrossEntropyParams<T>& params)
 
 /// dy: one per position, or one in all where there is a reduction.
-BRASA_KERNEL(cross_entropy_backward, const T* dy, const T* logits, CrossEntropyParams<T> params,
-             const T* statistics, const T* divisor, T* dlogits)
+BRASA_KERNEL(cross_entropy_backward, const Wide<T>* dy, const T* logits,
+             CrossEntropyParams<T> params, const Wide<T>* statistics, const Wide<T>* divisor,
+             T* dlogits)

@@ -12,7 +12,7 @@ namespace {
 void check_operands(const In& logits, const In& targets, const OptionalIn& weight) {
   BRASA_REQUIRE(logits.rank >= 2, "logits need (N, C, ...), got " + shape_text(logits));
   require_dense(logits);
-  if (targets.dtype == logits.dtype) {
+  if (targets.dtype == wide_of(logits.dtype)) {
     require_same_dense_layout(logits, targets);
   } else {
     BRASA_REQUIRE(targets.dtype == DType::int32 || targets.dtype == DType::int64,
@@ -24,7 +24,7 @@ void check_operands(const In& logits, const In& targets, const OptionalIn& weigh
                     "unexpected shape " + shape_text(targets));
   }
   if (!weight) return;
-  require_same_dtype(logits, weight);
+  require_dtype(weight, wide_of(logits.dtype));
   require_shape(weight, logits.shape[1]);
   require_c_order(weight);
 }
@@ -39,8 +39,8 @@ CrossEntropyParams<T> make_params(const In& logits, const In& targets, const Opt
   if (is_channels_last(logits)) p.shape = {p.shape.outer * p.shape.inner, p.shape.n, 1};
   if (targets.dtype == DType::int64) p.classes.wide = targets.as<const int64_t>();
   if (targets.dtype == DType::int32) p.classes.narrow = targets.as<const int32_t>();
-  if (targets.dtype == logits.dtype) p.probabilities = targets.as<const T>();
-  p.weight = weight ? weight.as<const T>() : nullptr;
+  if (targets.dtype == wide_of(logits.dtype)) p.probabilities = targets.as<const Wide<T>>();
+  p.weight = weight ? weight.as<const Wide<T>>() : nullptr;
   p.ignore_index = ignore_index;
   p.label_smoothing = label_smoothing;
   p.reduction = reduction;
@@ -53,7 +53,7 @@ Reduction reduction_of(int number) {
 }
 
 void check_per_position(const ArrayView& a, const In& logits, Reduction reduction) {
-  require_same_dtype(a, logits);
+  require_dtype(a, wide_of(logits.dtype));
   require_c_order(a);
   const int64_t wanted =
       reduction == Reduction::none ? logits.size / std::max<int64_t>(logits.shape[1], 1) : 1;
@@ -62,7 +62,7 @@ void check_per_position(const ArrayView& a, const In& logits, Reduction reductio
 }
 
 void check_statistics(const ArrayView& a, const In& logits) {
-  require_same_dtype(a, logits);
+  require_dtype(a, wide_of(logits.dtype));
   require_c_order(a);
   BRASA_REQUIRE(a.size == logits.size / logits.shape[1] * 2, "unexpected size of statistics");
 }
@@ -75,7 +75,7 @@ void forward(In logits, In targets, OptionalIn weight, int64_t ignore_index, dou
   check_per_position(losses, logits, reduction);
   if (statistics) check_statistics(statistics, logits);
   if (divisor) {
-    require_same_dtype(divisor, logits);
+    require_dtype(divisor, wide_of(logits.dtype));
     BRASA_REQUIRE(divisor.size == 1, "unexpected size of divisor");
   }
 #if !defined(BRASA_FOR_CUDA)
@@ -83,14 +83,14 @@ void forward(In logits, In targets, OptionalIn weight, int64_t ignore_index, dou
     require_indices("targets", targets, logits.shape[1], &ignore_index);
 #endif
   Context ctx = make_context(logits);
-  visit<float, double>(logits.dtype, [&]<class T>() {
+  visit_floating(logits.dtype, [&]<class T>() {
     const auto params =
         make_params<T>(logits, targets, weight, ignore_index, label_smoothing, reduction);
     const Workspace workspace(ctx, device::cross_entropy_workspace<T>(params));
     const ReleaseGil gil(logits.size);
-    device::cross_entropy_forward<T>(ctx, logits.as<const T>(), params, losses.as<T>(),
-                                     statistics ? statistics.as<T>() : nullptr,
-                                     divisor ? divisor.as<T>() : nullptr);
+    device::cross_entropy_forward<T>(ctx, logits.as<const T>(), params, losses.as<Wide<T>>(),
+                                     statistics ? statistics.as<Wide<T>>() : nullptr,
+                                     divisor ? divisor.as<Wide<T>>() : nullptr);
   });
 }
 
@@ -102,17 +102,17 @@ void backward(In dy, In logits, In targets, OptionalIn weight, int64_t ignore_in
   check_operands(logits, targets, weight);
   check_per_position(dy, logits, reduction);
   check_statistics(statistics, logits);
-  require_same_dtype(divisor, logits);
+  require_dtype(divisor, wide_of(logits.dtype));
   BRASA_REQUIRE(divisor.size == 1, "unexpected size of divisor");
   require_same_dtype(logits, dlogits);
   require_same_dense_layout(logits, dlogits);
   const Context ctx = make_context(logits);
   const ReleaseGil gil(logits.size);
-  visit<float, double>(logits.dtype, [&]<class T>() {
+  visit_floating(logits.dtype, [&]<class T>() {
     const auto params =
         make_params<T>(logits, targets, weight, ignore_index, label_smoothing, reduction);
-    device::cross_entropy_backward<T>(ctx, dy.as<const T>(), logits.as<const T>(), params,
-                                      statistics.as<const T>(), divisor.as<const T>(),
+    device::cross_entropy_backward<T>(ctx, dy.as<const Wide<T>>(), logits.as<const T>(), params,
+                                      statistics.as<const Wide<T>>(), divisor.as<const Wide<T>>(),
                                       dlogits.as<T>());
   });
 }

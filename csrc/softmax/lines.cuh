@@ -4,8 +4,11 @@
 // Contiguous lines go to a warp, long ones to a block, so that neighbouring threads read
 // neighbouring elements. Where the axis is not innermost, neighbouring lines do, and each line has
 // one thread. The choice depends on the shape of a line alone, never on how many there are.
+//
+// T is what is computed in: elements of 16 bits are widened where they are read.
 #pragma once
 
+#include "core/ptx_convert.cuh"
 #include "core/vmath.cuh"
 #include "softmax/softmax.h"
 
@@ -97,7 +100,7 @@ BRASA_DEVICE_FN void for_lines(AxisShape shape, const F& f) {
 }
 
 /// Calls launch(group, grid) with the kind of group that suits the shape.
-template <class T, class F> void choose_group(AxisShape shape, const F& f) {
+template <class F> void choose_group(AxisShape shape, const F& f) {
   const int64_t lines = shape.lines();
   if (shape.inner > 1) {
     f.template operator()<ThreadGroup>(simt::blocks_for(lines, kLineThreads));

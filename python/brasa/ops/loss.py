@@ -25,7 +25,7 @@ def _options(label_smoothing: Any, reduction: Any) -> tuple[float, int]:
 
 def _operands(logits: Any, targets: Any, weight: Any, ignore_index: Any) -> tuple[Any, Any, Any, int]:
     """The checked operands as the kernels take them."""
-    logits = _backend.dense(_check.floating("logits", logits))
+    logits = _backend.dense(_check.device_floating("logits", logits))
     if logits.ndim < 2 or logits.shape[1] == 0:
         raise ValueError(f"logits: expected shape (N, C, ...) with at least one class, got {logits.shape}")
     ignore_index = _check.integer("ignore_index", ignore_index, minimum=-(2**63), maximum=2**63 - 1)
@@ -33,16 +33,15 @@ def _operands(logits: Any, targets: Any, weight: Any, ignore_index: Any) -> tupl
     targets = _backend.as_array(targets, "targets")
     if targets.dtype.kind == "f":
         _check.shape("targets", targets, logits.shape, "probabilities have the shape of logits")
-        _check.same_dtype(logits=logits, targets=targets)
+        _check.vector("targets", targets, logits=logits)
         targets = _backend.laid_out_like(logits, targets)
     else:
         targets = _check.indices("targets", targets, logits.shape[1], ignored=ignore_index)
         _check.shape("targets", targets, positions, f"one class for each position of logits {logits.shape}")
         _backend.kernels(logits, targets)
     if weight is not None:
-        weight = _backend.contiguous(_check.floating("weight", weight))
+        weight = _backend.contiguous(_check.vector("weight", weight, logits=logits))
         _check.shape("weight", weight, (logits.shape[1],), "one for each class")
-        _check.same_dtype(logits=logits, weight=weight)
     return logits, targets, weight, ignore_index
 
 
@@ -68,9 +67,10 @@ def _forward(
     """`cross_entropy` of operands as the kernels take them."""
     positions = (logits.shape[0], *logits.shape[2:])
     _, _, kernels, empty, _ = _backend.backend_of(logits)
-    loss = empty(positions if kind == 0 else (), logits.dtype, False)
-    statistics = empty((2, *positions), logits.dtype, False) if save else None
-    divisor = empty((), logits.dtype, False) if save else None
+    dtype = _check.wide(logits.dtype)
+    loss = empty(positions if kind == 0 else (), dtype, False)
+    statistics = empty((2, *positions), dtype, False) if save else None
+    divisor = empty((), dtype, False) if save else None
     kernels.cross_entropy_forward(
         logits, targets, weight, ignore_index, smoothing, kind, loss, statistics, divisor
     )
@@ -88,9 +88,8 @@ def _backward(
     saved: Any,
 ) -> Any:
     """The gradient for operands as the kernels take them."""
-    dy = _backend.contiguous(_check.floating("dy", dy))
+    dy = _backend.contiguous(_check.vector("dy", dy, logits=logits))
     _check.shape("dy", dy, (logits.shape[0], *logits.shape[2:]) if kind == 0 else ())
-    _check.same_dtype(logits=logits, dy=dy)
     statistics, divisor = saved
     backend = _backend.backend_of(logits)
     dlogits = backend.empty_like(logits)
@@ -115,7 +114,8 @@ def _cross_entropy(
     Parameters
     ----------
     logits : array or Tensor
-        (N, C, ...), float32 or float64: C classes for each position (N, ...).
+        (N, C, ...), float32 or float64, on CUDA also of 16 bits: C classes for each position (N, ...).
+        Beside 16 bits everything else is float32: probabilities, weights, the loss.
     targets : array
         Classes (N, ...), integers in [0, C); or probabilities (N, C, ...) of the dtype of `logits`.
     weight : array, optional

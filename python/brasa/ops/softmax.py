@@ -1,8 +1,8 @@
 """Softmax and log-softmax along any axis.
 
-Arrays of any shape, float32 or float64. An array that is C-contiguous or channels-last is taken as it lies
-and gives its layout to the result; any other is copied first. A line that is all -inf, or holds a NaN or
-+inf, gives NaN.
+Arrays of any shape, float32 or float64, on CUDA also float16 or bfloat16: sums are float32. An array that
+is C-contiguous or channels-last is taken as it lies and gives its layout to the result; any other is copied
+first. A line that is all -inf, or holds a NaN or +inf, gives NaN.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ def _forward(kernel: str, x: Any, axis: Any) -> Any:
             return y
         except _check.UNUSUAL:
             pass
-    x = _backend.dense(_check.floating("x", x))
+    x = _backend.dense(_check.device_floating("x", x))
     y = _backend.empty_like(x)
     getattr(_backend.backend_of(x).kernels, kernel)(x, y, _axis(x, axis))
     return y
 
 
 def _backward(kernel: str, dy: Any, y: Any, axis: Any) -> Any:
-    dy, y = _check.floating("dy", dy), _backend.dense(_check.floating("y", y))
+    dy, y = _check.device_floating("dy", dy), _backend.dense(_check.device_floating("y", y))
     _check.shape("dy", dy, y.shape)
     _check.same_dtype(y=y, dy=dy)
     dy = _backend.laid_out_like(y, dy)
@@ -55,7 +55,7 @@ def _softmax(x: Any, axis: int = -1) -> Any:
     Parameters
     ----------
     x : array or Tensor
-        Any shape of at least one dimension, float32 or float64.
+        Any shape of at least one dimension, float32 or float64, on CUDA also of 16 bits.
     axis : int, default -1
         The dimension whose elements sum to 1.
 
@@ -113,7 +113,7 @@ def _log_softmax(x: Any, axis: int = -1) -> Any:
     Parameters
     ----------
     x : array or Tensor
-        Any shape of at least one dimension, float32 or float64.
+        Any shape of at least one dimension, float32 or float64, on CUDA also of 16 bits.
     axis : int, default -1
         The dimension whose elements' exponentials sum to 1.
 
