@@ -7,6 +7,7 @@
 // 64 x 112 x 112 took 342 us on an H200, its floor is 154.
 #include "core/activations.h"
 #include "core/device.cuh"
+#include "core/ptx_convert.cuh"
 #include "norm/norm.h"
 
 namespace brasa::cuda {
@@ -52,7 +53,8 @@ template <class T, int kLanes, bool kChannelsLast> struct Share {
   static constexpr int kWide = kChannelsLast ? kColumns : 1;
   static constexpr int kSums = kChannelsLast ? kLanes : 1, kPacks = kKept / kLanes;
   static constexpr int kStep = kThreads * kLanes / kWide;
-  using Values = simt::Pack<T, kLanes>;
+  using W = Wide<T>;
+  using Values = simt::Lanes<W, kLanes>;
 
   const BatchNormParams& p;
   const simt::Divisor& pixels;
@@ -77,10 +79,10 @@ template <class T, int kLanes, bool kChannelsLast> struct Share {
     int64_t i = first + k * kStep;
     const int64_t pixel = kChannelsLast ? 0 : pixels.take_remainder(i);
     const T* const from = x + (kChannelsLast ? i * p.c + c : (i * p.c + c) * p.s + pixel);
-    if (aligned) return simt::load_pack<kLanes>(from);
+    if (aligned) return simt::load_wide<kLanes>(from);
     Values values;
 #pragma unroll
-    for (int lane = 0; lane < kLanes; ++lane) values[lane] = from[lane];
+    for (int lane = 0; lane < kLanes; ++lane) values[lane] = simt::widen(from[lane]);
     return values;
   }
   /// Which of a thread's sums a lane belongs to.
@@ -100,27 +102,28 @@ __global__ void __launch_bounds__(kThreads, 2)
     statistics_kernel(const T* x, BatchNormParams p, simt::Divisor pixels, bool packs,
                       Pair* results) {
   using Mine = Share<T, kLanes, kChannelsLast>;
+  using W = Wide<T>;
   const Mine mine(p, pixels, packs);
   typename Mine::Values kept[Mine::kPacks];
 #pragma unroll
   for (int k = 0; k < Mine::kPacks; ++k)
     kept[k] = mine.has(k) ? mine.load(x, k) : typename Mine::Values{};
-  T shift[Mine::kSums] = {};
+  W shift[Mine::kSums] = {};
 #pragma unroll
   for (int k = 0; k < Mine::kPacks; ++k) {
 #pragma unroll
     for (int lane = 0; lane < kLanes; ++lane) shift[Mine::sum_of(lane)] += kept[k][lane];
   }
   column_sums(shift, Mine::kWide);
-  T offsets[Mine::kSums] = {}, squares[Mine::kSums] = {};
+  W offsets[Mine::kSums] = {}, squares[Mine::kSums] = {};
 #pragma unroll
-  for (int k = 0; k < Mine::kSums; ++k) shift[k] /= T(mine.count);
+  for (int k = 0; k < Mine::kSums; ++k) shift[k] /= W(mine.count);
 #pragma unroll
   for (int k = 0; k < Mine::kPacks; ++k) {
 #pragma unroll
     for (int lane = 0; lane < kLanes; ++lane) {
       const int sum = Mine::sum_of(lane);
-      const T d = mine.has(k) ? kept[k][lane] - shift[sum] : T(0);
+      const W d = mine.has(k) ? kept[k][lane] - shift[sum] : W(0);
       offsets[sum] += d;
       squares[sum] += d * d;
     }
@@ -141,21 +144,24 @@ BRASA_DEVICE_FN T normalized(T x, T mean, T rstd, const T* weight, const T* bias
 
 /// The gradient before the activation, of channel c.
 template <class T>
-BRASA_DEVICE_FN T before_activation(const BatchNormBackward<T>& a, int64_t c, T dy, T x) {
+BRASA_DEVICE_FN Wide<T> before_activation(const BatchNormBackward<T>& a, int64_t c, Wide<T> dy,
+                                          Wide<T> x) {
   if (!a.relu_bias) return dy;
-  const T v = normalized(x, a.mean[c], a.rstd[c], a.weight, a.relu_bias, c);
-  return dy * Relu::derivative(v, T(0), T(0));
+  const Wide<T> v = normalized(x, a.mean[c], a.rstd[c], a.weight, a.relu_bias, c);
+  return dy * Relu::derivative(v, Wide<T>(0), Wide<T>(0));
 }
 
 template <class T, int kLanes, bool kChannelsLast>
-__global__ void __launch_bounds__(kThreads, 4)
+__global__ void __launch_bounds__(kThreads,
+                                  kLanes < 8 ? 4 : 3)  // sums of 8 channels need more room
     products_kernel(BatchNormBackward<T> a, BatchNormParams p, simt::Divisor pixels, bool packs,
                     Pair* results) {
   using Mine = Share<T, kLanes, kChannelsLast>;
+  using W = Wide<T>;
   const Mine mine(p, pixels, packs);
-  T sum[Mine::kSums] = {}, products[Mine::kSums] = {}, means[Mine::kSums];
+  W sum[Mine::kSums] = {}, products[Mine::kSums] = {}, means[Mine::kSums];
 #pragma unroll
-  for (int k = 0; k < Mine::kSums; ++k) means[k] = mine.c + k < p.c ? a.mean[mine.c + k] : T(0);
+  for (int k = 0; k < Mine::kSums; ++k) means[k] = mine.c + k < p.c ? a.mean[mine.c + k] : W(0);
 #pragma unroll 2
   for (int k = 0; k < Mine::kPacks; ++k) {
     if (!mine.has(k)) break;
@@ -163,7 +169,7 @@ __global__ void __launch_bounds__(kThreads, 4)
 #pragma unroll
     for (int lane = 0; lane < kLanes; ++lane) {
       const int at = Mine::sum_of(lane);
-      const T x = value[lane], g = before_activation(a, mine.c + at, gradient[lane], x);
+      const W x = value[lane], g = before_activation(a, mine.c + at, gradient[lane], x);
       sum[at] += g;
       products[at] += g * (x - means[at]);
     }
@@ -198,12 +204,13 @@ __global__ void __launch_bounds__(kThreads, 4)
     }
     squares = simt::block_reduce_sum(squares);
     if (threadIdx.x != 0) continue;
-    a.mean[c] = T(mean);
-    a.rstd[c] = T(::rsqrt(squares / n + p.eps));
+    a.mean[c] = Wide<T>(mean);
+    a.rstd[c] = Wide<T>(::rsqrt(squares / n + p.eps));
     if (a.running_mean) {
       const double old_share = 1 - p.momentum;
-      a.running_mean[c] = T(old_share * double(a.running_mean[c]) + p.momentum * mean);
-      a.running_var[c] = T(old_share * double(a.running_var[c]) + p.momentum * (squares / (n - 1)));
+      a.running_mean[c] = Wide<T>(old_share * double(a.running_mean[c]) + p.momentum * mean);
+      a.running_var[c] =
+          Wide<T>(old_share * double(a.running_var[c]) + p.momentum * (squares / (n - 1)));
     }
   }
 }
@@ -214,7 +221,7 @@ __global__ void __launch_bounds__(kThreads, 4)
   const int64_t stride = int64_t(gridDim.x) * kThreads;
   for (int64_t c = int64_t(blockIdx.x) * kThreads + threadIdx.x; c < p.c; c += stride) {
     a.mean[c] = a.running_mean[c];
-    a.rstd[c] = T(::rsqrt(double(a.running_var[c]) + p.eps));
+    a.rstd[c] = Wide<T>(::rsqrt(double(a.running_var[c]) + p.eps));
   }
 }
 
@@ -235,8 +242,8 @@ __global__ void __launch_bounds__(kThreads, 4)
     products = simt::block_reduce_sum(products);
     if (threadIdx.x != 0) continue;
     const double rstd = double(a.rstd[c]);
-    if (a.dbias) a.dbias[c] = T(sum);
-    if (a.dweight) a.dweight[c] = T(products * rstd);
+    if (a.dbias) a.dbias[c] = Wide<T>(sum);
+    if (a.dweight) a.dweight[c] = Wide<T>(products * rstd);
     coefficients[c] = {p.training ? sum / n : 0, p.training ? products * rstd * rstd / n : 0};
   }
 }
@@ -256,11 +263,11 @@ struct Channels {
 template <class T, class A>
 __global__ void __launch_bounds__(kThreads, 4)
     normalize_kernel(BatchNormForward<T> a, BatchNormParams p, Channels channels, bool packs,
-                     T alpha, T beta) {
+                     Wide<T> alpha, Wide<T> beta) {
   simt::for_packs<T>(p.n * p.c * p.s, packs, [&]<int kLanes>(int64_t i) {
-    auto v = simt::load_pack<kLanes>(a.x + i);
-    simt::Pack<T, kLanes> residual{};
-    if (a.residual) residual = simt::load_pack<kLanes>(a.residual + i);
+    auto v = simt::load_wide<kLanes>(a.x + i);
+    simt::Lanes<Wide<T>, kLanes> residual{};
+    if (a.residual) residual = simt::load_wide<kLanes>(a.residual + i);
     const int64_t first = channels.of(i);
 #pragma unroll
     for (int k = 0; k < kLanes; ++k) {
@@ -268,10 +275,10 @@ __global__ void __launch_bounds__(kThreads, 4)
       v[k] = normalized(v[k], a.mean[c], a.rstd[c], a.weight, a.bias, c);
       if (a.residual) v[k] += residual[k];
     }
-    if (a.pre_activation) simt::store_pack<kLanes>(a.pre_activation + i, v);
+    if (a.pre_activation) simt::store_wide(a.pre_activation + i, v);
 #pragma unroll
     for (int k = 0; k < kLanes; ++k) v[k] = A::forward(v[k], alpha, beta);
-    simt::store_pack<kLanes>(a.y + i, v);
+    simt::store_wide(a.y + i, v);
   });
 }
 
@@ -280,18 +287,19 @@ __global__ void __launch_bounds__(kThreads, 4)
     batch_gradient_kernel(BatchNormBackward<T> a, BatchNormParams p, Channels channels, bool packs,
                           const Pair* coefficients) {
   simt::for_packs<T>(p.n * p.c * p.s, packs, [&]<int kLanes>(int64_t i) {
-    auto g = simt::load_pack<kLanes>(a.dy + i);
-    const auto x = simt::load_pack<kLanes>(a.x + i);
+    auto g = simt::load_wide<kLanes>(a.dy + i);
+    const auto x = simt::load_wide<kLanes>(a.x + i);
     const int64_t channel = channels.of(i);
 #pragma unroll
     for (int k = 0; k < kLanes; ++k) {
       const int64_t c = p.channels_last ? channel + k : channel;
-      const T scale = a.weight ? a.rstd[c] * a.weight[c] : a.rstd[c];
-      const T first = T(coefficients[c].first), second = T(coefficients[c].second);
-      const T dy = before_activation(a, c, g[k], x[k]);
+      const Wide<T> scale = a.weight ? a.rstd[c] * a.weight[c] : a.rstd[c];
+      const auto first = Wide<T>(coefficients[c].first);
+      const auto second = Wide<T>(coefficients[c].second);
+      const Wide<T> dy = before_activation(a, c, g[k], x[k]);
       g[k] = (dy - first - (x[k] - a.mean[c]) * second) * scale;
     }
-    simt::store_pack<kLanes>(a.dx + i, g);
+    simt::store_wide(a.dx + i, g);
   });
 }
 
@@ -382,8 +390,8 @@ void batch_norm_backward(Context ctx, const BatchNormBackward<T>& a, const Batch
                  in_packs<T>(p, a.dy, a.x, a.dx), coefficients);
 }
 
-BRASA_INSTANTIATE(batch_norm_workspace, float, double)
-BRASA_INSTANTIATE(batch_norm_forward, float, double)
-BRASA_INSTANTIATE(batch_norm_backward, float, double)
+BRASA_INSTANTIATE(batch_norm_workspace, float, double, float16, bfloat16)
+BRASA_INSTANTIATE(batch_norm_forward, float, double, float16, bfloat16)
+BRASA_INSTANTIATE(batch_norm_backward, float, double, float16, bfloat16)
 
 }  // namespace brasa::cuda

@@ -4,6 +4,7 @@
 #include "core/activations.h"
 #include "core/device.cuh"
 #include "core/order.h"
+#include "core/ptx_convert.cuh"
 #include "norm/norm.h"
 #include "softmax/lines.cuh"
 
@@ -13,37 +14,38 @@ constexpr int kRowThreads = kLineThreads;
 
 template <class T, class A, template <class> class Group>
 __global__ void __launch_bounds__(kRowThreads)
-    layer_norm_kernel(LayerNormForward<T> a, LayerNormParams p, T alpha, T beta) {
-  constexpr int kSize = Group<T>::kSize, kPerBlock = kRowThreads / kSize;
-  const Group<T> group;
+    layer_norm_kernel(LayerNormForward<T> a, LayerNormParams p, Wide<T> alpha, Wide<T> beta) {
+  using W = Wide<T>;
+  constexpr int kSize = Group<W>::kSize, kPerBlock = kRowThreads / kSize;
+  const Group<W> group;
   const int64_t n = p.width, first = int64_t(blockIdx.x) * kPerBlock + threadIdx.x / kSize;
   for (int64_t row = first; row < p.rows; row += int64_t(gridDim.x) * kPerBlock) {
     const T* x = a.x + row * n;
-    T sum = 0;
-    for (int64_t i = group.rank(); i < n; i += kSize) sum += x[i];
-    const T shift = group.sum(sum) / T(n);
-    T offsets = 0, squares = 0;
+    W sum = 0;
+    for (int64_t i = group.rank(); i < n; i += kSize) sum += simt::widen(x[i]);
+    const W shift = group.sum(sum) / W(n);
+    W offsets = 0, squares = 0;
     for (int64_t i = group.rank(); i < n; i += kSize) {
-      const T d = x[i] - shift;
+      const W d = simt::widen(x[i]) - shift;
       offsets += d;
       squares += d * d;
     }
     const double e = double(group.sum(offsets)), count = double(n);
     const double q = double(group.sum(squares));
-    const T mean = T(double(shift) + e / count);
-    const T rstd = T(::rsqrt((q - e * e / count) / count + p.eps));
+    const W mean = W(double(shift) + e / count);
+    const W rstd = W(::rsqrt((q - e * e / count) / count + p.eps));
     if (group.rank() == 0) {
       a.mean[row] = mean;
       a.rstd[row] = rstd;
     }
 #pragma unroll 1  // more registers than there are, for some activations of double
     for (int64_t i = group.rank(); i < n; i += kSize) {
-      T v = (x[i] - mean) * rstd;
+      W v = (simt::widen(x[i]) - mean) * rstd;
       if (a.weight) v *= a.weight[i];
       if (a.bias) v += a.bias[i];
-      if (a.residual) v += a.residual[row * n + i];
-      if (a.pre_activation) a.pre_activation[row * n + i] = v;
-      a.y[row * n + i] = A::forward(v, alpha, beta);
+      if (a.residual) v += simt::widen(a.residual[row * n + i]);
+      if (a.pre_activation) a.pre_activation[row * n + i] = simt::narrow<T>(v);
+      a.y[row * n + i] = simt::narrow<T>(A::forward(v, alpha, beta));
     }
   }
 }
@@ -51,39 +53,43 @@ __global__ void __launch_bounds__(kRowThreads)
 template <class T, template <class> class Group>
 __global__ void __launch_bounds__(kRowThreads)
     layer_gradient_kernel(LayerNormBackward<T> a, LayerNormParams p) {
-  constexpr int kSize = Group<T>::kSize, kPerBlock = kRowThreads / kSize;
-  const Group<T> group;
+  using W = Wide<T>;
+  constexpr int kSize = Group<W>::kSize, kPerBlock = kRowThreads / kSize;
+  const Group<W> group;
   const int64_t n = p.width, first = int64_t(blockIdx.x) * kPerBlock + threadIdx.x / kSize;
   for (int64_t row = first; row < p.rows; row += int64_t(gridDim.x) * kPerBlock) {
     const T *dy = a.dy + row * n, *x = a.x + row * n;
-    const T mean = a.mean[row], rstd = a.rstd[row];
-    T sum = 0, products = 0;
+    const W mean = a.mean[row], rstd = a.rstd[row];
+    const auto gradient = [&](int64_t i) {
+      return a.weight ? simt::widen(dy[i]) * a.weight[i] : simt::widen(dy[i]);
+    };
+    const auto normalized = [&](int64_t i) { return (simt::widen(x[i]) - mean) * rstd; };
+    W sum = 0, products = 0;
     for (int64_t i = group.rank(); i < n; i += kSize) {
-      const T g = a.weight ? dy[i] * a.weight[i] : dy[i];
+      const W g = gradient(i);
       sum += g;
-      products += g * ((x[i] - mean) * rstd);
+      products += g * normalized(i);
     }
-    const T first = group.sum(sum) / T(n);
-    const T second = group.sum(products) / T(n);
-    for (int64_t i = group.rank(); i < n; i += kSize) {
-      const T g = a.weight ? dy[i] * a.weight[i] : dy[i];
-      a.dx[row * n + i] = (g - first - (x[i] - mean) * rstd * second) * rstd;
-    }
+    const W first = group.sum(sum) / W(n);
+    const W second = group.sum(products) / W(n);
+#pragma unroll 2  // by four, ptxas spills for 16 bits
+    for (int64_t i = group.rank(); i < n; i += kSize)
+      a.dx[row * n + i] = simt::narrow<T>((gradient(i) - first - normalized(i) * second) * rstd);
   }
 }
 
 /// partial[2 b] = sum of dy xhat over the rows of block b, partial[2 b + 1] = sum of dy.
 template <class T>
 __global__ void __launch_bounds__(kRowThreads)
-    parameter_sums_kernel(LayerNormBackward<T> a, LayerNormParams p, T* partial) {
+    parameter_sums_kernel(LayerNormBackward<T> a, LayerNormParams p, Wide<T>* partial) {
   const int64_t i = int64_t(blockIdx.x) * kRowThreads + threadIdx.x, n = p.width;
   if (i >= n) return;
   const int64_t first = blockIdx.y * order::kRowBlock;
   const int64_t end = first + order::kRowBlock < p.rows ? first + order::kRowBlock : p.rows;
-  T dweight = 0, dbias = 0;
+  Wide<T> dweight = 0, dbias = 0;
   for (int64_t row = first; row < end; ++row) {
-    const T g = a.dy[row * n + i];
-    dweight += g * ((a.x[row * n + i] - a.mean[row]) * a.rstd[row]);
+    const Wide<T> g = simt::widen(a.dy[row * n + i]);
+    dweight += g * ((simt::widen(a.x[row * n + i]) - a.mean[row]) * a.rstd[row]);
     dbias += g;
   }
   partial[2 * blockIdx.y * n + i] = dweight;
@@ -93,10 +99,10 @@ __global__ void __launch_bounds__(kRowThreads)
 template <class T>
 __global__ void __launch_bounds__(kRowThreads)
     merge_parameters_kernel(LayerNormBackward<T> a, LayerNormParams p, int64_t blocks,
-                            const T* partial) {
+                            const Wide<T>* partial) {
   const int64_t i = int64_t(blockIdx.x) * kRowThreads + threadIdx.x, n = p.width;
   if (i >= n) return;
-  T dweight = 0, dbias = 0;
+  Wide<T> dweight = 0, dbias = 0;
   for (int64_t block = 0; block < blocks; ++block) {
     dweight += partial[2 * block * n + i];
     dbias += partial[(2 * block + 1) * n + i];
@@ -131,7 +137,7 @@ static simt::LaunchConfig over_columns(Context ctx, const LayerNormParams& p, in
 }
 
 template <class T> size_t layer_norm_workspace(const LayerNormParams& p) {
-  return size_t(2 * row_blocks(p) * p.width) * sizeof(T);
+  return size_t(2 * row_blocks(p) * p.width) * sizeof(Wide<T>);
 }
 
 template <class T>
@@ -154,14 +160,14 @@ void layer_norm_backward(Context ctx, const LayerNormBackward<T>& a, const Layer
     });
   }
   if (!a.dweight && !a.dbias) return;
-  T* partial = static_cast<T*>(ctx.workspace);
+  auto* const partial = static_cast<Wide<T>*>(ctx.workspace);
   if (p.rows > 0)
     simt::launch(over_columns(ctx, p, row_blocks(p)), parameter_sums_kernel<T>, a, p, partial);
   simt::launch(over_columns(ctx, p, 1), merge_parameters_kernel<T>, a, p, row_blocks(p), partial);
 }
 
-BRASA_INSTANTIATE(layer_norm_workspace, float, double)
-BRASA_INSTANTIATE(layer_norm_forward, float, double)
-BRASA_INSTANTIATE(layer_norm_backward, float, double)
+BRASA_INSTANTIATE(layer_norm_workspace, float, double, float16, bfloat16)
+BRASA_INSTANTIATE(layer_norm_forward, float, double, float16, bfloat16)
+BRASA_INSTANTIATE(layer_norm_backward, float, double, float16, bfloat16)
 
 }  // namespace brasa::cuda

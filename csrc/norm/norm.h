@@ -17,6 +17,9 @@
 // channels-last (now in vectors of channels); four rows that share their channels' numbers gain a
 // quarter of normalising, but lose 15 % where rows are streamed.
 //
+// Vectors (weight, bias, statistics, and the gradients of the first two) are of Wide<T>: float32
+// beside arrays of 16 bits.
+//
 // Backward, with xhat = (x - mean) rstd, over the n elements of a channel (batch) or a row (layer)
 // and h = dy (batch) or dy weight (layer):
 //   dx = rstd (h - sum(h) / n - xhat sum(h xhat) / n), times weight for the batch
@@ -28,6 +31,7 @@
 
 #include "core/activations.h"
 #include "core/dispatch.h"
+#include "core/half.h"
 
 namespace brasa {
 
@@ -42,9 +46,10 @@ struct BatchNormParams {
 
 /// weight, bias, residual, running_* and pre_activation may be null. mean and rstd are written.
 template <class T> struct BatchNormForward {
-  const T *x, *weight, *bias, *residual;
-  T *running_mean, *running_var;
-  T *mean, *rstd;
+  const T *x, *residual;
+  const Wide<T>*weight, *bias;
+  Wide<T>*running_mean, *running_var;
+  Wide<T>*mean, *rstd;
   T* pre_activation;
   T* y;
 };
@@ -53,8 +58,10 @@ template <class T> struct BatchNormForward {
 /// relu_bias), whose sign is computed again: y need not be read. weight, relu_bias, dx, dweight and
 /// dbias may be null.
 template <class T> struct BatchNormBackward {
-  const T *dy, *x, *weight, *mean, *rstd, *relu_bias;
-  T *dx, *dweight, *dbias;
+  const T *dy, *x;
+  const Wide<T>*weight, *mean, *rstd, *relu_bias;
+  T* dx;
+  Wide<T>*dweight, *dbias;
 };
 
 struct LayerNormParams {
@@ -66,15 +73,18 @@ struct LayerNormParams {
 /// x is (rows, width). weight, bias, residual and pre_activation may be null. mean and rstd: one
 /// per row.
 template <class T> struct LayerNormForward {
-  const T *x, *weight, *bias, *residual;
-  T *mean, *rstd;
+  const T *x, *residual;
+  const Wide<T>*weight, *bias;
+  Wide<T>*mean, *rstd;
   T* pre_activation;
   T* y;
 };
 
 template <class T> struct LayerNormBackward {
-  const T *dy, *x, *weight, *mean, *rstd;
-  T *dx, *dweight, *dbias;
+  const T *dy, *x;
+  const Wide<T>*weight, *mean, *rstd;
+  T* dx;
+  Wide<T>*dweight, *dbias;
 };
 
 }  // namespace brasa

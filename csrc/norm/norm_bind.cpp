@@ -8,10 +8,10 @@ template <class T> T* pointer(const ArrayView& a) {
   return is_none(a) ? nullptr : a.as<T>();
 }
 
-/// One number per channel (or per normalised element), in C order.
+/// One number per channel (or per normalised element), in C order; float32 beside 16 bits.
 void require_vector(const ArrayView& a, int64_t size, const ArrayView& like) {
   if (is_none(a)) return;
-  require_same_dtype(like, a);
+  require_dtype(a, wide_of(like.dtype));
   BRASA_REQUIRE(a.size == size && is_c_order(a), "unexpected vector " + shape_text(a));
 }
 
@@ -57,22 +57,23 @@ void batch_forward(In x, OptionalIn weight, OptionalIn bias, OptionalIn residual
     require_vector(*v, p.c, x);
   BRASA_REQUIRE(is_none(running_mean) == is_none(running_var), "both running statistics or none");
   BRASA_REQUIRE(training || running_mean, "statistics are missing");
-  visit<float, double>(x.dtype, [&]<class T>() {
+  visit_floating(x.dtype, [&]<class T>() {
     Context ctx = make_context(x);
     const Workspace workspace(ctx, device::batch_norm_workspace<T>(p));
     const ReleaseGil gil(x.size);
-    device::batch_norm_forward<T>(ctx,
-                                  BatchNormForward<T>{.x = x.as<const T>(),
-                                                      .weight = pointer<const T>(weight),
-                                                      .bias = pointer<const T>(bias),
-                                                      .residual = pointer<const T>(residual),
-                                                      .running_mean = pointer<T>(running_mean),
-                                                      .running_var = pointer<T>(running_var),
-                                                      .mean = mean.as<T>(),
-                                                      .rstd = rstd.as<T>(),
-                                                      .pre_activation = pointer<T>(pre_activation),
-                                                      .y = y.as<T>()},
-                                  p);
+    device::batch_norm_forward<T>(
+        ctx,
+        BatchNormForward<T>{.x = x.as<const T>(),
+                            .residual = pointer<const T>(residual),
+                            .weight = pointer<const Wide<T>>(weight),
+                            .bias = pointer<const Wide<T>>(bias),
+                            .running_mean = pointer<Wide<T>>(running_mean),
+                            .running_var = pointer<Wide<T>>(running_var),
+                            .mean = mean.as<Wide<T>>(),
+                            .rstd = rstd.as<Wide<T>>(),
+                            .pre_activation = pointer<T>(pre_activation),
+                            .y = y.as<T>()},
+        p);
   });
 }
 
@@ -84,21 +85,22 @@ void batch_backward(In dy, In x, OptionalIn weight, In mean, In rstd, OptionalIn
         static_cast<const ArrayView*>(&rstd), static_cast<const ArrayView*>(&relu_bias),
         static_cast<const ArrayView*>(&dweight), static_cast<const ArrayView*>(&dbias)})
     require_vector(*v, p.c, x);
-  visit<float, double>(x.dtype, [&]<class T>() {
+  visit_floating(x.dtype, [&]<class T>() {
     Context ctx = make_context(x);
     const Workspace workspace(ctx, device::batch_norm_workspace<T>(p));
     const ReleaseGil gil(x.size);
-    device::batch_norm_backward<T>(ctx,
-                                   BatchNormBackward<T>{.dy = dy.as<const T>(),
-                                                        .x = x.as<const T>(),
-                                                        .weight = pointer<const T>(weight),
-                                                        .mean = mean.as<const T>(),
-                                                        .rstd = rstd.as<const T>(),
-                                                        .relu_bias = pointer<const T>(relu_bias),
-                                                        .dx = pointer<T>(dx),
-                                                        .dweight = pointer<T>(dweight),
-                                                        .dbias = pointer<T>(dbias)},
-                                   p);
+    device::batch_norm_backward<T>(
+        ctx,
+        BatchNormBackward<T>{.dy = dy.as<const T>(),
+                             .x = x.as<const T>(),
+                             .weight = pointer<const Wide<T>>(weight),
+                             .mean = mean.as<const Wide<T>>(),
+                             .rstd = rstd.as<const Wide<T>>(),
+                             .relu_bias = pointer<const Wide<T>>(relu_bias),
+                             .dx = pointer<T>(dx),
+                             .dweight = pointer<Wide<T>>(dweight),
+                             .dbias = pointer<Wide<T>>(dbias)},
+        p);
   });
 }
 
@@ -124,16 +126,16 @@ void layer_forward(In x, OptionalIn weight, OptionalIn bias, OptionalIn residual
   require_vector(bias, p.width, x);
   require_vector(mean, p.rows, x);
   require_vector(rstd, p.rows, x);
-  visit<float, double>(x.dtype, [&]<class T>() {
+  visit_floating(x.dtype, [&]<class T>() {
     const Context ctx = make_context(x);
     const ReleaseGil gil(x.size);
     device::layer_norm_forward<T>(ctx,
                                   LayerNormForward<T>{.x = x.as<const T>(),
-                                                      .weight = pointer<const T>(weight),
-                                                      .bias = pointer<const T>(bias),
                                                       .residual = pointer<const T>(residual),
-                                                      .mean = mean.as<T>(),
-                                                      .rstd = rstd.as<T>(),
+                                                      .weight = pointer<const Wide<T>>(weight),
+                                                      .bias = pointer<const Wide<T>>(bias),
+                                                      .mean = mean.as<Wide<T>>(),
+                                                      .rstd = rstd.as<Wide<T>>(),
                                                       .pre_activation = pointer<T>(pre_activation),
                                                       .y = y.as<T>()},
                                   p);
@@ -148,19 +150,19 @@ void layer_backward(In dy, In x, OptionalIn weight, In mean, In rstd, OptionalOu
   require_vector(rstd, p.rows, x);
   require_vector(dweight, p.width, x);
   require_vector(dbias, p.width, x);
-  visit<float, double>(x.dtype, [&]<class T>() {
+  visit_floating(x.dtype, [&]<class T>() {
     Context ctx = make_context(x);
     const Workspace workspace(ctx, device::layer_norm_workspace<T>(p));
     const ReleaseGil gil(x.size);
     device::layer_norm_backward<T>(ctx,
                                    LayerNormBackward<T>{.dy = dy.as<const T>(),
                                                         .x = x.as<const T>(),
-                                                        .weight = pointer<const T>(weight),
-                                                        .mean = mean.as<const T>(),
-                                                        .rstd = rstd.as<const T>(),
+                                                        .weight = pointer<const Wide<T>>(weight),
+                                                        .mean = mean.as<const Wide<T>>(),
+                                                        .rstd = rstd.as<const Wide<T>>(),
                                                         .dx = pointer<T>(dx),
-                                                        .dweight = pointer<T>(dweight),
-                                                        .dbias = pointer<T>(dbias)},
+                                                        .dweight = pointer<Wide<T>>(dweight),
+                                                        .dbias = pointer<Wide<T>>(dbias)},
                                    p);
   });
 }

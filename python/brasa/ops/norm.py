@@ -2,7 +2,8 @@
 
 ``activation((x - mean) / sqrt(var + eps) * weight + bias + residual)``. Mean and variance are taken in two
 passes over blocks that fit into cache, so nothing cancels where the mean is far larger than the deviation.
-Arrays are float32 or float64, vectors of the same dtype as `x`.
+Arrays are float32 or float64, vectors of the same dtype as `x`. On CUDA arrays may be float16 or bfloat16:
+vectors and statistics, and the gradients of vectors, are then float32.
 """
 
 from __future__ import annotations
@@ -23,20 +24,25 @@ ALL: Mask = (True, True, True, True)
 
 
 def _vector(name: str, vector: Any, x: Any, shape: tuple[int, ...]) -> Any:
-    """`vector` as a C-contiguous array of this shape and the dtype of `x`; None stays None."""
+    """`vector` as a C-contiguous array of this shape and the dtype of `x`, float32 beside 16 bits; None stays
+    None.
+    """
     if vector is None:
         return None
-    vector = _check.floating(name, vector)
-    _check.same_dtype(**{"x": x, name: vector})
+    vector = _check.vector(name, vector, x=x)
     _check.shape(name, vector, shape)
     return _backend.contiguous(vector)
+
+
+def _new_vector(x: Any, shape: tuple[int, ...]) -> Any:
+    return _backend.empty(x, shape, _check.wide(x.dtype))
 
 
 def _like(name: str, other: Any, x: Any) -> Any:
     """`other`, of the shape and dtype of `x`, in its layout; None stays None."""
     if other is None:
         return None
-    other = _check.floating(name, other)
+    other = _check.device_floating(name, other)
     _check.same_dtype(**{"x": x, name: other})
     _check.shape(name, other, x.shape, "that of x")
     return _backend.laid_out_like(x, other)
@@ -71,7 +77,7 @@ def _saved(saved: Any, count: int) -> Any:
 
 
 def _batch(x: Any) -> Any:
-    x = _backend.dense(_check.floating("x", x))
+    x = _backend.dense(_check.device_floating("x", x))
     _check.rank("x", x, 2, 3, 4, 5, shape="(N, C, ...)")
     return x
 
@@ -153,8 +159,8 @@ def batch_norm_backward(
     else:
         g, relu_bias = _like("dy", dy, x), _vector("saved", relu_bias, x, channels)
     dx = _backend.empty_like(x) if mask[0] else None
-    dweight = _backend.empty(x, channels) if mask[1] else None
-    dbias = _backend.empty(x, channels) if mask[2] else None
+    dweight = _new_vector(x, channels) if mask[1] else None
+    dbias = _new_vector(x, channels) if mask[2] else None
     if any(mask[:3]):
         _backend.backend_of(x).kernels.batch_norm_backward(
             g, x, weight, mean, rstd, relu_bias, dx, dweight, dbias, bool(training)
@@ -185,7 +191,7 @@ def _batch_norm(
     Parameters
     ----------
     x : array or Tensor
-        (N, C), (N, C, L), (N, C, H, W) or (N, C, D, H, W), float32 or float64.
+        (N, C), (N, C, L), (N, C, H, W) or (N, C, D, H, W), float32 or float64, on CUDA also of 16 bits.
     weight, bias : array or Tensor, optional
         (C,), scale and shift.
     running_mean, running_var : array, optional
@@ -234,7 +240,7 @@ def _batch_norm(
     count = x.shape[0] * prod(x.shape[2:])
     if training and count <= 1 and channels != (0,):
         raise ValueError(f"x: training needs more than one value per channel, got shape {x.shape}")
-    y, mean, rstd = _backend.empty_like(x), _backend.empty(x, channels), _backend.empty(x, channels)
+    y, mean, rstd = _backend.empty_like(x), _new_vector(x, channels), _new_vector(x, channels)
     pre = _backend.empty_like(x) if save and native is not None and needs_input(native) else None
     _backend.backend_of(x).kernels.batch_norm_forward(
         x, weight, bias, residual, *statistics, mean, rstd, pre, y, training, momentum, eps, native
@@ -259,7 +265,7 @@ batch_norm = differentiable(_batch_norm, batch_norm_backward, arrays=("x", "weig
 
 def _rows(x: Any, normalized_ndim: Any) -> tuple[Any, int, tuple[int, ...]]:
     """`x` in C order, how many dimensions make a row, and their extents."""
-    x = _backend.contiguous(_check.floating("x", x))
+    x = _backend.contiguous(_check.device_floating("x", x))
     if x.ndim == 0:
         raise ValueError("x: expected at least 1 dimension, got shape ()")
     ndim = _check.integer("normalized_ndim", normalized_ndim, minimum=1, maximum=x.ndim)
@@ -285,7 +291,12 @@ def _plain_layer_norm(x: Any, weight: Any, bias: Any, eps: Any, ndim: Any) -> An
             or (bias is not None and bias.shape != row)
         ):
             return None
-        y, mean, rstd = empty(shape, dtype, False), empty(rows, dtype, False), empty(rows, dtype, False)
+        statistic = _check.wide(dtype)
+        y, mean, rstd = (
+            empty(shape, dtype, False),
+            empty(rows, statistic, False),
+            empty(rows, statistic, False),
+        )
         kernels.layer_norm_forward(x, weight, bias, None, mean, rstd, None, y, ndim, eps, None)
     except _check.UNUSUAL:
         return None
@@ -343,8 +354,8 @@ def layer_norm_backward(
     mean, rstd = _vector("saved", mean, x, rows), _vector("saved", rstd, x, rows)
     g = _backend.contiguous(_before_activation(dy, x, activation, y, pre))
     dx = _backend.empty(x, x.shape) if mask[0] else None
-    dweight = _backend.empty(x, row) if mask[1] else None
-    dbias = _backend.empty(x, row) if mask[2] else None
+    dweight = _new_vector(x, row) if mask[1] else None
+    dbias = _new_vector(x, row) if mask[2] else None
     if any(mask[:3]):
         _backend.backend_of(x).kernels.layer_norm_backward(g, x, weight, mean, rstd, dx, dweight, dbias, ndim)
     return dx, dweight, dbias, g if mask[3] else None
@@ -366,7 +377,7 @@ def _layer_norm(
     Parameters
     ----------
     x : array or Tensor
-        (..., *S), float32 or float64. An array that is not C-contiguous is copied first.
+        (..., *S), float32 or float64, on CUDA also of 16 bits. An array that is not C-contiguous is copied first.
     weight, bias : array or Tensor, optional
         (*S,), scale and shift.
     eps : float
@@ -407,7 +418,7 @@ def _layer_norm(
     residual = _like("residual", residual, x)
     residual = None if residual is None else _backend.contiguous(residual)
     eps, native, rows = _eps(eps), native_activation(activation), x.shape[: x.ndim - ndim]
-    y, mean, rstd = _backend.empty(x, x.shape), _backend.empty(x, rows), _backend.empty(x, rows)
+    y, mean, rstd = _backend.empty(x, x.shape), _new_vector(x, rows), _new_vector(x, rows)
     pre = _backend.empty(x, x.shape) if save and native is not None and needs_input(native) else None
     _backend.backend_of(x).kernels.layer_norm_forward(
         x, weight, bias, residual, mean, rstd, pre, y, ndim, eps, native
