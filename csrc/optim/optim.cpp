@@ -38,21 +38,41 @@ template <class T> int64_t tensor_of_chunk(const StepList<T>& list, int64_t chun
   return low;
 }
 
+/// f(tensor, begin, end) for the chunks of all tensors.
+template <class T, class F> void for_chunks(Context ctx, const StepList<T>& list, const F& f) {
+  if (list.elements <= kSerialStep) ctx.threads = 1;
+  parallel_for(ctx, list.chunks, 1, [&](int64_t begin, int64_t end) {
+    int64_t t = tensor_of_chunk(list, begin);
+    for (int64_t chunk = begin; chunk < end; ++chunk) {
+      while (t + 1 < list.count && list.tensors[t + 1].first_chunk <= chunk) ++t;
+      const StepTensor<T>& tensor = list.tensors[t];
+      const int64_t from = (chunk - tensor.first_chunk) * kStepChunk;
+      const int64_t left = tensor.size - from;
+      f(tensor, from, from + (left < kStepChunk ? left : kStepChunk));
+    }
+  });
+}
+
 template <class T, class Params>
 void step_all(Context ctx, StepList<T> list, const Params& params) {
-  if (list.elements <= kSerialStep) ctx.threads = 1;
   with_rule<T>(params, [&](const auto& rule) {
-    parallel_for(ctx, list.chunks, 1, [&](int64_t begin, int64_t end) {
-      int64_t t = tensor_of_chunk(list, begin);
-      for (int64_t chunk = begin; chunk < end; ++chunk) {
-        while (t + 1 < list.count && list.tensors[t + 1].first_chunk <= chunk) ++t;
-        const StepTensor<T>& tensor = list.tensors[t];
-        const int64_t from = (chunk - tensor.first_chunk) * kStepChunk;
-        const int64_t left = tensor.size - from;
-        step_range(tensor, rule, from, from + (left < kStepChunk ? left : kStepChunk));
-      }
+    for_chunks(ctx, list, [&](const StepTensor<T>& tensor, int64_t begin, int64_t end) {
+      step_range(tensor, rule, begin, end);
     });
   });
+}
+
+/// Whether an element of g is infinite or NaN; each is multiplied with `scale`, where that is
+/// not 1.
+template <class T> bool unscale_range(T* g, T scale, int64_t begin, int64_t end) {
+  Vec<T> differences{};  // x - x is 0 for numbers
+  for (int64_t i = begin; i < end; i += kLanes<T>) {
+    const int64_t live = end - i < kLanes<T> ? end - i : kLanes<T>;
+    const Vec<T> x = read(g + i, live);
+    differences += x - x;
+    if (scale != T(1)) write(g + i, x * scale, live);
+  }
+  return fold_lanes(differences, [](auto a, auto b) { return a + b; }) != T(0);
 }
 
 }  // namespace
@@ -73,10 +93,19 @@ template <class T> void adadelta_step(Context ctx, StepList<T> list, AdadeltaPar
   step_all(ctx, list, params);
 }
 
+template <class T>
+void unscale_gradients(Context ctx, StepList<T> list, double scale, int32_t* found) {
+  for_chunks(ctx, list, [&](const StepTensor<T>& tensor, int64_t begin, int64_t end) {
+    if (unscale_range(tensor.param, T(scale), begin, end))
+      __atomic_store_n(found, 1, __ATOMIC_RELAXED);
+  });
+}
+
 BRASA_INSTANTIATE(sgd_step, float, double)
 BRASA_INSTANTIATE(adam_step, float, double)
 BRASA_INSTANTIATE(rmsprop_step, float, double)
 BRASA_INSTANTIATE(adagrad_step, float, double)
 BRASA_INSTANTIATE(adadelta_step, float, double)
+BRASA_INSTANTIATE(unscale_gradients, float, double)
 
 }  // namespace brasa::cpu::BRASA_ISA

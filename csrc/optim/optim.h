@@ -77,3 +77,7 @@ BRASA_KERNEL(rmsprop_step, StepList<T> list, RmspropParams params)
 BRASA_KERNEL(adagrad_step, StepList<T> list, AdagradParams params)
 /// state[0], [1]: averages of the squares of gradients and of steps.
 BRASA_KERNEL(adadelta_step, StepList<T> list, AdadeltaParams params)
+
+/// param[i] *= scale, and found[0] = 1 where one was infinite or NaN: the gradients of a scaled
+/// loss stand in `param`, and nothing else is used. A scale of 1 only looks.
+BRASA_KERNEL(unscale_gradients, StepList<T> list, double scale, int32_t* found)

@@ -223,6 +223,17 @@ void bind_optim(py::module_& m) {
       },
       "params"_a, "grads"_a, "square_avg"_a, "acc_delta"_a, "lr"_a, "rho"_a, "eps"_a,
       "weight_decay"_a, "scale"_a);
+
+  m.def(
+      "unscale_gradients",
+      [](Arrays grads, double scale, Out found) {
+        require_dtype(found, DType::int32);
+        BRASA_REQUIRE(found.size == 1, "one flag needed, got " + shape_text(found));
+        return Operands(grads, grads, {}).step([&]<class T>(Context ctx, StepList<T> list) {
+          device::unscale_gradients<T>(ctx, list, scale, found.as<int32_t>());
+        });
+      },
+      "grads"_a, "scale"_a, "found"_a);
 }
 
 }  // namespace brasa
