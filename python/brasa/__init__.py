@@ -19,6 +19,7 @@ __version__ = "0.1.0"
 _MODULES = ("autograd", "data", "decode", "io", "models", "nn", "ops", "optim", "random", "testing")
 
 _HOMES = {
+    "_autocast": ("autocast",),
     "_config": (
         "empty_cache", "get_num_threads", "matmul_precision", "memory_stats", "set_matmul_precision",
         "set_num_threads", "show_config", "supported_isas",

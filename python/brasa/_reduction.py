@@ -10,7 +10,7 @@ from typing import Any
 from brasa._backend import namespace
 from brasa._elementary import exp, log
 from brasa._elementwise import add, divide_by, multiply, sqrt, subtract, where
-from brasa._shape import as_array_of, broadcast_to, cat, getitem, reshape, transpose
+from brasa._shape import as_array_of, broadcast_to, cat, getitem, in_float32, reshape, transpose
 from brasa._tape import differentiable, is_floating, is_tensor
 
 Axis = int | tuple[int, ...] | None
@@ -44,7 +44,7 @@ def _restore(dy: Any, shape: tuple[int, ...], axis: Axis) -> Any:
 
 def _sum(x: Any, axis: Axis = None, keepdims: bool = False, *, save: bool = False) -> Any:
     """The sum over `axis`."""
-    y = as_array_of(x.sum(axis=axis, keepdims=keepdims), x)
+    y = in_float32(x, lambda x: x.sum(axis=axis, keepdims=keepdims))
     return (y, x.shape) if save else y
 
 
@@ -55,7 +55,7 @@ def _sum_backward(dy: Any, axis: Axis, saved: Any) -> Any:
 def _mean(x: Any, axis: Axis = None, keepdims: bool = False, *, save: bool = False) -> Any:
     """The mean over `axis`; of integers as float32."""
     dtype = None if is_floating(x.dtype) else "float32"
-    y = as_array_of(x.mean(axis=axis, keepdims=keepdims, dtype=dtype), x)
+    y = in_float32(x, lambda x: x.mean(axis=axis, keepdims=keepdims, dtype=dtype))
     return (y, x.shape) if save else y
 
 

@@ -6,16 +6,23 @@ argument, and with it the count of changes in place.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from brasa._backend import empty, namespace
+from brasa._backend import cast, empty, is_narrow, namespace
 from brasa._tape import differentiable, is_tensor
 
 
 def as_array_of(result: Any, like: Any) -> Any:
     """`result`, where NumPy made a scalar of it, as an array with no dimension."""
     return result if result.ndim else namespace(like).asarray(result)
+
+
+def in_float32(x: Any, reduce: Callable[[Any], Any]) -> Any:
+    """``reduce(x)``, with sums of 16 bits in float32, rounded once."""
+    if not is_narrow(x.dtype):
+        return as_array_of(reduce(x), x)
+    return cast(as_array_of(reduce(cast(x, "float32")), x), x.dtype)
 
 
 # Broadcasting -----------------------------------------------------------------------------------------
@@ -35,7 +42,7 @@ def _sum_to(x: Any, shape: Any, *, save: bool = False) -> Any:
     """The sum of `x` over the axes that broadcasting an array of `shape` would repeat."""
     lead = x.ndim - len(shape)
     axes = tuple(i for i, n in enumerate(x.shape) if i < lead or (shape[i - lead] == 1 and n != 1))
-    y = as_array_of(x.sum(axis=axes), x).reshape(shape)
+    y = in_float32(x, lambda x: x.sum(axis=axes)).reshape(shape)
     return (y, x.shape) if save else y
 
 

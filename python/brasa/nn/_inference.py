@@ -26,8 +26,9 @@ class KeptWeight:
         return KeptWeight, (self._kind,)  # copies and files have no part in it
 
     def of(self, weight: Any) -> Any:
-        """What to compute with: `weight` itself where gradients are recorded."""
-        if _tape.mode.get().grad:
+        """What to compute with: `weight` itself where gradients are recorded, or where it may be cast."""
+        mode = _tape.mode.get()
+        if mode.grad or mode.precall is not None:
             return weight
         entry, data, version = self._entry, weight.data, weight.version
         if entry is None or entry[0] is not data or entry[1] != version:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from brasa import ops, random
+from brasa._autocast import in_float32
 from brasa._backend import device_of, namespace
 from brasa._tape import differentiable, is_floating
 from brasa.ops import (
@@ -207,7 +208,7 @@ def _reduced(losses: Any, reduction: str) -> Any:
 def _pair(x: Any, target: Any, reduction: str) -> tuple[Any, Any]:
     """Check a prediction and its target of the same shape; returns Tensors."""
     check_reduction(reduction)
-    x, target = (v if isinstance(v, Tensor) else Tensor(v) for v in (x, target))
+    x, target = (in_float32(v if isinstance(v, Tensor) else Tensor(v)) for v in (x, target))
     if x.shape != target.shape:
         raise ValueError(f"target: expected the input's shape {x.shape}, got {target.shape}")
     if not is_floating(target.dtype):
@@ -361,7 +362,7 @@ def nll_loss(
         If ``target`` does not hold integers.
     """
     check_reduction(reduction)
-    x = x if isinstance(x, Tensor) else Tensor(x)
+    x = in_float32(x if isinstance(x, Tensor) else Tensor(x))
     labels = target.data if isinstance(target, Tensor) else target
     if x.ndim < 2 or tuple(labels.shape) != (x.shape[0], *x.shape[2:]):
         raise ValueError(

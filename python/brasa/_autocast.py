@@ -1,0 +1,200 @@
+"""Mixed precision: products in 16 bits on a device, sums and exponentials in float32.
+
+`autocast` is a hook on every operator call (`_tape.precall`), so that one place casts. What an operator's
+arguments become is a list by name, below; it is PyTorch's list for CUDA, where brasa has the operator.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ContextDecorator
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from brasa import _backend, _tape
+from brasa._backend import is_narrow
+from brasa._elementwise import astype
+from brasa._extras import require
+from brasa._tape import Operator, is_tensor
+
+__all__ = ["autocast", "in_float32", "narrow_dtype"]
+
+# Products: these arguments are cast from float32 to 16 bits. A bias stays float32, as the kernels take it.
+_NARROW = {"matmul": ("a", "b", "residual")}
+
+# Where 16 bits lose too much, or where no kernel takes them: 16 bits are cast up to float32.
+_WIDE = {
+    "attention", "bce", "conv2d", "ctc_loss", "divide_into", "exp", "expm1", "gru", "gru_cell", "layer_norm",
+    "log", "log1p", "log_softmax", "lstm", "lstm_cell", "power", "raise_from", "raise_to", "rnn", "rnn_cell",
+    "softmax", "sum",
+}  # fmt: skip
+
+# The arguments of every other operator get the widest dtype among them; of these, only the ones named, as they
+# take float32 beside 16 bits.
+_AMONG = {"batch_norm": ("x", "residual"), "cross_entropy": ("logits",)}
+
+
+def narrow_dtype(dtype: Any) -> np.dtype:
+    """The dtype of 16 bits of this name.
+
+    Raises
+    ------
+    ValueError
+        For any other.
+    """
+    name = dtype if isinstance(dtype, str) else np.dtype(dtype).name
+    if name == "float16":
+        return np.dtype(np.float16)
+    if name != "bfloat16":
+        raise ValueError(f"dtype: expected 'bfloat16' or 'float16', got {name!r}")
+    return np.dtype(require("ml_dtypes", "bf16", "for arrays of bfloat16").bfloat16)
+
+
+def in_float32(x: Any) -> Any:
+    """Within `autocast`, a Tensor or array of 16 bits as float32; anything else as it is."""
+    active = _tape.mode.get().precall is not None
+    return astype(x, "float32") if active and _on_device(x) and is_narrow(x.dtype) else x
+
+
+def _on_device(value: Any) -> bool:
+    """Whether this is an array, or a Tensor of one, that is not on the CPU."""
+    array = value.data if is_tensor(value) else value
+    return type(array) is not np.ndarray and _backend.is_array(array)
+
+
+class _Weights:
+    """Casts of weights within a block, each used until the weight changes or its gradient was taken."""
+
+    def __init__(self) -> None:
+        self._casts: dict[tuple[int, bool], tuple[Any, Any, int, Any]] = {}
+        self._lock = threading.Lock()  # a block may be entered in one thread and used in several
+
+    def cast(self, tensor: Any, dtype: Any) -> Any:
+        """`tensor`, a leaf that requires a gradient, as `dtype`."""
+        key = id(tensor), _tape.mode.get().grad
+        with self._lock:
+            entry = self._casts.get(key)
+            if entry is not None:
+                _, data, version, narrow = entry
+                freed = narrow._node is not None and narrow._node.edges is None
+                if data is tensor.data and version == tensor.version and narrow.dtype == dtype and not freed:
+                    return narrow
+            narrow = astype(tensor, dtype)
+            self._casts[key] = tensor, tensor.data, tensor.version, narrow
+            return narrow
+
+
+class _Caster:
+    """The hook of one block."""
+
+    def __init__(self, dtype: np.dtype, weights: _Weights) -> None:
+        self.dtype, self.weights = dtype, weights
+
+    def __call__(self, op: Operator, values: Sequence[Any]) -> Sequence[Any]:
+        if op.name in _NARROW:
+            return self._cast(values, _on_devices(op, values, _NARROW[op.name]), self.dtype)
+        positions = _on_devices(op, values, _AMONG.get(op.name))
+        dtypes = {values[i].dtype for i in positions}
+        wanted = op.name in _WIDE or _is_softplus(op, values) or len(dtypes) > 1
+        if not wanted or not any(map(is_narrow, dtypes)):
+            return values
+        widest = np.dtype(np.float64 if np.float64 in dtypes else np.float32)
+        return self._cast(values, [i for i in positions if is_narrow(values[i].dtype)], widest)
+
+    def _cast(self, values: Sequence[Any], positions: Sequence[int], dtype: np.dtype) -> Sequence[Any]:
+        """`values`, those at `positions` as `dtype`; float64 stays what it is."""
+        changed = list(values)
+        for i in positions:
+            value = values[i]
+            if value.dtype == dtype or not (value.dtype.char == "f" or is_narrow(value.dtype)):
+                continue
+            if not is_tensor(value):
+                changed[i] = _backend.cast(value, dtype)
+            elif value.is_leaf and value.requires_grad:
+                changed[i] = self.weights.cast(value, dtype)
+            else:
+                changed[i] = astype(value, dtype)
+        return changed
+
+
+def _on_devices(op: Operator, values: Sequence[Any], names: Sequence[str] | None) -> list[int]:
+    """The positions of floating arrays that are on a device, among the arguments of these names."""
+    if names is not None:
+        positions: Sequence[int] = [op.names.index(name) for name in names]
+    else:
+        positions = op.variable(values) if op.variadic else op.possible
+    return [i for i in positions if _on_device(values[i]) and _tape.is_floating(values[i].dtype)]
+
+
+def _is_softplus(op: Operator, values: Sequence[Any]) -> bool:
+    """Whether this is the one activation that PyTorch computes in float32."""
+    return op.name == "activation" and values[op.names.index("native")][0] == _softplus_kind()
+
+
+@cache
+def _softplus_kind() -> int:
+    from brasa.ops.activation import ACTIVATIONS  # which stands on this module's neighbours
+
+    return ACTIVATIONS["softplus"].kind
+
+
+class autocast(ContextDecorator):
+    """Compute products in 16 bits on a device, in this block or in calls of the function it decorates.
+
+    Weights and their gradients stay float32. The arguments of products (`ops.matmul`, fully connected layers)
+    are cast to `dtype` where they are float32, so that their results, and what activations, dropout, pooling
+    and batch norms make of them, have 16 bits; the weights of norms stay float32. Softmax, exponentials,
+    logarithms, powers, sums, layer norms and losses are computed in float32, as are attention, convolutions and
+    recurrent layers, whose kernels take no 16 bits yet. Where float32 meets 16 bits the result is float32.
+    float64 is left alone, and so are arrays on the CPU: there the block changes nothing.
+
+    The cast of a weight is kept until the weight changes, its gradient was taken, or the outermost block ends.
+    ``backward`` may be called inside or outside: gradients are computed in the dtypes of the forward pass.
+    A block holds for the thread (or asyncio task) that enters it.
+
+    Parameters
+    ----------
+    dtype : {"bfloat16", "float16"}
+        What products are made in. float16 has three more bits and a range that gradients leave: scale the
+        loss, with `GradScaler`. bfloat16 has the range of float32, and needs the package ml_dtypes.
+    enabled : bool, default True
+        False: a block inside another one that computes as usual.
+
+    Raises
+    ------
+    ValueError
+        For another dtype.
+    MissingExtra
+        For bfloat16 without ml_dtypes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import brasa as br
+    >>> layer = br.nn.Linear(4, 2)
+    >>> with br.autocast("float16"):
+    ...     y = layer(np.zeros((1, 4), np.float32))
+    >>> y.dtype  # on the CPU
+    dtype('float32')
+    """
+
+    def __init__(self, dtype: Any = "bfloat16", enabled: bool = True) -> None:
+        self._dtype = narrow_dtype(dtype)
+        self._enabled = bool(enabled)
+        self._blocks: list[AbstractContextManager[None]] = []
+
+    def _recreate_cm(self) -> autocast:
+        return type(self)(self._dtype, self._enabled)
+
+    def __enter__(self) -> None:
+        outer = _tape.mode.get().precall
+        weights = outer.weights if isinstance(outer, _Caster) else _Weights()
+        block = _tape.precall(_Caster(self._dtype, weights) if self._enabled else None)
+        block.__enter__()
+        self._blocks.append(block)
+
+    def __exit__(self, *error: Any) -> None:
+        self._blocks.pop().__exit__(*error)
