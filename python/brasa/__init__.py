@@ -24,6 +24,7 @@ _HOMES = {
         "empty_cache", "get_num_threads", "matmul_precision", "memory_stats", "set_matmul_precision",
         "set_num_threads", "show_config", "supported_isas",
     ),
+    "_scaler": ("GradScaler",),
     "_profiler": ("detect_anomaly", "profile"),
     "_train": ("History", "Trainer", "callbacks", "metrics"),
     "autograd": ("enable_grad", "grad", "is_grad_enabled", "no_grad"),

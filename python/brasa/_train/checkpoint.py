@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["load_checkpoint", "save_checkpoint"]
 
 _OWN = {"optimizer", "scheduler", "random", "position", "history", "callbacks"}
+_LATER = {"scaler"}  # not in checkpoints of version 0.1
 
 
 def save_checkpoint(trainer: Trainer, path: str | os.PathLike[str]) -> None:
@@ -47,6 +48,7 @@ def save_checkpoint(trainer: Trainer, path: str | os.PathLike[str]) -> None:
             "steps": steps,
         },
         "scheduler": _named_state(trainer.scheduler),
+        "scaler": None if trainer.scaler is None else trainer.scaler.state_dict(),
         "random": random.default_generator().state_dict(),
         "position": trainer.position(),
         "history": trainer.history.state_dict(),
@@ -63,7 +65,7 @@ def load_checkpoint(trainer: Trainer, path: str | os.PathLike[str]) -> None:
     CheckpointError
         The file is damaged, or holds weights alone.
     ValueError
-        Model, optimiser, schedule or callbacks are not those of the file.
+        Model, optimiser, schedule, callbacks or scaling are not those of the file.
     """
     tensors, metadata, kind = io.read(path)
     if kind != "checkpoint" or not metadata.keys() >= _OWN:
@@ -71,6 +73,9 @@ def load_checkpoint(trainer: Trainer, path: str | os.PathLike[str]) -> None:
     optimizer, callbacks = metadata["optimizer"], metadata["callbacks"]
     _same_type("optimizer", optimizer, trainer.optimizer)
     _same_type("scheduler", metadata["scheduler"], trainer.scheduler)
+    scaler = metadata.get("scaler")
+    if (scaler is None) != (trainer.scaler is None):
+        raise ValueError(f"precision: the checkpoint was {'not ' if scaler is None else ''}written in fp16")
     if [c["type"] for c in callbacks] != [type(c).__name__ for c in trainer.callbacks]:
         raise ValueError(f"callbacks: the checkpoint has {[c['type'] for c in callbacks]}")
 
@@ -79,13 +84,15 @@ def load_checkpoint(trainer: Trainer, path: str | os.PathLike[str]) -> None:
     trainer.optimizer.load_state_dict({"param_groups": optimizer["param_groups"], "state": state})
     if trainer.scheduler is not None:
         trainer.scheduler.load_state_dict(metadata["scheduler"]["state"])
+    if trainer.scaler is not None and scaler is not None:
+        trainer.scaler.load_state_dict(scaler)
     random.default_generator().load_state_dict(metadata["random"])
     for callback, saved in zip(trainer.callbacks, callbacks, strict=True):
         callback.load_state_dict(saved["state"])
     trainer.history = History(
         {name: [float(v) for v in values] for name, values in metadata["history"].items()}
     )
-    trainer.about = {k: v for k, v in metadata.items() if k not in _OWN}
+    trainer.about = {k: v for k, v in metadata.items() if k not in _OWN | _LATER}
     trainer.load_position(metadata["position"])
     _restore_gradients(trainer, tensors)
 

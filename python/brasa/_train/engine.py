@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 
-from brasa._backend import as_array, beside, to_device
+from brasa._autocast import autocast
+from brasa._backend import as_array, backend_of, beside, cast, is_narrow, to_device
 from brasa.autograd import no_grad
 from brasa.nn import Module
 from brasa.tensor import Tensor
 
 from .metrics import Metric, RunningMeans
 
-__all__ = ["Engine"]
+__all__ = ["PRECISIONS", "Engine"]
+
+# What the model is converted to, and what its products are made in where that differs.
+PRECISIONS = {
+    "float32": ("float32", None),
+    "float64": ("float64", None),
+    "bf16": ("float32", "bfloat16"),
+    "fp16": ("float32", "float16"),
+}
 
 
 class Engine:
@@ -32,7 +41,7 @@ class Engine:
     device : str or None
         None: where the model is.
     precision : str
-        A floating dtype.
+        One of `PRECISIONS`.
     """
 
     def __init__(
@@ -44,10 +53,12 @@ class Engine:
         device: str | None,
         precision: str,
     ) -> None:
-        if precision not in ("float32", "float64"):
-            raise ValueError(f"precision must be 'float32' or 'float64', got {precision!r}")
+        if precision not in PRECISIONS:
+            known = ", ".join(map(repr, PRECISIONS))
+            raise ValueError(f"precision must be one of {known}, got {precision!r}")
         self.model, self.loss, self.metrics = model, loss, metrics
-        self._dtype = np.dtype(precision)
+        weights, self._narrow = PRECISIONS[precision]
+        self._dtype = np.dtype(weights)
         if device is not None:
             to_device(np.empty(0), device)  # an error about the device names the argument
             model.to(device)
@@ -56,6 +67,11 @@ class Engine:
             model.to(self._dtype)
         # Batches go where the parameters are, which `Module.to` may change later.
         self._anchor = params[0] if params else Tensor(to_device(np.empty(0), device or "cpu"))
+        if self._narrow and backend_of(self._anchor.data).name == "cpu":
+            raise ValueError(
+                f"precision {precision!r} is for CUDA, and the model is on the CPU: pass device='cuda', or "
+                "precision='float32'"
+            )
 
     @property
     def device(self) -> str:
@@ -75,16 +91,29 @@ class Engine:
 
     def forward(self, x: Any) -> Tensor:
         """Call the model; a tuple of arrays is its several arguments."""
-        if isinstance(x, tuple | list):
-            return self.model(*(self.on_device(part) for part in x))
-        return self.model(self.on_device(x))
+        with self._precision():
+            if isinstance(x, tuple | list):
+                return self.model(*(self.on_device(part) for part in x))
+            return self.model(self.on_device(x))
+
+    def loss_of(self, output: Tensor, target: Any) -> Tensor:
+        """The loss of a batch."""
+        with self._precision():
+            return self.loss(output, target)
+
+    def values(self, output: Tensor) -> Any:
+        """The array of an output, of 16 bits as float32."""
+        return cast(output.data, "float32") if is_narrow(output.dtype) else output.data
 
     def measure(self, means: RunningMeans, output: Tensor, target: Any, loss: Any) -> None:
         """Add a batch to the means."""
-        samples = len(target)
+        samples, values = len(target), self.values(output)
         means.add("loss", loss, samples)
         for name, metric in self.metrics.items():
-            means.add(name, metric(output.data, target), samples)
+            means.add(name, metric(values, target), samples)
+
+    def _precision(self) -> AbstractContextManager[None]:
+        return autocast(self._narrow) if self._narrow else nullcontext()
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:

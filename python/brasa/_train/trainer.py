@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from brasa._backend import as_array, to_numpy
+from brasa._scaler import GradScaler
 from brasa.data import DataLoader
 from brasa.nn import Module
 from brasa.optim import LRScheduler, Optimizer, ReduceLROnPlateau
@@ -64,8 +65,10 @@ class Trainer:
         Batches whose mean gradient makes one update.
     device : str, optional
         Where model and batches go: ``"cpu"``, ``"cuda"``, ``"cuda:1"``. None: the model's.
-    precision : {"float32", "float64"}
-        Model and floating inputs are converted to it.
+    precision : {"float32", "float64", "bf16", "fp16"}
+        Model and floating inputs are converted to the first two. The others are mixed precision, on
+        CUDA: weights stay float32, and model and loss are computed within `autocast`; with "fp16" the
+        loss is scaled by a `GradScaler`, and updates in which gradients overflow are skipped.
     seed : int, default 0
         Of the order and the transforms. Dropout draws from the generator of ``br.manual_seed``.
     progress : bool, default True
@@ -79,6 +82,8 @@ class Trainer:
         Epochs that are complete, and batches done in the present one.
     stop : bool
         A callback sets it to end the training after the epoch.
+    scaler : GradScaler or None
+        That of "fp16". The updates skipped so far are the measure ``"skipped"``.
     about : dict
         JSON values that checkpoints carry: the model's name, classes, the shape of an input.
 
@@ -120,7 +125,10 @@ class Trainer:
         self.metrics = named_metrics(metrics, loss)
         self.engine = Engine(model, loss, self.metrics, device=device, precision=precision)
         self.callbacks = list(callbacks)
-        self.updates = Updates(model, optimizer, l2=l2, clip_norm=clip_norm, accumulate=accumulate)
+        self.scaler = GradScaler() if precision == "fp16" else None
+        self.updates = Updates(
+            model, optimizer, l2=l2, clip_norm=clip_norm, accumulate=accumulate, scaler=self.scaler
+        )
         self.seed = seed
         self.history = History()
         self.epoch = self.batch = 0
@@ -210,7 +218,7 @@ class Trainer:
             for x, y in iterator:
                 y = self.engine.on_device(y)
                 output = self.engine.forward(x)
-                self.engine.measure(means, output, y, self.loss(output, y).data)
+                self.engine.measure(means, output, y, self.engine.loss_of(output, y).data)
                 self._obey_interrupt()
         return means.values()
 
@@ -236,7 +244,8 @@ class Trainer:
             starts = range(0, max(len(x), 1), batch_size)
             inputs = (x[i : i + batch_size] for i in starts)
         with self.engine.evaluating():
-            return np.concatenate([to_numpy(self.engine.forward(part).data) for part in inputs])
+            outputs = (self.engine.values(self.engine.forward(part)) for part in inputs)
+            return np.concatenate([to_numpy(values) for values in outputs])
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write model, optimiser, schedule, random state, position, history and callbacks' state.
@@ -297,6 +306,8 @@ class Trainer:
             raise ValueError("train has no samples")
         self._step_after_update(self.updates.flush())
         measures = self._means.values()
+        if self.scaler is not None:
+            measures["skipped"] = float(self.scaler.skipped)
         if validation is not None:
             result = self.evaluate(validation)
             measures.update({f"val_{name}": value for name, value in result.items()})
@@ -341,8 +352,8 @@ class Trainer:
     def _train_batch(self, x: Any, y: Any) -> None:
         y = self.engine.on_device(y)
         output = self.engine.forward(x)
-        loss = self.loss(output, y)
-        loss.backward()
+        loss = self.engine.loss_of(output, y)
+        self.updates.backward(loss)
         self.engine.measure(self._means, output, y, self.updates.with_penalty(loss.data))
         self._step_after_update(self.updates.add_batch())
 

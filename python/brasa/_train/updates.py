@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from brasa._backend import namespace
+from brasa._scaler import GradScaler
 from brasa.nn import Module
 from brasa.optim import Optimizer
 from brasa.tensor import Tensor
@@ -28,6 +29,8 @@ class Updates:
         Largest common norm of the gradients.
     accumulate : int
         Batches per update.
+    scaler : GradScaler or None
+        Scales the losses; updates in which gradients overflow are skipped.
 
     Attributes
     ----------
@@ -45,6 +48,7 @@ class Updates:
         l2: float,
         clip_norm: float | None,
         accumulate: int,
+        scaler: GradScaler | None,
     ) -> None:
         if not 0 <= l2 < float("inf"):
             raise ValueError(f"l2 must be a number of at least 0, got {l2!r}")
@@ -54,6 +58,7 @@ class Updates:
             raise ValueError(f"accumulate must be an integer of at least 1, got {accumulate!r}")
         self.model, self.optimizer = model, optimizer
         self.l2, self.clip_norm, self.accumulate = l2, clip_norm, accumulate
+        self.scaler = GradScaler(enabled=False) if scaler is None else scaler
         self.pending = 0
         self.samples: int | None = None
 
@@ -64,13 +69,17 @@ class Updates:
         squares = sum(_sum_of_squares(p.data) for p in self._weights())
         return loss + squares * (self._factor() / 2)
 
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of a batch."""
+        self.scaler.scale(loss).backward()
+
     def add_batch(self) -> bool:
         """Count a batch whose backward is done; tell whether it completed an update."""
         self.pending += 1
         return self.pending == self.accumulate and self.flush()
 
     def flush(self) -> bool:
-        """Update by the mean gradient of the pending batches; False if there are none."""
+        """Update by the mean gradient of the pending batches; False if there are none, or it was skipped."""
         if not self.pending:
             return False
         if self.l2:
@@ -78,9 +87,10 @@ class Updates:
         scale = 1.0 / self.pending
         if self.clip_norm is not None:
             scale *= min(1.0, self.clip_norm / (self._gradient_norm() * scale + 1e-6))
-        self.optimizer.step(scale=scale)
+        updated = self.scaler.step(self.optimizer, scale=scale)
+        self.scaler.update()
         self.discard()
-        return True
+        return updated
 
     def discard(self) -> None:
         """Forget all gradients."""
@@ -96,8 +106,8 @@ class Updates:
         return (p for p in self.model.parameters() if p.requires_grad and p.data.ndim >= 2)
 
     def _add_penalty_gradient(self) -> None:
-        """Add the L2 term's gradient, times the batches whose gradients were summed."""
-        factor = self._factor() * self.pending
+        """Add the L2 term's gradient, times the batches whose gradients were summed, and scaled as they."""
+        factor = self._factor() * self.pending * self.scaler.get_scale()
         for param in self._weights():
             if param.grad is not None:
                 # Not in place: two parameters' gradients may be one array.
@@ -106,7 +116,7 @@ class Updates:
     def _gradient_norm(self) -> float:
         params = (p for group in self.optimizer.param_groups for p in group["params"])
         squares = sum(_sum_of_squares(p.grad.data) for p in params if p.grad is not None)
-        return float(squares) ** 0.5
+        return float(squares) ** 0.5 / self.scaler.get_scale()
 
 
 def _sum_of_squares(array: Any) -> Any:

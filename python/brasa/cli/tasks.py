@@ -203,6 +203,7 @@ def _trainer(
             nn.CrossEntropyLoss(),
             scheduler=schedule,
             device=device,
+            precision=settings["precision"],
             seed=settings["seed"],
             **options,
         )

@@ -18,6 +18,7 @@ import brasa
 from brasa import _files, io
 from brasa._extras import MissingExtra
 from brasa._train import Trainer
+from brasa._train.engine import PRECISIONS
 
 from .errors import UsageError, user_input
 from .parser import Parser, integer, number
@@ -27,7 +28,7 @@ from .tasks import CHECKPOINT, ImageTask, TextTask, task_for
 __all__ = ["add_arguments", "run"]
 
 # What a run is made of. A checkpoint holds it, and resuming may not change it.
-_SETTINGS = ("model", "data", "epochs", "batch_size", "lr", "seed", "augment")
+_SETTINGS = ("model", "data", "epochs", "batch_size", "lr", "seed", "augment", "precision")
 
 
 def add_arguments(parser: Parser) -> None:
@@ -82,6 +83,11 @@ def add_arguments(parser: Parser) -> None:
         const=False,
         help="leave out the random shifts, turns, scalings, crops or flips",
     )
+    add(
+        "--precision",
+        choices=tuple(PRECISIONS),
+        help="float32 (default), float64; on CUDA bf16 or fp16: products in 16 bits, weights in float32",
+    )
     add("--device", metavar="D", help="cpu (default), cuda, cuda:1")
     add("--out", metavar="DIR", help="folder to write to (default: runs/MODEL-DATA-N)")
     add("--resume", metavar="FILE", help="go on with the run that wrote this checkpoint, exactly")
@@ -132,6 +138,7 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
         "lr": recipe.lr,
         "seed": 0,
         "augment": True,
+        "precision": "float32",
     }
     given = {name: getattr(options, name) for name in _SETTINGS if name != "model"}
     settings = defaults | {name: value for name, value in given.items() if value is not None}
@@ -143,6 +150,8 @@ def _resumed(options: argparse.Namespace) -> dict[str, Any]:
     with user_input():
         metadata = io.load_metadata(options.resume)
     settings = metadata.get("run")
+    if isinstance(settings, dict):
+        settings.setdefault("precision", "float32")  # runs of version 0.1 do not say
     if not isinstance(settings, dict) or not settings.keys() >= {*_SETTINGS, "root"}:
         raise UsageError(f"--resume: {options.resume} is no checkpoint of brasa train")
     for name in _SETTINGS:
