@@ -270,8 +270,8 @@ STEPS = (
 TEXT_STEPS = (("char_lstm", 32), ("char_gru", 32))
 
 
-def step_peers(kind: str, name: str, peers: Peers) -> cases.step.MakePeers | None:
-    """What makes the steps ("steps") or inferences of the peers that have networks."""
+def step_peers(kind: str, name: str, peers: Peers, *options: str) -> cases.step.MakePeers | None:
+    """What makes the steps ("steps") or inferences of the peers that have networks, with these options."""
     modules = [f"bench.in_{peer}" for peer in ("torch", "jax") if peer in peers]
     if not modules:
         return None
@@ -279,7 +279,7 @@ def step_peers(kind: str, name: str, peers: Peers) -> cases.step.MakePeers | Non
     def make(x: np.ndarray, target: np.ndarray, values: list[np.ndarray]) -> dict[str, Call]:
         calls: dict[str, Call] = {}
         for module in modules:
-            calls |= getattr(import_module(module), kind)(name, x, target, values)
+            calls |= getattr(import_module(module), kind)(name, x, target, values, *options)
         return calls
 
     return make

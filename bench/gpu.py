@@ -123,6 +123,10 @@ STEPS = (("mlp", 128), ("lenet", 128), ("resnet20", 128), ("resnet18", 64), ("vg
 def train(peers: Peers, _: Sequence[str]) -> Iterator[Case]:
     for name, batch in STEPS:
         yield cases.training_step(name, batch, step_peers("steps", name, peers))
+    half = "bfloat16"
+    for name, batch in STEPS:
+        in_torch = step_peers("steps", name, [peer for peer in peers if peer == "torch"], half)
+        yield cases.training_step(name, batch, in_torch, autocast=half)
 
 
 def infer(peers: Peers, _: Sequence[str]) -> Iterator[Case]:

@@ -5,6 +5,7 @@ Eager mode; the better of both memory formats counts, and Adam is the fused one.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -93,16 +94,25 @@ def _formats(name: str) -> dict[str, Any]:
     return formats
 
 
-def steps(name: str, x: np.ndarray, target: np.ndarray, values: list[np.ndarray]) -> dict[str, Call]:
+def steps(
+    name: str, x: np.ndarray, target: np.ndarray, values: list[np.ndarray], autocast: str | None = None
+) -> dict[str, Call]:
     """A training step for each memory format; the call returns the loss."""
     return {
-        f"torch/{label}": step(name, x, target, values, memory_format)
+        f"torch/{label}": step(name, x, target, values, memory_format, autocast)
         for label, memory_format in _formats(name).items()
     }
 
 
-def step(name: str, x: np.ndarray, target: np.ndarray, values: list[np.ndarray] | None, layout: Any) -> Call:
-    """A training step: forward, loss, backward, Adam."""
+def step(
+    name: str,
+    x: np.ndarray,
+    target: np.ndarray,
+    values: list[np.ndarray] | None,
+    layout: Any,
+    autocast: str | None = None,
+) -> Call:
+    """A training step: forward and loss, in mixed precision where `autocast` names a dtype; backward, Adam."""
     model = network(name, values).to(memory_format=layout)
     images, wanted = tensor(x), tensor(target)
     if images.ndim == 4:
@@ -112,8 +122,11 @@ def step(name: str, x: np.ndarray, target: np.ndarray, values: list[np.ndarray] 
         wanted = images
     adam = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
 
+    dtype = getattr(torch, autocast) if autocast else None
+
     def run() -> Any:
-        loss = loss_function(model(images), wanted)
+        with torch.autocast(images.device.type, dtype) if dtype else nullcontext():
+            loss = loss_function(model(images), wanted)
         loss.backward()
         adam.step()
         adam.zero_grad()

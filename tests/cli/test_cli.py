@@ -321,6 +321,8 @@ MISTAKES = {
     "seed negative": (("train", "--seed", "-1"), "--seed"),
     "too many names": (("train", "lenet", "mlp"), "'mlp'"),
     "unknown device": (("train", "mlp", *SMALL, "--device", "tpu"), "device"),
+    "16 bits on the CPU": (("train", "mlp", *SMALL, "--precision", "bf16"), "'bf16' is for CUDA"),
+    "unknown precision": (("train", "mlp", *SMALL, "--precision", "half"), "'half'"),
     "no such GPU": (("train", "mlp", *SMALL, "--device", "cuda:99"), "cuda:99"),
     "out is a file": (("train", "mlp", *SMALL, "--out", "file"), "is a file"),
     "images too small": (

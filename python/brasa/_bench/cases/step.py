@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -29,8 +30,13 @@ def random_batch(name: str, batch: int) -> tuple[np.ndarray, np.ndarray]:
     return x, whole_numbers(network.classes, batch)
 
 
-def training_step(name: str, batch: int, peers: MakePeers | None = None) -> Case:
-    """Forward, loss, backward and Adam on random samples. The call returns the loss."""
+def training_step(
+    name: str, batch: int, peers: MakePeers | None = None, *, autocast: str | None = None
+) -> Case:
+    """Forward, loss, backward and Adam on random samples. The call returns the loss.
+
+    With `autocast` forward and loss are computed in mixed precision of that dtype.
+    """
 
     def make() -> dict[str, Call]:
         from brasa import nn, optim
@@ -42,7 +48,8 @@ def training_step(name: str, batch: int, peers: MakePeers | None = None) -> Case
         adam = optim.Adam(network.parameters(), lr=1e-3)
 
         def step() -> Any:
-            loss = loss_function(network(x), target)
+            with brasa.autocast(autocast) if autocast else nullcontext():
+                loss = loss_function(network(x), target)
             loss.backward()
             adam.step()
             adam.zero_grad()
@@ -52,7 +59,8 @@ def training_step(name: str, batch: int, peers: MakePeers | None = None) -> Case
 
     # The backward computes about twice what the forward does: a gradient for each operand of a product.
     work = 3.0 * batch * forward_flops(name)
-    return Case("train", f"{name} training step, Adam, batch {batch}", make, work, 0, launches=True)
+    label = f"{name} training step, Adam, batch {batch}" + (f", {autocast}" if autocast else "")
+    return Case(f"train {autocast}" if autocast else "train", label, make, work, 0, launches=True)
 
 
 def inference(name: str, batch: int, peers: MakePeers | None = None) -> Case:
