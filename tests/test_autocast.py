@@ -297,3 +297,77 @@ def test_inference_of_a_layer(device):
 def test_another_dtype_is_refused():
     with pytest.raises(ValueError, match="dtype: expected 'bfloat16' or 'float16', got 'float32'"):
         br.autocast("float32")
+
+
+class Block(nn.Module):
+    """Two paths that meet, as in a residual network, between images and sequences."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(2, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.second = nn.Conv2d(4, 4, 1)
+        self.out = nn.Linear(4, 6)
+
+    def forward(self, x):
+        y = self.norm(self.first(x))
+        y = ops.relu(self.second(ops.relu(y)) + y)
+        return self.out(y.mean(axis=(2, 3)))
+
+
+NETWORKS = {
+    "images": (Block, (3, 2, 5, 5)),
+    "transformer": (
+        lambda: nn.Sequential(
+            nn.Linear(6, 8), nn.TransformerEncoderLayer(8, 2, 16, 0.0, batch_first=True), nn.Linear(8, 6)
+        ),
+        (3, 4, 6),
+    ),
+    "additive attention": (lambda: Additive(), (3, 4, 6)),
+    "recurrent": (lambda: Recurrent(), (5, 3, 6)),
+}  # fmt: skip
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.before, self.cells, self.after = nn.Linear(6, 8), nn.LSTM(8, 8), nn.Linear(8, 6)
+
+    def forward(self, x):
+        return self.after(self.cells(self.before(x))[0])
+
+
+class Additive(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attention, self.after = nn.AdditiveAttention(6, 6, 8), nn.Linear(6, 6)
+
+    def forward(self, x):
+        y = self.attention(x[:, 0], x)
+        return self.after(y[0] if isinstance(y, tuple) else y)
+
+
+@both
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_networks_are_near_those_of_float32(device, name, kind):
+    """Results within 4 roundings of the largest, gradients within 16: sums are float32, and four layers round."""
+    br.manual_seed(0)
+    make, shape = NETWORKS[kind]
+    net = make()
+    for tensor in (*net.parameters(), *net.buffers()):
+        tensor.data = device.asarray(tensor.data)
+    x = Tensor(array(device, *shape))
+    found = {}
+    for enabled in (True, False):
+        net.zero_grad()
+        with br.autocast(name, enabled=enabled):
+            y = net(x)
+            loss = F.mse_loss(y, Tensor(array(device, *y.shape, seed=3)))
+        assert y.dtype == (DTYPES[name] if enabled else FLOAT32)
+        loss.backward()
+        values = [device.asnumpy(p.grad.data) for p in net.parameters()]
+        assert all(v.dtype == FLOAT32 for v in values)
+        found[enabled] = [device.asnumpy(y.data).astype(np.float32), *values]
+    for i, (got, want) in enumerate(zip(found[True], found[False], strict=True)):
+        allowed = (16 if i else 4) * ROUNDING[name] * np.abs(want).max() + ROUNDING[name] / 4
+        assert np.abs(got - want).max() <= allowed
