@@ -31,27 +31,32 @@ BRASA_DEVICE_FN Wide<T> weighted_target(const CrossEntropyParams<T>& p, int64_t 
   return q * class_weight(p, c);
 }
 
-template <class T, template <class> class Group>
+template <class T, template <class> class Group, int kLanes>
 __global__ void __launch_bounds__(kLineThreads, 2)
-    cross_entropy_forward_kernel(const T* x, CrossEntropyParams<T> p, Wide<T>* losses,
+    cross_entropy_forward_kernel(const T* x, CrossEntropyParams<T> p, bool packs, Wide<T>* losses,
                                  Wide<T>* statistics) {
   using W = Wide<T>;
-  for_lines<W, Group>(p.shape, [&](const Line<W, Group>& line) {
-    const auto found = line.max_and_sum([&](int64_t j) { return simt::widen(x[line.at(j)]); });
+  for_lines<W, Group, kLanes>(p.shape, packs, [&](const Line<W, Group, kLanes>& line) {
+    const auto found = line.max_and_sum(x + line.offset);
     const W maximum = found.maximum, log_sum = vlog(found.sum);
     const auto minus_log = [&](int64_t j) {
       return (maximum - simt::widen(x[line.at(j)])) + log_sum;
     };
+    const auto sum_over_classes = [&](const auto& weight) {
+      return line.sum([&](int64_t j) {
+        return line.lanes(j, [&](int64_t c) { return weight(c) * minus_log(c); });
+      });
+    };
     W loss;
     if (p.probabilities) {
-      loss = line.sum([&](int64_t j) { return weighted_target(p, j, line.at(j)) * minus_log(j); });
+      loss = sum_over_classes([&](int64_t c) { return weighted_target(p, c, line.at(c)); });
     } else {
       const int64_t c = class_of(p, line.index);
       loss = c == kIgnored   ? W(0)
              : c == kOutside ? W(0) / W(0)
                              : W(1 - p.label_smoothing) * weight_of(p, c) * minus_log(c);
       if (p.label_smoothing != 0) {
-        const W spread = line.sum([&](int64_t j) { return class_weight(p, j) * minus_log(j); });
+        const W spread = sum_over_classes([&](int64_t other) { return class_weight(p, other); });
         if (c >= 0) loss += W(p.label_smoothing) / W(p.shape.n) * spread;
       }
     }
@@ -100,34 +105,41 @@ __global__ void __launch_bounds__(kReduceThreads)
   if (divisor) divisor[0] = T(by);
 }
 
-template <class T, template <class> class Group>
+template <class T, template <class> class Group, int kLanes>
 __global__ void __launch_bounds__(kLineThreads, 2)
     cross_entropy_backward_kernel(const Wide<T>* dy, const T* x, CrossEntropyParams<T> p,
-                                  const Wide<T>* statistics, const Wide<T>* divisor, T* dx) {
+                                  bool packs, const Wide<T>* statistics, const Wide<T>* divisor,
+                                  T* dx) {
   using W = Wide<T>;
   const W kept = W(1 - p.label_smoothing), share = W(p.label_smoothing) / W(p.shape.n);
-  for_lines<W, Group>(p.shape, [&](const Line<W, Group>& line) {
+  for_lines<W, Group, kLanes>(p.shape, packs, [&](const Line<W, Group, kLanes>& line) {
     const W maximum = statistics[line.index],
             log_sum = statistics[p.shape.outer * p.shape.inner + line.index];
     const W scale = p.reduction == Reduction::none ? dy[line.index] : dy[0] / divisor[0];
-    const auto probability = [&](int64_t j) {
-      return vexp(simt::widen(x[line.at(j)]) - maximum - log_sum);
+    // gradient(probability, class) for every class.
+    const auto write = [&](const auto& gradient) {
+      line.each([&](int64_t j) {
+        auto v = line.load(x + line.offset, j);
+#pragma unroll
+        for (int k = 0; k < kLanes; ++k)
+          if (kLanes == 1 || j + k < line.n) v[k] = gradient(vexp(v[k] - maximum - log_sum), j + k);
+        line.store(dx + line.offset, j, v);
+      });
     };
     if (p.probabilities) {
-      const W sum = line.sum([&](int64_t j) { return weighted_target(p, j, line.at(j)); });
-      line.each([&](int64_t j) {
-        const W gradient = sum * probability(j) - weighted_target(p, j, line.at(j));
-        dx[line.at(j)] = simt::narrow<T>(scale * gradient);
-      });
-      return;
+      const auto target = [&](int64_t j) { return weighted_target(p, j, line.at(j)); };
+      const W sum = line.sum([&](int64_t j) { return line.lanes(j, target); });
+      return write(
+          [&](W probability, int64_t j) { return scale * (sum * probability - target(j)); });
     }
     const int64_t c = class_of(p, line.index);
-    const W all = share == 0 ? W(0) : line.sum([&](int64_t j) { return class_weight(p, j); });
+    const auto weight = [&](int64_t j) { return class_weight(p, j); };
+    const W all = share == 0 ? W(0) : line.sum([&](int64_t j) { return line.lanes(j, weight); });
     const W own = kept * weight_of(p, c);
-    line.each([&](int64_t j) {
-      const W gradient =
-          (own + share * all) * probability(j) - share * class_weight(p, j) - (j == c ? own : W(0));
-      dx[line.at(j)] = simt::narrow<T>(c < 0 ? W(0) : scale * gradient);
+    write([&](W probability, int64_t j) {
+      return c < 0 ? W(0)
+                   : scale * ((own + share * all) * probability - share * weight(j) -
+                              (j == c ? own : W(0)));
     });
   });
 }
@@ -149,9 +161,10 @@ void cross_entropy_forward(Context ctx, const T* logits, CrossEntropyParams<T> p
   Wide<T>* const of_position =
       reduced ? reinterpret_cast<Wide<T>*>(partial + 2 * kReduceBlocks) : losses;
   if (params.shape.size() > 0) {
-    choose_group(params.shape, [&]<template <class> class Group>(dim3 grid) {
+    choose_group<T>(params.shape, [&]<template <class> class Group, int kLanes>(dim3 grid) {
       simt::launch({.grid = grid, .block = dim3(kLineThreads), .stream = stream},
-                   cross_entropy_forward_kernel<T, Group>, logits, params, of_position, statistics);
+                   cross_entropy_forward_kernel<T, Group, kLanes>, logits, params,
+                   lines_in_packs<T>(params.shape.n, logits), of_position, statistics);
     });
   }
   if (!reduced) return;
@@ -168,12 +181,12 @@ void cross_entropy_backward(Context ctx, const Wide<T>* dy, const T* logits,
                             CrossEntropyParams<T> params, const Wide<T>* statistics,
                             const Wide<T>* divisor, T* dlogits) {
   if (params.shape.size() == 0) return;
-  choose_group(params.shape, [&]<template <class> class Group>(dim3 grid) {
+  choose_group<T>(params.shape, [&]<template <class> class Group, int kLanes>(dim3 grid) {
     simt::launch({.grid = grid,
                   .block = dim3(kLineThreads),
                   .stream = static_cast<simt::stream_t>(ctx.stream)},
-                 cross_entropy_backward_kernel<T, Group>, dy, logits, params, statistics, divisor,
-                 dlogits);
+                 cross_entropy_backward_kernel<T, Group, kLanes>, dy, logits, params,
+                 lines_in_packs<T>(params.shape.n, logits, dlogits), statistics, divisor, dlogits);
   });
 }
 

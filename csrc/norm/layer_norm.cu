@@ -12,70 +12,99 @@ namespace brasa::cuda {
 
 constexpr int kRowThreads = kLineThreads;
 
-template <class T, class A, template <class> class Group>
+template <class T, class A, template <class> class Group, int kLanes>
 __global__ void __launch_bounds__(kRowThreads)
-    layer_norm_kernel(LayerNormForward<T> a, LayerNormParams p, Wide<T> alpha, Wide<T> beta) {
+    layer_norm_kernel(LayerNormForward<T> a, LayerNormParams p, bool packs, Wide<T> alpha,
+                      Wide<T> beta) {
   using W = Wide<T>;
-  constexpr int kSize = Group<W>::kSize, kPerBlock = kRowThreads / kSize;
-  const Group<W> group;
-  const int64_t n = p.width, first = int64_t(blockIdx.x) * kPerBlock + threadIdx.x / kSize;
-  for (int64_t row = first; row < p.rows; row += int64_t(gridDim.x) * kPerBlock) {
-    const T* x = a.x + row * n;
+  for_lines<W, Group, kLanes>({p.rows, p.width, 1}, packs, [&](const Line<W, Group, kLanes>& line) {
+    const T* x = a.x + line.offset;
     W sum = 0;
-    for (int64_t i = group.rank(); i < n; i += kSize) sum += simt::widen(x[i]);
-    const W shift = group.sum(sum) / W(n);
+    line.each([&](int64_t j) {
+      const auto v = line.load(x, j);
+#pragma unroll
+      for (int k = 0; k < kLanes; ++k) sum += v[k];
+    });
+    const W shift = line.group.sum(sum) / W(line.n);
     W offsets = 0, squares = 0;
-    for (int64_t i = group.rank(); i < n; i += kSize) {
-      const W d = simt::widen(x[i]) - shift;
-      offsets += d;
-      squares += d * d;
-    }
-    const double e = double(group.sum(offsets)), count = double(n);
-    const double q = double(group.sum(squares));
+    line.each([&](int64_t j) {
+      const auto v = line.load(x, j, shift);
+#pragma unroll
+      for (int k = 0; k < kLanes; ++k) {
+        const W d = v[k] - shift;
+        offsets += d;
+        squares += d * d;
+      }
+    });
+    const double e = double(line.group.sum(offsets)), count = double(line.n);
+    const double q = double(line.group.sum(squares));
     const W mean = W(double(shift) + e / count);
     const W rstd = W(::rsqrt((q - e * e / count) / count + p.eps));
-    if (group.rank() == 0) {
-      a.mean[row] = mean;
-      a.rstd[row] = rstd;
+    if (line.group.rank() == 0) {
+      a.mean[line.index] = mean;
+      a.rstd[line.index] = rstd;
     }
 #pragma unroll 1  // more registers than there are, for some activations of double
-    for (int64_t i = group.rank(); i < n; i += kSize) {
-      W v = (simt::widen(x[i]) - mean) * rstd;
-      if (a.weight) v *= a.weight[i];
-      if (a.bias) v += a.bias[i];
-      if (a.residual) v += simt::widen(a.residual[row * n + i]);
-      if (a.pre_activation) a.pre_activation[row * n + i] = simt::narrow<T>(v);
-      a.y[row * n + i] = simt::narrow<T>(A::forward(v, alpha, beta));
+    for (int64_t j = line.first(); j < line.n; j += line.kStep) {
+      auto v = line.load(x, j);
+      const auto apply = [&](const auto& f) {
+#pragma unroll
+        for (int k = 0; k < kLanes; ++k) v[k] = f(v[k], k);
+      };
+      apply([&](W value, int) { return (value - mean) * rstd; });
+      if (a.weight) {
+        const auto weight = line.load(a.weight, j);
+        apply([&](W value, int k) { return value * weight[k]; });
+      }
+      if (a.bias) {
+        const auto bias = line.load(a.bias, j);
+        apply([&](W value, int k) { return value + bias[k]; });
+      }
+      if (a.residual) {
+        const auto residual = line.load(a.residual + line.offset, j);
+        apply([&](W value, int k) { return value + residual[k]; });
+      }
+      if (a.pre_activation) line.store(a.pre_activation + line.offset, j, v);
+      apply([&](W value, int) { return A::forward(value, alpha, beta); });
+      line.store(a.y + line.offset, j, v);
     }
-  }
+  });
 }
 
-template <class T, template <class> class Group>
+template <class T, template <class> class Group, int kLanes>
 __global__ void __launch_bounds__(kRowThreads)
-    layer_gradient_kernel(LayerNormBackward<T> a, LayerNormParams p) {
+    layer_gradient_kernel(LayerNormBackward<T> a, LayerNormParams p, bool packs) {
   using W = Wide<T>;
-  constexpr int kSize = Group<W>::kSize, kPerBlock = kRowThreads / kSize;
-  const Group<W> group;
-  const int64_t n = p.width, first = int64_t(blockIdx.x) * kPerBlock + threadIdx.x / kSize;
-  for (int64_t row = first; row < p.rows; row += int64_t(gridDim.x) * kPerBlock) {
-    const T *dy = a.dy + row * n, *x = a.x + row * n;
-    const W mean = a.mean[row], rstd = a.rstd[row];
-    const auto gradient = [&](int64_t i) {
-      return a.weight ? simt::widen(dy[i]) * a.weight[i] : simt::widen(dy[i]);
+  for_lines<W, Group, kLanes>({p.rows, p.width, 1}, packs, [&](const Line<W, Group, kLanes>& line) {
+    const W mean = a.mean[line.index], rstd = a.rstd[line.index];
+    // f(gradient, normalised x, lane) for the elements from j on.
+    const auto visit = [&](int64_t j, const auto& f) {
+      auto g = line.load(a.dy + line.offset, j);
+      const auto x = line.load(a.x + line.offset, j);
+      if (a.weight) {
+        const auto weight = line.load(a.weight, j);
+#pragma unroll
+        for (int k = 0; k < kLanes; ++k) g[k] *= weight[k];
+      }
+#pragma unroll
+      for (int k = 0; k < kLanes; ++k) f(g[k], (x[k] - mean) * rstd, k);
     };
-    const auto normalized = [&](int64_t i) { return (simt::widen(x[i]) - mean) * rstd; };
     W sum = 0, products = 0;
-    for (int64_t i = group.rank(); i < n; i += kSize) {
-      const W g = gradient(i);
-      sum += g;
-      products += g * normalized(i);
+    line.each([&](int64_t j) {
+      visit(j, [&](W g, W normalized, int) {
+        sum += g;
+        products += g * normalized;
+      });
+    });
+    const W first = line.group.sum(sum) / W(line.n);
+    const W second = line.group.sum(products) / W(line.n);
+#pragma unroll(sizeof(T) == 8 ? 1 : 2)  // with others ptxas spills, for one type or another
+    for (int64_t j = line.first(); j < line.n; j += line.kStep) {
+      typename Line<W, Group, kLanes>::Values dx;
+      visit(j, [&](W g, W normalized, int k) { dx[k] = (g - first - normalized * second) * rstd; });
+      line.store(a.dx + line.offset, j, dx);
     }
-    const W first = group.sum(sum) / W(n);
-    const W second = group.sum(products) / W(n);
-#pragma unroll 2  // by four, ptxas spills for 16 bits
-    for (int64_t i = group.rank(); i < n; i += kSize)
-      a.dx[row * n + i] = simt::narrow<T>((gradient(i) - first - normalized(i) * second) * rstd);
-  }
+  });
 }
 
 /// partial[2 b] = sum of dy xhat over the rows of block b, partial[2 b + 1] = sum of dy.
@@ -118,17 +147,9 @@ static int64_t row_blocks(const LayerNormParams& p) {
   return simt::ceil_div(p.rows, order::kRowBlock);
 }
 
-/// Calls launch(group, configuration) with the kind of group that suits the rows.
-template <class F> static void over_rows(Context ctx, const LayerNormParams& p, const F& f) {
-  const bool block = p.width >= kBlockLine;
-  const simt::LaunchConfig config{
-      .grid = simt::blocks_for(p.rows, block ? 1 : kRowThreads / simt::kWarpSize),
-      .block = dim3(kRowThreads),
-      .stream = static_cast<simt::stream_t>(ctx.stream)};
-  if (block)
-    f.template operator()<BlockGroup>(config);
-  else
-    f.template operator()<WarpGroup>(config);
+static simt::LaunchConfig per_row(Context ctx, dim3 grid) {
+  return {
+      .grid = grid, .block = dim3(kRowThreads), .stream = static_cast<simt::stream_t>(ctx.stream)};
 }
 static simt::LaunchConfig over_columns(Context ctx, const LayerNormParams& p, int64_t blocks) {
   return {.grid = dim3(unsigned(simt::ceil_div(p.width, int64_t(kRowThreads))), unsigned(blocks)),
@@ -143,10 +164,12 @@ template <class T> size_t layer_norm_workspace(const LayerNormParams& p) {
 template <class T>
 void layer_norm_forward(Context ctx, const LayerNormForward<T>& a, const LayerNormParams& p) {
   if (p.rows * p.width == 0) return;
+  const bool packs =
+      lines_in_packs<T>(p.width, a.x, a.residual, a.weight, a.bias, a.pre_activation, a.y);
   visit_activation(p.activation.kind, [&]<class A>() {
-    over_rows(ctx, p, [&]<template <class> class Group>(const simt::LaunchConfig& config) {
-      simt::launch(config, layer_norm_kernel<T, A, Group>, a, p, p.activation.alpha,
-                   p.activation.beta);
+    choose_row_group<T>(p.rows, p.width, [&]<template <class> class Group, int kLanes>(dim3 grid) {
+      simt::launch(per_row(ctx, grid), layer_norm_kernel<T, A, Group, kLanes>, a, p, packs,
+                   p.activation.alpha, p.activation.beta);
     });
   });
 }
@@ -155,8 +178,9 @@ template <class T>
 void layer_norm_backward(Context ctx, const LayerNormBackward<T>& a, const LayerNormParams& p) {
   if (p.width == 0) return;
   if (a.dx && p.rows > 0) {
-    over_rows(ctx, p, [&]<template <class> class Group>(const simt::LaunchConfig& config) {
-      simt::launch(config, layer_gradient_kernel<T, Group>, a, p);
+    const bool packs = lines_in_packs<T>(p.width, a.dy, a.x, a.weight, a.dx);
+    choose_row_group<T>(p.rows, p.width, [&]<template <class> class Group, int kLanes>(dim3 grid) {
+      simt::launch(per_row(ctx, grid), layer_gradient_kernel<T, Group, kLanes>, a, p, packs);
     });
   }
   if (!a.dweight && !a.dbias) return;

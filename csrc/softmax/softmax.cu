@@ -4,57 +4,78 @@
 
 namespace brasa::cuda {
 
-template <class T, template <class> class Group>
+template <class T, template <class> class Group, int kLanes>
 __global__ void __launch_bounds__(kLineThreads, 2)
-    softmax_forward_kernel(const T* x, T* y, AxisShape shape) {
+    softmax_forward_kernel(const T* x, T* y, AxisShape shape, bool packs) {
   using W = Wide<T>;
-  for_lines<W, Group>(shape, [&](const Line<W, Group>& line) {
-    const auto found = line.max_and_sum([&](int64_t j) { return simt::widen(x[line.at(j)]); });
+  for_lines<W, Group, kLanes>(shape, packs, [&](const Line<W, Group, kLanes>& line) {
+    const T* const from = x + line.offset;
+    const auto found = line.max_and_sum(from);
     const W maximum = found.maximum;
     const W factor = W(1) / found.sum;
     line.each([&](int64_t j) {
-      y[line.at(j)] = simt::narrow<T>(vexp(simt::widen(x[line.at(j)]) - maximum) * factor);
+      auto v = line.load(from, j);
+#pragma unroll
+      for (int k = 0; k < kLanes; ++k) v[k] = vexp(v[k] - maximum) * factor;
+      line.store(y + line.offset, j, v);
     });
   });
 }
 
-template <class T, template <class> class Group>
+template <class T, template <class> class Group, int kLanes>
 __global__ void __launch_bounds__(kLineThreads, 2)
-    log_softmax_forward_kernel(const T* x, T* y, AxisShape shape) {
+    log_softmax_forward_kernel(const T* x, T* y, AxisShape shape, bool packs) {
   using W = Wide<T>;
-  for_lines<W, Group>(shape, [&](const Line<W, Group>& line) {
-    const auto found = line.max_and_sum([&](int64_t j) { return simt::widen(x[line.at(j)]); });
+  for_lines<W, Group, kLanes>(shape, packs, [&](const Line<W, Group, kLanes>& line) {
+    const T* const from = x + line.offset;
+    const auto found = line.max_and_sum(from);
     const W maximum = found.maximum;
     const W log_sum = vlog(found.sum);
     line.each([&](int64_t j) {
-      y[line.at(j)] = simt::narrow<T>(simt::widen(x[line.at(j)]) - maximum - log_sum);
+      auto v = line.load(from, j);
+#pragma unroll
+      for (int k = 0; k < kLanes; ++k) v[k] = v[k] - maximum - log_sum;
+      line.store(y + line.offset, j, v);
     });
   });
 }
 
-template <class T, template <class> class Group>
+template <class T, template <class> class Group, int kLanes>
 __global__ void __launch_bounds__(kLineThreads, 2)
-    softmax_backward_kernel(const T* dy, const T* y, T* dx, AxisShape shape) {
+    softmax_backward_kernel(const T* dy, const T* y, T* dx, AxisShape shape, bool packs) {
   using W = Wide<T>;
-  for_lines<W, Group>(shape, [&](const Line<W, Group>& line) {
-    const W dot = line.sum(
-        [&](int64_t j) { return simt::widen(y[line.at(j)]) * simt::widen(dy[line.at(j)]); });
+  for_lines<W, Group, kLanes>(shape, packs, [&](const Line<W, Group, kLanes>& line) {
+    const T *const results = y + line.offset, *const gradients = dy + line.offset;
+    const W dot = line.sum([&](int64_t j) {
+      auto v = line.load(results, j);
+      const auto g = line.load(gradients, j);
+#pragma unroll
+      for (int k = 0; k < kLanes; ++k) v[k] *= g[k];
+      return v;
+    });
     line.each([&](int64_t j) {
-      const W result = simt::widen(y[line.at(j)]), gradient = simt::widen(dy[line.at(j)]);
-      dx[line.at(j)] = simt::narrow<T>(result * (gradient - dot));
+      auto v = line.load(results, j);
+      const auto g = line.load(gradients, j);
+#pragma unroll
+      for (int k = 0; k < kLanes; ++k) v[k] *= g[k] - dot;
+      line.store(dx + line.offset, j, v);
     });
   });
 }
 
-template <class T, template <class> class Group>
+template <class T, template <class> class Group, int kLanes>
 __global__ void __launch_bounds__(kLineThreads, 2)
-    log_softmax_backward_kernel(const T* dy, const T* y, T* dx, AxisShape shape) {
+    log_softmax_backward_kernel(const T* dy, const T* y, T* dx, AxisShape shape, bool packs) {
   using W = Wide<T>;
-  for_lines<W, Group>(shape, [&](const Line<W, Group>& line) {
-    const W sum = line.sum([&](int64_t j) { return simt::widen(dy[line.at(j)]); });
+  for_lines<W, Group, kLanes>(shape, packs, [&](const Line<W, Group, kLanes>& line) {
+    const T *const results = y + line.offset, *const gradients = dy + line.offset;
+    const W sum = line.sum([&](int64_t j) { return line.load(gradients, j); });
     line.each([&](int64_t j) {
-      const W probability = vexp(simt::widen(y[line.at(j)]));
-      dx[line.at(j)] = simt::narrow<T>(simt::widen(dy[line.at(j)]) - probability * sum);
+      const auto v = line.load(results, j);
+      auto g = line.load(gradients, j);
+#pragma unroll
+      for (int k = 0; k < kLanes; ++k) g[k] -= vexp(v[k]) * sum;
+      line.store(dx + line.offset, j, g);
     });
   });
 }
@@ -62,13 +83,14 @@ __global__ void __launch_bounds__(kLineThreads, 2)
 // ----------------------------------------------------------------------------------------
 // launchers
 
-#define BRASA_LAUNCH(kernel, ...)                                     \
-  if (shape.size() == 0) return;                                      \
-  choose_group(shape, [&]<template <class> class Group>(dim3 grid) {  \
-    simt::launch({.grid = grid,                                       \
-                  .block = dim3(kLineThreads),                        \
-                  .stream = static_cast<simt::stream_t>(ctx.stream)}, \
-                 kernel<T, Group>, __VA_ARGS__, shape);               \
+#define BRASA_LAUNCH(kernel, ...)                                                   \
+  if (shape.size() == 0) return;                                                    \
+  choose_group<T>(shape, [&]<template <class> class Group, int kLanes>(dim3 grid) { \
+    simt::launch({.grid = grid,                                                     \
+                  .block = dim3(kLineThreads),                                      \
+                  .stream = static_cast<simt::stream_t>(ctx.stream)},               \
+                 kernel<T, Group, kLanes>, __VA_ARGS__, shape,                      \
+                 lines_in_packs<T>(shape.n, __VA_ARGS__));                          \
   });
 
 template <class T> void softmax_forward(Context ctx, const T* x, T* y, AxisShape shape) {

@@ -250,7 +250,7 @@ def test_embedding_in_packs_and_without(device, half, columns):
 
 
 @every_half
-@pytest.mark.parametrize("n", [1, 31, 33, 1000, 1024, 3000])
+@pytest.mark.parametrize("n", [1, 31, 33, 255, 256, 257, 264, 1000, 1024, 3000, 4095, 4096, 4104])
 def test_long_lines(device, half, n):
     """A warp and a block per line; sums are float32's, so rows of softmax sum to 1 within one rounding."""
     rng = np.random.default_rng(n)
@@ -269,6 +269,47 @@ def test_long_lines(device, half, n):
     assert loss.dtype == np.float32
     exact = -np.log(p[np.arange(3), [0, n - 1, n // 2]]).sum()
     assert abs(float(device.asnumpy(loss)) - exact) <= 2.0**-18 * (1 + exact)
+
+
+@every_half
+@pytest.mark.parametrize("n", [8, 248, 256, 257, 264, 1000, 4096, 4100])
+def test_lines_have_the_same_bits_in_packs_and_without(device, half, n):
+    """Lines whose arrays are not aligned are read element by element, in the order of packs; float32 agrees."""
+    rng = np.random.default_rng(n)
+    x, dy = (rng.standard_normal((3, n)).astype(half) for _ in range(2))
+    weight, bias, share = (rng.random(n).astype(np.float32) for _ in range(3))
+    probabilities = np.tile(share / share.sum(dtype=np.float32), (3, 1))
+    labels = device.asarray(np.array([0, n - 1, -100]))
+
+    def results(offset, dtype):
+        given, gradient = (at_an_offset(device, a.astype(dtype), offset) for a in (x, dy))
+        vectors = [at_an_offset(device, v, offset) for v in (weight, bias)]
+        found = []
+        for name in ("softmax", "log_softmax"):
+            y = getattr(ops, name)(given)
+            found += [
+                y,
+                getattr(ops, name + "_backward")(gradient, at_an_offset(device, x.astype(dtype), offset)),
+            ]
+        y, saved = ops.layer_norm(given, *vectors, residual=gradient, activation="silu", save=True)
+        found += [y, *saved]
+        found += ops.layer_norm_backward(gradient, given, vectors[0], saved=saved)[:3]
+        one = device.asarray(np.ones((), np.float32))
+        for targets, options in (
+            (labels, {"weight": vectors[0], "label_smoothing": 0.1}),
+            (device.asarray(probabilities), {"weight": vectors[0]}),
+        ):
+            loss, saved = ops.cross_entropy(given, targets, **options, save=True)
+            found += [loss, ops.cross_entropy_backward(one, given, targets, **options, saved=saved)]
+        return [device.asnumpy(a) for a in found]
+
+    packs = results(0, half)
+    for first, second in zip(packs, results(1, half), strict=True):
+        assert first.tobytes() == second.tobytes()
+    for got, want in zip(packs, results(0, np.float32), strict=True):
+        bound = 2.0**-16 * (np.abs(want) + np.abs(want).max())
+        bound = bound + (ROUNDING[half] * np.abs(want) + LEAST[half] if got.dtype == half else 0)
+        assert np.all(np.abs(got.astype(np.float64) - want) <= bound)
 
 
 @every_half
