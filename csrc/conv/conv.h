@@ -47,7 +47,9 @@ namespace brasa {
 struct ConvParams {
   int64_t batch, in_channels, out_channels, groups;
   int64_t in[3], out[3], kernel[3], stride[3], dilation[3], pad_begin[3], pad_end[3];
-  bool x_channels_last;  ///< else x and dx are C-ordered
+  bool x_channels_last;                 ///< else x and dx are C-ordered
+  bool aligned = false;                 ///< the arrays begin at multiples of 16 bytes (CUDA)
+  MathMode math_mode = MathMode::ieee;  ///< of products of float32 (CUDA)
 
   constexpr int64_t in_pixels() const { return in[0] * in[1] * in[2]; }
   constexpr int64_t out_pixels() const { return out[0] * out[1] * out[2]; }
@@ -81,3 +83,11 @@ BRASA_KERNEL(conv_backward_weight, const T* dy, const T* x, T* dw, T* db, const 
              const Slope<T>& slope)
 BRASA_FUNCTION(size_t, conv_backward_weight_workspace, const ConvParams& params, bool has_slope,
                int threads)
+
+#if defined(BRASA_FOR_CUDA)
+
+/// db in float32, of arrays of 16 bits.
+BRASA_KERNEL(conv_wide_bias, const T* dy, float* db, const ConvParams& params)
+BRASA_FUNCTION(size_t, conv_wide_bias_workspace, const ConvParams& params)
+
+#endif

@@ -13,6 +13,14 @@ struct Geometry {
   int64_t groups;
 };
 
+bool is_aligned(const ArrayView& a) {
+  return reinterpret_cast<uintptr_t>(a.data) % 16 == 0;
+}
+
+bool is_half(DType dtype) {
+  return dtype == DType::float16 || dtype == DType::bfloat16;
+}
+
 int64_t out_extent(const ConvParams& p, int d) {
   BRASA_REQUIRE(p.stride[d] > 0 && p.dilation[d] > 0, "stride and dilation must be positive");
   BRASA_REQUIRE(p.pad_begin[d] >= 0 && p.pad_end[d] >= 0, "padding must not be negative");
@@ -60,6 +68,7 @@ ConvParams make_params(const ArrayView& x, const ArrayView& weight, const ArrayV
     BRASA_REQUIRE(p.in[d] > 0 && p.kernel[d] > 0, "empty images or kernels");
     BRASA_REQUIRE(p.out[d] == out_extent(p, d), "y does not fit x and weight");
   }
+  p.aligned = is_aligned(x) && is_aligned(weight) && is_aligned(y);
   return p;
 }
 
@@ -70,9 +79,10 @@ int64_t work_of(const ConvParams& p) {
 }
 
 /// The context of a call. Below some 20 us of work a second thread costs more than it brings.
-Context context_for(const ArrayView& a, const ConvParams& p) {
+Context context_for(const ArrayView& a, ConvParams& p) {
   constexpr int64_t kSerialWork = 64 * 1024;  // work_of: a million multiply-adds
   Context ctx = make_context(a);
+  p.math_mode = ctx.math_mode;
   if (work_of(p) < kSerialWork) ctx.threads = 1;
   return ctx;
 }
@@ -86,9 +96,11 @@ void require_like_result(const OptionalIn& a, const ArrayView& y) {
 void forward(In x, In weight, OptionalIn bias, OptionalIn residual, OptionalOut pre_activation,
              Out y, const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
              const std::vector<int64_t>& dilation, int64_t groups, Activation activation) {
-  const ConvParams params = make_params(x, weight, y, {stride, padding, dilation, groups});
+  ConvParams params = make_params(x, weight, y, {stride, padding, dilation, groups});
+  const bool wide_bias = bias && bias.dtype != x.dtype;
   if (bias) {
-    require_same_dtype(bias, x);
+    BRASA_REQUIRE(!wide_bias || (is_half(x.dtype) && bias.dtype == DType::float32),
+                  "unexpected dtype of the bias");
     require_shape(bias, params.out_channels);
     require_c_order(bias);
   }
@@ -98,10 +110,11 @@ void forward(In x, In weight, OptionalIn bias, OptionalIn residual, OptionalOut 
     require_same_dense_layout(pre_activation, y);
   }
   Context ctx = context_for(x, params);
-  visit<float, double>(x.dtype, [&]<class T>() {
+  visit_floating(x.dtype, [&]<class T>() {
     const Workspace workspace(ctx, device::conv_forward_workspace<T>(params, ctx.threads));
-    const Epilogue<T> epilogue{bias.as<const T>(), residual.as<const T>(), pre_activation.as<T>(),
-                               activation};
+    Epilogue<T> epilogue{bias.as<const T>(), residual.as<const T>(), pre_activation.as<T>(),
+                         activation};
+    if (wide_bias) epilogue.bias = nullptr, epilogue.wide_bias = bias.as<const float>();
     const ReleaseGil gil(work_of(params));
     device::conv_forward<T>(ctx, x.as<const T>(), weight.as<const T>(), y.as<T>(), params,
                             epilogue);
@@ -111,9 +124,9 @@ void forward(In x, In weight, OptionalIn bias, OptionalIn residual, OptionalOut 
 void backward_input(In dy, In weight, Out dx, const std::vector<int64_t>& stride,
                     const std::vector<int64_t>& padding, const std::vector<int64_t>& dilation,
                     int64_t groups) {
-  const ConvParams params = make_params(dx, weight, dy, {stride, padding, dilation, groups});
+  ConvParams params = make_params(dx, weight, dy, {stride, padding, dilation, groups});
   Context ctx = context_for(dy, params);
-  visit<float, double>(dy.dtype, [&]<class T>() {
+  visit_floating(dy.dtype, [&]<class T>() {
     const Workspace workspace(ctx, device::conv_backward_input_workspace<T>(params, ctx.threads));
     const ReleaseGil gil(work_of(params));
     device::conv_backward_input<T>(ctx, dy.as<const T>(), weight.as<const T>(), dx.as<T>(), params);
@@ -124,14 +137,16 @@ void backward_input(In dy, In weight, Out dx, const std::vector<int64_t>& stride
 void backward_weight(In dy, In x, In weight, OptionalIn v, OptionalOut dweight, OptionalOut dbias,
                      const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
                      const std::vector<int64_t>& dilation, int64_t groups, Activation activation) {
-  const ConvParams params = make_params(x, weight, dy, {stride, padding, dilation, groups});
+  ConvParams params = make_params(x, weight, dy, {stride, padding, dilation, groups});
   if (dweight) {
     require_same_dtype(dweight, dy);
     require_same_shape(dweight, weight);
     require_c_order(dweight);
   }
+  const bool wide_bias = dbias && dbias.dtype != dy.dtype;
   if (dbias) {
-    require_same_dtype(dbias, dy);
+    BRASA_REQUIRE(!wide_bias || (is_half(dy.dtype) && dbias.dtype == DType::float32 && !v),
+                  "unexpected dtype of the bias gradient");
     require_shape(dbias, params.out_channels);
     require_c_order(dbias);
   }
@@ -139,12 +154,21 @@ void backward_weight(In dy, In x, In weight, OptionalIn v, OptionalOut dweight, 
   BRASA_REQUIRE(bool(v) == (activation.kind != ActivationKind::none),
                 "an activation and v needed, or neither");
   Context ctx = context_for(dy, params);
-  visit<float, double>(dy.dtype, [&]<class T>() {
+#if defined(BRASA_FOR_CUDA)
+  if (wide_bias) {
+    visit<float16, bfloat16>(dy.dtype, [&]<class T>() {
+      const Workspace workspace(ctx, device::conv_wide_bias_workspace<T>(params));
+      device::conv_wide_bias<T>(ctx, dy.as<const T>(), dbias.as<float>(), params);
+    });
+  }
+#endif
+  visit_floating(dy.dtype, [&]<class T>() {
     const Workspace workspace(
         ctx, device::conv_backward_weight_workspace<T>(params, bool(v), ctx.threads));
     const ReleaseGil gil(work_of(params));
     device::conv_backward_weight<T>(ctx, dy.as<const T>(), x.as<const T>(), dweight.as<T>(),
-                                    dbias.as<T>(), params, Slope<T>{v.as<const T>(), activation});
+                                    wide_bias ? nullptr : dbias.as<T>(), params,
+                                    Slope<T>{v.as<const T>(), activation});
   });
 }
 
@@ -156,7 +180,7 @@ void to_channels_last(In x, Out y) {
   const int64_t batch = x.shape[0], channels = x.shape[1];
   if (x.size == 0) return;
   const Context ctx = make_context(x);
-  visit<float, double>(x.dtype, [&]<class T>() {
+  visit_floating(x.dtype, [&]<class T>() {
     const ReleaseGil gil(x.size);
     device::images_to_channels_last<T>(ctx, x.as<const T>(), y.as<T>(), batch, channels,
                                        x.size / (batch * channels));

@@ -1,5 +1,6 @@
 #include "conv/conv_layout.h"
 #include "core/device.cuh"
+#include "core/half.h"
 
 namespace brasa::cuda {
 
@@ -29,6 +30,6 @@ void images_to_channels_last(Context ctx, const T* x, T* y, int64_t batch, int64
                images_to_channels_last_kernel<T>, x, y, n, channels, pixels);
 }
 
-BRASA_INSTANTIATE(images_to_channels_last, float, double)
+BRASA_INSTANTIATE(images_to_channels_last, float, double, float16, bfloat16)
 
 }  // namespace brasa::cuda

@@ -17,7 +17,8 @@ constexpr int64_t kFewChannels = 8;  // groups of fewer output channels have the
 
 /// An image array: steps in elements.
 struct Layout5 {
-  int64_t image, channel, step[3], size[3];
+  int64_t image, channel, step[3];
+  int size[3];
 };
 
 static inline Layout5 layout_of_image(int64_t channels, const int64_t* size, bool channels_last) {
@@ -25,7 +26,7 @@ static inline Layout5 layout_of_image(int64_t channels, const int64_t* size, boo
   return {channels * pixels,
           channels_last ? 1 : pixels,
           {size[1] * size[2] * unit, size[2] * unit, unit},
-          {size[0], size[1], size[2]}};
+          {int(size[0]), int(size[1]), int(size[2])}};
 }
 
 /// The three axes of a gather, and what divides positions in their grids of pixels and taps.
@@ -64,8 +65,7 @@ BRASA_DEVICE_FN bool inside(const Layout5& layout, const Place& a, const Place& 
   bool yes = true;
 #pragma unroll
   for (int d = 0; d < 3; ++d) {
-    const int at = a.at[d] + b.at[d];
-    yes = yes && at >= 0 && at < layout.size[d];
+    yes = yes && unsigned(a.at[d] + b.at[d]) < unsigned(layout.size[d]);  // none is negative
   }
   return yes;
 }
@@ -116,6 +116,23 @@ template <class T> bool channels_in_packs(const T* image, const Layout5& layout,
 static inline simt::stream_t stream_of(Context ctx) {
   return static_cast<simt::stream_t>(ctx.stream);
 }
+
+/// Hands out parts of the workspace. Without one it only counts.
+class Scratch {
+ public:
+  explicit Scratch(void* block) : block_(static_cast<unsigned char*>(block)) {}
+  template <class U> U* take(int64_t count) {
+    constexpr size_t kUnit = 256;
+    U* part = block_ ? reinterpret_cast<U*>(block_ + used_) : nullptr;
+    used_ += (size_t(count) * sizeof(U) + kUnit - 1) / kUnit * kUnit;
+    return part;
+  }
+  size_t used() const { return used_; }
+
+ private:
+  unsigned char* block_;
+  size_t used_ = 0;
+};
 
 static inline unsigned grid_z(int64_t groups) {
   return unsigned(groups < 65535 ? groups : 65535);

@@ -4,7 +4,9 @@
 // its pixels dealt to parts that are added in order. Groups of few channels have a block per
 // weight.
 #include "activation/activation.h"
-#include "conv/conv_tile.cuh"
+#include "conv/conv_paths.cuh"
+#include "conv/conv_tensor.cuh"
+#include "matmul/matmul.h"
 
 namespace brasa::cuda {
 
@@ -187,14 +189,15 @@ __global__ void __launch_bounds__(kThreads) direct_weight_kernel(WeightTask<T> t
     int64_t kernel[3], channel;
     const Place tap = place_tap(task.grid, task.x_layout, row, kernel, channel);
     const T* x = task.x + column / task.group_out * task.group_in * task.x_layout.channel;
-    T sum = 0;
+    Wide<T> sum = 0;
     for (int64_t p = threadIdx.x; p < pixels; p += kThreads) {
       const Place pixel = place_pixel(task.grid, task.x_layout, p);
       if (inside(task.x_layout, tap, pixel))
-        sum += x[tap.offset + pixel.offset] * task.dy[p * channels + column];
+        sum +=
+            simt::widen(x[tap.offset + pixel.offset]) * simt::widen(task.dy[p * channels + column]);
     }
     sum = simt::block_reduce_sum(sum);
-    if (threadIdx.x == 0) task.out[task.weight_at(row, column)] = sum;
+    if (threadIdx.x == 0) task.out[task.weight_at(row, column)] = simt::narrow<T>(sum);
   }
 }
 
@@ -203,14 +206,14 @@ constexpr int kBiasColumns = 32, kBiasRows = kThreads / kBiasColumns;
 /// out[part][channel] = sum of dy over the part's pixels; blockIdx.y counts parts.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    bias_kernel(const T* dy, T* out, int64_t pixels, int64_t channels, int64_t parts) {
-  BRASA_SHARED(T, of_row, [kBiasRows][kBiasColumns]);
+    bias_kernel(const T* dy, Wide<T>* out, int64_t pixels, int64_t channels, int64_t parts) {
+  BRASA_SHARED(Wide<T>, of_row, [kBiasRows][kBiasColumns]);
   const int lane = int(threadIdx.x) % kBiasColumns, row = int(threadIdx.x) / kBiasColumns;
   const int64_t channel = int64_t(blockIdx.x) * kBiasColumns + lane, part = blockIdx.y;
-  T sum = 0;
+  Wide<T> sum = 0;
   if (channel < channels)
     for (int64_t p = pixels * part / parts + row; p < pixels * (part + 1) / parts; p += kBiasRows)
-      sum += dy[p * channels + channel];
+      sum += simt::widen(dy[p * channels + channel]);
   of_row[row][lane] = sum;
   __syncthreads();
   if (row != 0 || channel >= channels) return;
@@ -219,14 +222,14 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 /// to[i] = sum over parts of from[part * n + i], in order.
-template <class T>
+template <class T, class U>
 __global__ void __launch_bounds__(kThreads)
-    add_parts_kernel(const T* from, T* to, int64_t n, int64_t parts) {
+    add_parts_kernel(const T* from, U* to, int64_t n, int64_t parts) {
   const int64_t stride = int64_t(gridDim.x) * kThreads;
   for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < n; i += stride) {
     T sum = from[i];
     for (int64_t part = 1; part < parts; ++part) sum += from[part * n + i];
-    to[i] = sum;
+    to[i] = simt::narrow<U>(sum);
   }
 }
 
@@ -239,33 +242,33 @@ template <class Shape> static int64_t tiles_of(const ConvParams& p) {
          simt::ceil_div<int64_t>(p.group_out(), Shape::kColumns);
 }
 
-/// How many parts the pixels of a weight gradient are dealt to, and those of a bias gradient.
-template <class T> struct Parts {
-  int64_t weight, bias;
-  bool direct;
-
-  explicit Parts(const ConvParams& p) {
-    const int64_t pixels = p.batch * p.out_pixels();
-    const int64_t tiles = tiles_of<Tile<T>>(p) * p.groups;
-    direct = p.group_out() < kFewChannels && p.groups > 1;
-    weight = direct ? 1 : between(1, simt::ceil_div(kWantedBlocks, tiles), pixels / kPartPixels);
-    bias = between(1, pixels / kPartPixels, kMaxBiasParts);
-  }
-  static int64_t between(int64_t low, int64_t value, int64_t high) {
-    const int64_t capped = value < high ? value : high;
-    return capped > low ? capped : low;
-  }
-};
-
-template <class T>
-static void add_parts(Context ctx, const T* from, T* to, int64_t n, int64_t parts) {
-  simt::launch(
-      {.grid = simt::blocks_for(n, kThreads), .block = dim3(kThreads), .stream = stream_of(ctx)},
-      add_parts_kernel<T>, from, to, n, parts);
+static int64_t between(int64_t low, int64_t value, int64_t high) {
+  const int64_t capped = value < high ? value : high;
+  return capped > low ? capped : low;
 }
 
-template <class T>
-static void backward_bias(Context ctx, const T* dy, T* db, T* of_part, const ConvParams& p,
+/// How many parts the pixels of a weight gradient are dealt to, and those of a bias gradient.
+static bool is_direct(const ConvParams& p) {
+  return p.group_out() < kFewChannels && p.groups > 1;
+}
+template <class T> static int64_t weight_parts(const ConvParams& p) {
+  if (sizeof(T) == 2 || is_direct(p)) return 1;
+  const int64_t pixels = p.batch * p.out_pixels(), tiles = tiles_of<Tile<T>>(p) * p.groups;
+  return between(1, simt::ceil_div(kWantedBlocks, tiles), pixels / kPartPixels);
+}
+static int64_t bias_parts(const ConvParams& p) {
+  return between(1, p.batch * p.out_pixels() / kPartPixels, kMaxBiasParts);
+}
+
+template <class T, class U>
+static void add_parts(Context ctx, const T* from, U* to, int64_t n, int64_t parts) {
+  simt::launch(
+      {.grid = simt::blocks_for(n, kThreads), .block = dim3(kThreads), .stream = stream_of(ctx)},
+      add_parts_kernel<T, U>, from, to, n, parts);
+}
+
+template <class T, class U>
+static void backward_bias(Context ctx, const T* dy, U* db, Wide<T>* of_part, const ConvParams& p,
                           int64_t parts) {
   const auto columns = unsigned(simt::ceil_div<int64_t>(p.out_channels, kBiasColumns));
   simt::launch(
@@ -278,58 +281,118 @@ static int64_t result_elements(const ConvParams& p) {
   return p.batch * p.out_pixels() * p.out_channels;
 }
 
+/// By kernels of this file: tiles in FMA, or a block per weight.
 template <class T>
-void conv_backward_weight(Context ctx, const T* dy, const T* x, T* dw, T* db, const ConvParams& p,
-                          const Slope<T>& slope) {
-  const Parts<T> parts(p);
-  T* of_part = static_cast<T*>(ctx.workspace);
-  if (slope.v) {
-    T* g = of_part;
-    activation_backward(ctx, dy, slope.v, g, result_elements(p), slope.activation);
-    dy = g;
-    of_part += result_elements(p);
-  }
-  if (db) backward_bias(ctx, dy, db, of_part, p, parts.bias);
-  if (!dw) return;
-  check_extents(p);
+static void tile_weight(Context ctx, const T* dy, const T* x, T* dw, const ConvParams& p,
+                        void* workspace) {
   Axis axes[3];
   for (int d = 0; d < 3; ++d) axes[d] = forward_axis(p, d);
+  const int64_t parts = weight_parts<T>(p);
   WeightTask<T> task{Grid(axes, p.group_in()),
                      p.batch,
                      p.groups,
                      p.group_in(),
                      p.group_out(),
-                     parts.weight,
+                     parts,
                      x,
                      layout_of_image(p.in_channels, p.in, p.x_channels_last),
                      dy,
-                     parts.weight > 1 ? of_part + parts.bias * p.out_channels : dw};
-  if (parts.direct) {
+                     parts > 1 ? static_cast<T*>(workspace) : dw};
+  if (sizeof(T) == 2 || is_direct(p)) {
     simt::launch({.grid = simt::blocks_for(task.weights(), 1),
                   .block = dim3(kThreads),
                   .stream = stream_of(ctx)},
                  direct_weight_kernel<T>, task);
     return;
   }
-  const bool packs = channels_in_packs(x, task.x_layout, p.group_in()) &&
-                     p.group_out() % simt::kPackLanes<T> == 0 && simt::pack_aligned(dy);
-  simt::launch(
-      {.grid = dim3(unsigned(tiles_of<Tile<T>>(p)), unsigned(parts.weight), grid_z(p.groups)),
-       .block = dim3(kThreads),
-       .stream = stream_of(ctx)},
-      packs ? weight_kernel<T, Tile<T>, true> : weight_kernel<T, Tile<T>, false>, task);
-  if (parts.weight > 1) add_parts(ctx, task.out, dw, task.weights(), parts.weight);
+  if constexpr (sizeof(T) >= 4) {
+    const bool packs = channels_in_packs(x, task.x_layout, p.group_in()) &&
+                       p.group_out() % simt::kPackLanes<T> == 0 && simt::pack_aligned(dy);
+    simt::launch({.grid = dim3(unsigned(tiles_of<Tile<T>>(p)), unsigned(parts), grid_z(p.groups)),
+                  .block = dim3(kThreads),
+                  .stream = stream_of(ctx)},
+                 packs ? weight_kernel<T, Tile<T>, true> : weight_kernel<T, Tile<T>, false>, task);
+    if (parts > 1) add_parts(ctx, task.out, dw, task.weights(), parts);
+  }
+}
+
+/// dw = dy^T x, where the kernel has one tap.
+static MatmulParams weight_product(const ConvParams& p) {
+  MatmulParams product{.m = p.out_channels, .n = p.in_channels, .k = p.batch * p.out_pixels()};
+  product.a_row = 1, product.a_depth = product.k == 1 ? 1 : p.out_channels;
+  product.b_column = 1, product.b_depth = product.k == 1 ? 1 : p.in_channels;
+  product.batch.count = product.sum.count = 1;
+  product.aligned = p.aligned;
+  return product;
+}
+/// Products in float64 do not split their depth, which is all pixels.
+template <class T> static bool is_weight_product(const ConvParams& p) {
+  return sizeof(T) <= 4 && is_product(p);
+}
+
+template <class T>
+static void backward_filter(Context ctx, const T* dy, const T* x, T* dw, const ConvParams& p,
+                            void* workspace) {
+  if constexpr (sizeof(T) <= 4) {
+    if (is_weight_product<T>(p)) {
+      ctx.workspace = workspace;
+      return matmul(ctx, weight_product(p), dy, x, dw, Epilogue<T>{});
+    }
+    if (on_tensor_cores<T>(p)) return tensor_backward_weight(ctx, dy, x, dw, p, workspace);
+  }
+  tile_weight(ctx, dy, x, dw, p, workspace);
+}
+template <class T> static size_t filter_workspace(const ConvParams& p) {
+  if constexpr (sizeof(T) <= 4) {
+    if (is_weight_product<T>(p))
+      return matmul_workspace<T>(weight_product(p), {.math_mode = p.math_mode});
+    if (on_tensor_cores<T>(p)) return tensor_weight_workspace<T>(p);
+  }
+  const int64_t parts = weight_parts<T>(p);
+  return parts > 1 ? sizeof(T) * size_t(parts * p.out_channels * p.group_in() * p.taps()) : 0;
+}
+
+template <class T> struct GradientScratch {
+  T* g;  ///< the gradient before the activation
+  Wide<T>* bias;
+  unsigned char* filter;
+
+  GradientScratch(Scratch& scratch, const ConvParams& p, bool has_slope)
+      : g(scratch.take<T>(has_slope ? result_elements(p) : 0)),
+        bias(scratch.take<Wide<T>>(bias_parts(p) * p.out_channels)),
+        filter(scratch.take<unsigned char>(int64_t(filter_workspace<T>(p)))) {}
+};
+
+template <class T>
+void conv_backward_weight(Context ctx, const T* dy, const T* x, T* dw, T* db, const ConvParams& p,
+                          const Slope<T>& slope) {
+  check_extents(p);
+  Scratch scratch(ctx.workspace);
+  const GradientScratch<T> at(scratch, p, slope.v);
+  if (slope.v) {
+    activation_backward(ctx, dy, slope.v, at.g, result_elements(p), slope.activation);
+    dy = at.g;
+  }
+  if (db) backward_bias(ctx, dy, db, at.bias, p, bias_parts(p));
+  if (dw) backward_filter(ctx, dy, x, dw, p, at.filter);
 }
 
 template <class T> size_t conv_backward_weight_workspace(const ConvParams& p, bool has_slope, int) {
-  const Parts<T> parts(p);
-  const int64_t weights = p.out_channels * p.group_in() * p.taps();
-  return sizeof(T) *
-         size_t(parts.bias * p.out_channels + (parts.weight > 1 ? parts.weight * weights : 0) +
-                (has_slope ? result_elements(p) : 0));
+  Scratch scratch(nullptr);
+  GradientScratch<T>(scratch, p, has_slope);
+  return scratch.used();
 }
 
-BRASA_INSTANTIATE(conv_backward_weight, float, double)
-BRASA_INSTANTIATE(conv_backward_weight_workspace, float, double)
+template <class T> void conv_wide_bias(Context ctx, const T* dy, float* db, const ConvParams& p) {
+  backward_bias(ctx, dy, db, static_cast<float*>(ctx.workspace), p, bias_parts(p));
+}
+template <class T> size_t conv_wide_bias_workspace(const ConvParams& p) {
+  return sizeof(float) * size_t(bias_parts(p) * p.out_channels);
+}
+
+BRASA_INSTANTIATE(conv_backward_weight, float, double, float16, bfloat16)
+BRASA_INSTANTIATE(conv_backward_weight_workspace, float, double, float16, bfloat16)
+BRASA_INSTANTIATE(conv_wide_bias, float16, bfloat16)
+BRASA_INSTANTIATE(conv_wide_bias_workspace, float16, bfloat16)
 
 }  // namespace brasa::cuda

@@ -6,16 +6,19 @@
 
 #include "core/device.cuh"
 #include "core/epilogue.h"
+#include "core/ptx_convert.cuh"
 
 namespace brasa::cuda {
 
 /// v + bias + residual, also written where the backward pass wants it. `offset` is that of the
 /// element in the result.
 template <class T>
-BRASA_DEVICE_FN T before_activation(const Epilogue<T>& e, T v, int64_t column, int64_t offset) {
-  if (e.bias) v += e.bias[column];
-  if (e.residual) v += e.residual[offset];
-  if (e.pre_activation) e.pre_activation[offset] = v;
+BRASA_DEVICE_FN Wide<T> before_activation(const Epilogue<T>& e, Wide<T> v, int64_t column,
+                                          int64_t offset) {
+  if (e.bias) v += simt::widen(e.bias[column]);
+  if (sizeof(T) == 2 && e.wide_bias) v += e.wide_bias[column];
+  if (e.residual) v += simt::widen(e.residual[offset]);
+  if (e.pre_activation) e.pre_activation[offset] = simt::narrow<T>(v);
   return v;
 }
 

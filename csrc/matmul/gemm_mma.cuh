@@ -37,6 +37,9 @@ struct MmaTile {
   static constexpr int kStageBytes = (kRows + kColumns) * kLineBytes;
 };
 
+using LargeTile = MmaTile<128, 128, 64, 32, 3, 1>;
+using SmallTile = MmaTile<64, 64, 32, 32, 4, 2>;
+
 /// One operand's part of a block's work: its rows (columns) from `first`, its depth from k to end.
 /// Tiles are copied in turn.
 template <class T, int kExtent, int kThreads, bool kAlongDepth> struct TileCopier {

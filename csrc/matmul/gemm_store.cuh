@@ -16,14 +16,21 @@ constexpr int kStageRows = 16, kStageColumns = 32;
 /// Rows start 8 banks apart, so that the lanes of a warp write pairs without conflicts.
 using WarpStage = float[kStageRows][kStageColumns + 8];
 
+/// Where rows of a matrix begin.
+struct MatrixRows {
+  int64_t pitch;
+  BRASA_DEVICE_FN int64_t operator()(int64_t row) const { return row * pitch; }
+};
+
 /// Where the results of one position of the batch go: into `parts` as they are where K is split,
-/// else finished into y. `packs` says that all arrays may be written 16 bytes at a time.
-template <class T> struct Results {
-  int64_t m, n, offset;  ///< offset of the position in arrays laid out as y
+/// (m, n), else finished into y. `packs` says that all arrays may be written 16 bytes at a time.
+template <class T, class Rows = MatrixRows> struct Results {
+  int64_t m, n, offset;  ///< offset of the position in `parts`, or in arrays laid out as y
   T* y;
   float* parts;
   Epilogue<T> epilogue;
   bool packs;
+  Rows rows;  ///< of arrays laid out as y
 };
 
 /// Up to kLanes neighbours of an array; `live` of them are inside.
@@ -77,8 +84,8 @@ BRASA_DEVICE_FN void write_some(T* to, int live, bool packs, const float (&from)
 }
 
 /// v + bias + residual, kept where the backward pass wants it.
-template <int kLanes, class T>
-BRASA_DEVICE_FN void add_operands(const Results<T>& r, int64_t column, int64_t at, int live,
+template <int kLanes, class T, class Rows>
+BRASA_DEVICE_FN void add_operands(const Results<T, Rows>& r, int64_t column, int64_t at, int live,
                                   float (&v)[kLanes]) {
   const Epilogue<T>& e = r.epilogue;
   T some[kLanes];
@@ -116,8 +123,8 @@ BRASA_DEVICE_FN bool activate_roughly(ActivationKind kind, float (&v)[kLanes]) {
 }
 
 /// activation(v + bias + residual).
-template <int kLanes, class T>
-BRASA_DEVICE_FN void finish(const Results<T>& r, int64_t column, int64_t at, int live,
+template <int kLanes, class T, class Rows>
+BRASA_DEVICE_FN void finish(const Results<T, Rows>& r, int64_t column, int64_t at, int live,
                             float (&v)[kLanes]) {
   add_operands(r, column, at, live, v);
   if (sizeof(T) == 2 && activate_roughly(r.epilogue.activation.kind, v)) return;
@@ -128,8 +135,8 @@ BRASA_DEVICE_FN void finish(const Results<T>& r, int64_t column, int64_t at, int
 }
 
 /// Stores what the warp has in `stage`: rows from `row`, columns from `column`.
-template <class T>
-BRASA_DEVICE_FN void store_stage(const Results<T>& r, WarpStage& stage, int64_t row,
+template <class T, class Rows>
+BRASA_DEVICE_FN void store_stage(const Results<T, Rows>& r, WarpStage& stage, int64_t row,
                                  int64_t column) {
   constexpr int kLanes = simt::kPackLanes<T>, kPerRow = kStageColumns / kLanes;
   constexpr int kRowsAtOnce = simt::kWarpSize / kPerRow;
@@ -143,10 +150,10 @@ BRASA_DEVICE_FN void store_stage(const Results<T>& r, WarpStage& stage, int64_t 
   for (int i = first; i < rows; i += kRowsAtOnce) {
     float v[kLanes];
     read_some(&stage[i][step], kLanes, true, v);
-    const int64_t at = r.offset + (row + i) * r.n + column;
     if (r.parts) {
-      write_some(r.parts + at, live, r.packs, v);
+      write_some(r.parts + r.offset + (row + i) * r.n + column, live, r.packs, v);
     } else {
+      const int64_t at = r.offset + r.rows(row + i) + column;
       if (!r.epilogue.is_trivial()) finish(r, column, at, live, v);
       write_some(r.y + at, live, r.packs, v);
     }
@@ -155,8 +162,8 @@ BRASA_DEVICE_FN void store_stage(const Results<T>& r, WarpStage& stage, int64_t 
 
 /// Stores 16 rows of a warp's accumulators, which are kColumns wide: sum[4 j + e] is in row
 /// lane / 4 + 8 (e / 2), column 8 j + 2 (lane % 4) + e % 2. All lanes call.
-template <int kColumns, class T, class Sum>
-BRASA_DEVICE_FN void store_accumulators(const Results<T>& r, WarpStage& stage, int64_t row,
+template <int kColumns, class T, class Rows, class Sum>
+BRASA_DEVICE_FN void store_accumulators(const Results<T, Rows>& r, WarpStage& stage, int64_t row,
                                         int64_t column, const Sum& sum) {
   if (row >= r.m) return;
   const int lane = int(threadIdx.x) % simt::kWarpSize, group = lane / 4, quarter = lane % 4;

@@ -2,6 +2,7 @@
 #include "core/epilogue.cuh"
 #include "core/order.h"
 #include "core/ptx_convert.cuh"
+#include "matmul/gemm_finish.cuh"
 #include "matmul/gemm_tile.cuh"
 #include "matmul/matmul.h"
 #include "matmul/matmul_few_rows.cuh"
@@ -297,7 +298,7 @@ static void multiply_parts(Context ctx, const MatmulParams& p, int64_t splits,
                      simt::pack_aligned(epilogue.bias) && simt::pack_aligned(epilogue.residual) &&
                      simt::pack_aligned(epilogue.pre_activation);
   finish_parts(static_cast<simt::stream_t>(ctx.stream), splits, p.m * p.batch.count,
-               Results<T>{p.m, p.n, 0, y, parts, epilogue, packs});
+               Results<T>{p.m, p.n, 0, y, parts, epilogue, packs, {p.n}});
 }
 
 template <class T>

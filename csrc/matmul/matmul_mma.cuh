@@ -9,8 +9,6 @@
 
 namespace brasa::cuda {
 
-using LargeTile = MmaTile<128, 128, 64, 32, 3, 1>;
-using SmallTile = MmaTile<64, 64, 32, 32, 4, 2>;
 using FlatTile = MmaTile<64, 128, 32, 32, 4, 2>;
 using FewRowsTile = MmaTile<16, 128, 16, 32, 4, 3>;  // memory-bound: 48 KB of copies under way
 
@@ -49,7 +47,7 @@ BRASA_DEVICE_FN void store_cluster(const Results<T>& r, const ClusterSums<Tile>&
 #pragma unroll 1
   for (int e = first * kPerRow + int(threadIdx.x); e < end * kPerRow; e += Tile::kThreads) {
     const int i = e / kPerRow, j = e % kPerRow * kLanes;
-    const int64_t c = column + j, at = r.offset + (row + i) * r.n + c;
+    const int64_t c = column + j, at = r.offset + r.rows(row + i) + c;
     const int live = r.n - c < kLanes ? int(r.n - c) : kLanes;
     if (row + i >= r.m || live <= 0) continue;
     float v[kLanes] = {};

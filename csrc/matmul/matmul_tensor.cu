@@ -1,4 +1,5 @@
 #include "core/driver.cuh"
+#include "matmul/gemm_finish.cuh"
 #include "matmul/matmul_mma.cuh"
 #include "matmul/matmul_tensor.cuh"
 
@@ -44,31 +45,6 @@ __global__ void __launch_bounds__(kCopyThreads) copy_operand_kernel(OperandCopy<
             square[r][lane];
     }
     __syncthreads();
-  }
-}
-
-constexpr int kFinishThreads = 256, kFinishLanes = 4;
-
-/// A thread finishes four neighbours of a row, or what is left of it.
-template <class T>
-__global__ void __launch_bounds__(kFinishThreads)
-    finish_parts_kernel(int64_t splits, int64_t rows, Results<T> r) {
-  const int64_t per_row = (r.n + kFinishLanes - 1) / kFinishLanes, size = rows * r.n;
-  const int64_t stride = int64_t(gridDim.x) * kFinishThreads;
-  for (int64_t e = int64_t(blockIdx.x) * kFinishThreads + threadIdx.x; e < rows * per_row;
-       e += stride) {
-    const int64_t column = e % per_row * kFinishLanes, at = e / per_row * r.n + column;
-    const int live = r.n - column < kFinishLanes ? int(r.n - column) : kFinishLanes;
-    float v[kFinishLanes] = {};
-#pragma unroll 4
-    for (int64_t s = 0; s < splits; ++s) {
-      float part[kFinishLanes];
-      read_some(r.parts + s * size + at, live, r.packs, part);
-#pragma unroll
-      for (int i = 0; i < kFinishLanes; ++i) v[i] += part[i];
-    }
-    finish(r, column, at, live, v);
-    write_some(r.y + at, live, r.packs, v);
   }
 }
 
@@ -226,15 +202,6 @@ template <class T> static void copy_operand(simt::stream_t stream, const Operand
       copy_operand_kernel<T>, copy);
 }
 
-template <class T>
-void finish_parts(simt::stream_t stream, int64_t splits, int64_t rows, const Results<T>& results) {
-  const int64_t per_row = simt::ceil_div<int64_t>(results.n, kFinishLanes);
-  simt::launch({.grid = simt::blocks_for(rows * per_row, kFinishThreads),
-                .block = dim3(kFinishThreads),
-                .stream = stream},
-               finish_parts_kernel<T>, splits, rows, results);
-}
-
 /// The operand at `copy`, where it is copied to, or itself.
 template <class T>
 static const T* laid_out(simt::stream_t stream, const TensorOperand& operand, const T* from,
@@ -270,7 +237,7 @@ void multiply_tensor(Context ctx, const MatmulParams& p, const TensorPlan& plan,
     for (int d = 0; d < dims->rank; ++d) dims->a_strides[d] = dims->b_strides[d];
   how.extent = p.n, how.minor = p.b_column, how.step = p.b_depth;
   b = laid_out(stream, plan.b, b, scratch + plan.a.bytes, how);
-  Results<T> results{p.m, p.n, 0, y, nullptr, epilogue, whole_packs(plan, y, epilogue)};
+  Results<T> results{p.m, p.n, 0, y, nullptr, epilogue, whole_packs(plan, y, epilogue), {p.n}};
   const bool in_parts = plan.splits > 1 && !plan.in_cluster;
   if (in_parts) results.parts = reinterpret_cast<float*>(scratch + plan.a.bytes + plan.b.bytes);
   plan.tile >= TensorTile::wgmma ? launch_wgmma(stream, plan, a, b, results)
@@ -279,7 +246,6 @@ void multiply_tensor(Context ctx, const MatmulParams& p, const TensorPlan& plan,
 }
 
 #define BRASA_TENSOR(T)                                                                       \
-  template void finish_parts<T>(simt::stream_t, int64_t, int64_t, const Results<T>&);         \
   template TensorPlan plan_tensor<T>(const MatmulParams&);                                    \
   template void multiply_tensor<T>(Context, const MatmulParams&, const TensorPlan&, const T*, \
                                    const T*, T*, const Epilogue<T>&);

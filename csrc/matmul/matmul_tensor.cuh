@@ -24,8 +24,4 @@ template <class T>
 void launch_wgmma(simt::stream_t stream, const TensorPlan& plan, const T* a, const T* b,
                   const Results<T>& results);
 
-/// y = epilogue(the sum of `splits` parts), laid out one behind the other.
-template <class T>
-void finish_parts(simt::stream_t stream, int64_t splits, int64_t rows, const Results<T>& results);
-
 }  // namespace brasa::cuda

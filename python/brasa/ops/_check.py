@@ -31,6 +31,16 @@ def floating(name: str, x: Any) -> Any:
     return x
 
 
+def in_float32(x: Any) -> bool:
+    """Whether `x` is a 16-bit array that has no kernels: operators then compute in float32 and round once."""
+    return is_narrow(x.dtype) and backend_of(x).name == "cpu"
+
+
+def widened(x: Any) -> Any:
+    """`x` in float32; None stays None."""
+    return x if x is None or x.dtype.char == "f" else x.astype("f")
+
+
 def any_floating(name: str, x: Any) -> Any:
     """`x` as an array of float32, float64, float16 or bfloat16."""
     x = as_array(x, name)
@@ -85,6 +95,14 @@ def same_dtype(**arrays: Any) -> None:
         same_kind = same_kind and type(array) is kind
     if not same_kind:
         kernels(*arrays.values())
+
+
+def same_dtype_but_bias(bias: Any, **arrays: Any) -> None:
+    """`same_dtype`, but a bias may be float32 beside 16-bit arrays."""
+    first = next(iter(arrays.values()))
+    if bias is not None and (bias.dtype.char != "f" or not is_narrow(first.dtype)):
+        arrays["bias"] = bias
+    same_dtype(**arrays)
 
 
 def rank(name: str, x: Any, *expected: int, shape: str = "") -> None:

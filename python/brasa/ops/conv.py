@@ -102,13 +102,13 @@ def _channels_last(x: Any) -> Any:
 
 
 def _operands(x: Any, weight: Any, bias: Any, spatial: int) -> tuple[Any, Any, Any]:
-    x, weight = _check.floating("x", x), _check.floating("weight", weight)
+    x, weight = _check.any_floating("x", x), _check.any_floating("weight", weight)
     _check.rank("x", x, spatial + 2, shape=_SHAPES[spatial])
     _check.rank("weight", weight, spatial + 2, shape="(O, C / groups, kernel)")
     if bias is not None:
-        bias = _backend.contiguous(_check.floating("bias", bias))
+        bias = _backend.contiguous(_check.any_floating("bias", bias))
         _check.shape("bias", bias, (weight.shape[0],), "one per output channel")
-    _check.same_dtype(x=x, weight=weight, bias=bias)
+    _check.same_dtype_but_bias(bias, x=x, weight=weight)
     return _backend.dense(x), _backend.contiguous(weight), bias
 
 
@@ -152,11 +152,12 @@ def _conv2d(
     Parameters
     ----------
     x : array or Tensor
-        (N, C, H, W), float32 or float64, C-contiguous or channels-last; any other is copied first.
+        (N, C, H, W), float32, float64, float16 or bfloat16, C-contiguous or channels-last; any other is copied
+        first.
     weight : array or Tensor
         (O, C / groups, KH, KW), the dtype of `x`.
     bias : array or Tensor, optional
-        (O,).
+        (O,). May be float32 beside 16-bit arrays.
     stride, dilation : int or (int, int), default: 1
         Steps between windows, and between the elements of a window.
     padding : int, (int, int), ((int, int), (int, int)), "same" or "valid", default: 0
@@ -187,6 +188,11 @@ def _conv2d(
     TypeError
         For another dtype, mixed dtypes or mixed devices.
 
+    Notes
+    -----
+    Arrays of 16 bits are multiplied and summed in float32, and each result is rounded once. On CUDA they go
+    to tensor cores; so do float32 arrays where `brasa.set_matmul_precision` allows tf32.
+
     Examples
     --------
     >>> import numpy as np
@@ -205,22 +211,44 @@ def _conv2d(
     geometry, shape = _geometry(x, weight, stride, padding, dilation, groups)
     y = _backend.empty(x, shape, channels_last=True)
     if residual is not None:
-        residual = _check.floating("residual", residual)
+        residual = _check.any_floating("residual", residual)
         _check.shape("residual", residual, shape, "as the result")
         _check.same_dtype(x=x, residual=residual)
-        residual = _channels_last(residual)
     if out is not None:
         _check.output(out, x, shape, x, weight, bias, residual)
         if _backend.layout(out) == _backend.CHANNELS_LAST:
             y = out
     pre_activation = _backend.empty_like(y) if keep else None
-    _backend.backend_of(x).kernels.conv_forward(
-        x, weight, bias, residual, pre_activation, y, *geometry, native
-    )
+    _run(x, weight, bias, residual, pre_activation, y, geometry, native)
     if out is not None and y is not out:
         out[...] = y
         y = out
     return (y, (pre_activation,)) if save else y
+
+
+def _run(
+    x: Any,
+    weight: Any,
+    bias: Any,
+    residual: Any,
+    pre_activation: Any,
+    y: Any,
+    geometry: Geometry,
+    native: Any,
+) -> None:
+    """The kernel. The CPU has none for 16-bit dtypes: there operands are widened and results rounded once."""
+    kernels, results = _backend.backend_of(x).kernels, (y, pre_activation)
+    if _check.in_float32(x):
+        x, weight, bias, residual = (_check.widened(a) for a in (x, weight, bias, residual))
+        y, pre_activation = (
+            None if a is None else _backend.empty(x, a.shape, channels_last=True) for a in results
+        )
+    if residual is not None:
+        residual = _channels_last(residual)
+    kernels.conv_forward(x, weight, bias, residual, pre_activation, y, *geometry, native)
+    for result, wide in zip(results, (y, pre_activation)):
+        if result is not wide:
+            result[...] = wide
 
 
 def _gradient_before_activation(dy: Any, source: Any, native: Native | None) -> Any:
@@ -231,7 +259,6 @@ def _gradient_before_activation(dy: Any, source: Any, native: Native | None) -> 
     if source is None:
         name = "saved" if needs_input(native) else "y"
         raise ValueError(f"{name}: the gradient of this activation needs it, got None")
-    source = _check.floating("y", source)
     _check.shape("y", source, dy.shape, "as dy")
     _check.same_dtype(dy=dy, y=source)
     g = _backend.empty_like(dy)
@@ -245,6 +272,7 @@ def _gradients(
     weight: Any,
     geometry: Geometry,
     mask: tuple[bool, bool, bool, bool],
+    bias_dtype: Any,
     source: Any = None,
     native: Native | None = None,
 ) -> tuple[Any, Any, Any, Any]:
@@ -258,13 +286,39 @@ def _gradients(
         backend.kernels.conv_backward_input(g, weight, dx, *geometry)
     if mask[1] or mask[2]:
         dweight = backend.empty(weight.shape, weight.dtype, False) if mask[1] else None
-        dbias = backend.empty(weight.shape[:1], weight.dtype, False) if mask[2] else None
+        dbias = backend.empty(weight.shape[:1], bias_dtype, False) if mask[2] else None
         backend.kernels.conv_backward_weight(g, x, weight, source, dweight, dbias, *geometry, native)
     return dx, dweight, dbias, g if mask[3] else None
 
 
+def _gradients_in_float32(
+    dy: Any,
+    x: Any,
+    weight: Any,
+    geometry: Geometry,
+    mask: tuple[bool, bool, bool, bool],
+    bias_dtype: Any,
+    source: Any,
+    native: Native | None,
+) -> tuple[Any, ...]:
+    """The gradients of 16-bit arrays on the CPU, each rounded once."""
+    dtype = x.dtype
+    dy, x, weight, source = (_check.widened(a) for a in (dy, x, weight, source))
+    g = _gradient_before_activation(dy, source, native)
+    found = _gradients(g, x, weight, geometry, mask, g.dtype)
+    dtypes = dtype, dtype, bias_dtype, dtype
+    return tuple([None if a is None else a.astype(t) for a, t in zip(found, dtypes)])
+
+
 def _plain_backward(
-    dy: Any, x: Any, weight: Any, source: Any, options: tuple[Any, ...], native: Any, mask: Any
+    dy: Any,
+    x: Any,
+    weight: Any,
+    source: Any,
+    options: tuple[Any, ...],
+    native: Any,
+    mask: Any,
+    bias_dtype: Any,
 ) -> tuple[Any, Any, Any, Any] | None:
     """The gradients where all arrays lie as the kernels take them, or None: see `_plain_forward`."""
     try:
@@ -278,12 +332,13 @@ def _plain_backward(
         if native is not None:
             if type(source) is not kind:
                 return None
-            if not (mask[0] or mask[3]):  # of the first layer: the kernel takes the activation along
-                return _gradients(dy, x, weight, geometry, mask, source, native)
+            if not (mask[0] or mask[3]) and bias_dtype == x.dtype:
+                # Of the first layer: the kernel takes the activation along.
+                return _gradients(dy, x, weight, geometry, mask, bias_dtype, source, native)
             backend = _backend.backend_of(dy)
             g = backend.empty_like(dy)
             backend.kernels.activation_backward(dy, source, g, native)
-        return _gradients(g, x, weight, geometry, mask)
+        return _gradients(g, x, weight, geometry, mask, bias_dtype)
     except _check.UNUSUAL:
         return None
 
@@ -298,6 +353,7 @@ def conv2d_backward(
     groups: int = 1,
     activation: Any = None,
     *,
+    bias: Any = None,
     y: Any = None,
     saved: Any = None,
     mask: tuple[bool, bool, bool, bool] = (True, True, True, True),
@@ -310,6 +366,8 @@ def conv2d_backward(
         The gradient of the result, (N, O, H', W').
     x, weight, stride, padding, dilation, groups, activation
         As for `conv2d`.
+    bias : array, optional
+        As `conv2d` got it; its gradient has its dtype.
     y : array, optional
         The result; needed with an activation whose ``ACTIVATIONS[name].needs`` is "y".
     saved : tuple, optional
@@ -320,7 +378,8 @@ def conv2d_backward(
     Returns
     -------
     dx, dweight, dbias, dresidual : array or None
-        `dx` has the format of `x`, `dweight` is C-contiguous, `dbias` has shape (O,).
+        `dx` has the format of `x`, `dweight` is C-contiguous, `dbias` has shape (O,), without `bias` the dtype
+        of the others.
 
     Raises
     ------
@@ -344,16 +403,23 @@ def conv2d_backward(
     source = y
     if native is not None and needs_input(native):
         source = None if saved is None else saved[0]
-    plain = _plain_backward(dy, x, weight, source, (stride, padding, dilation, groups), native, mask)
+    bias_dtype = getattr(weight if bias is None else bias, "dtype", None)
+    options = stride, padding, dilation, groups
+    plain = _plain_backward(dy, x, weight, source, options, native, mask, bias_dtype)
     if plain is not None:
         return plain
-    x, weight, _ = _operands(x, weight, None, 2)
-    dy = _check.floating("dy", dy)
+    x, weight, bias = _operands(x, weight, bias, 2)
+    bias_dtype = (weight if bias is None else bias).dtype
+    dy = _check.any_floating("dy", dy)
     geometry, shape = _geometry(x, weight, stride, padding, dilation, groups)
     _check.shape("dy", dy, shape, "the result's")
     _check.same_dtype(x=x, dy=dy)
+    if source is not None:
+        source = _check.any_floating("y", source)
+    if _check.in_float32(x):
+        return _gradients_in_float32(dy, x, weight, geometry, mask, bias_dtype, source, native)
     g = _gradient_before_activation(dy, source, native)
-    return _gradients(g, x, weight, geometry, mask)
+    return _gradients(g, x, weight, geometry, mask, bias_dtype)
 
 
 conv2d = differentiable(_conv2d, conv2d_backward, arrays=("x", "weight", "bias", "residual"))

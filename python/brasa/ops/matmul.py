@@ -198,7 +198,7 @@ def _matmul(
         residual = _backend.contiguous(residual).reshape(full_shape)
     if type(b) is PackedWeight:
         b, b2, transpose_b = None, b.operand, b.transposed
-    _check_dtypes(a, bias, b=b, residual=residual)
+    _check.same_dtype_but_bias(bias, a=a, b=b, residual=residual)
     target = out
     if out is not None:
         _check.output(out, a, shape, a, b, bias, residual)
@@ -227,28 +227,13 @@ def _run(
 ) -> None:
     """The kernel. The CPU has none for 16-bit dtypes: there operands are widened and results rounded once."""
     kernels, results = _backend.backend_of(a).kernels, (y, saved)
-    if _in_float32(a):
-        a, b, bias, residual = (_widened(x) for x in (a, b, bias, residual))
+    if _check.in_float32(a):
+        a, b, bias, residual = (_check.widened(x) for x in (a, b, bias, residual))
         y, saved = (None if x is None else _backend.empty(a, x.shape) for x in results)
     kernels.matmul(a, b, bias, residual, y, saved, transpose_a, transpose_b, f)
     for result, wide in zip(results, (y, saved)):
         if result is not wide:
             result[...] = wide
-
-
-def _in_float32(x: Any) -> bool:
-    return _check.is_narrow(x.dtype) and _backend.backend_of(x).name == "cpu"
-
-
-def _widened(x: Any) -> Any:
-    return x if x is None or x.dtype.char == "f" else x.astype("f")
-
-
-def _check_dtypes(a: Any, bias: Any, **others: Any) -> None:
-    """All share a dtype, but for a bias in float32 beside 16-bit arrays."""
-    if bias is not None and (bias.dtype.char != "f" or not _check.is_narrow(a.dtype)):
-        others["bias"] = bias
-    _check.same_dtype(a=a, **others)
 
 
 def matmul_backward(
@@ -338,14 +323,14 @@ def matmul_backward(
 
 def _gradient_of_sum(dy: Any, source: Any, activation: Any) -> Any:
     """dy through the activation."""
-    if _in_float32(dy):
-        return activation_backward(_widened(dy), _widened(source), activation).astype(dy.dtype)
+    if _check.in_float32(dy):
+        return activation_backward(_check.widened(dy), _check.widened(source), activation).astype(dy.dtype)
     return activation_backward(dy, source, activation)
 
 
 def _column_sums(rows: Any, dtype: Any) -> Any:
-    if _in_float32(rows):
-        return _column_sums(_widened(rows), _widened(rows).dtype).astype(dtype)
+    if _check.in_float32(rows):
+        return _column_sums(_check.widened(rows), _check.widened(rows).dtype).astype(dtype)
     sums = _backend.empty(rows, rows.shape[1:], dtype)
     _backend.backend_of(rows).kernels.column_sums(rows, sums)
     return sums

@@ -1,0 +1,26 @@
+// The ways that convolutions take on CUDA, for conv.cu: products of matrices (matmul/), tensor
+// cores (conv_tensor.cuh), and the kernels of conv_gather.cu.
+#pragma once
+
+#include "conv/conv_tile.cuh"
+#include "core/ptx_convert.cuh"
+
+namespace brasa::cuda {
+
+/// A kernel of one tap over a channels-last image, pixel by pixel: y = x w^T, dx = dy w, dw = dy^T
+/// x.
+static inline bool is_product(const ConvParams& p) {
+  bool same = p.groups == 1 && p.x_channels_last && p.taps() == 1;
+  for (int d = 0; d < 3; ++d)
+    same = same && p.stride[d] == 1 && p.pad_begin[d] == 0 && p.pad_end[d] == 0;
+  return same;
+}
+
+template <class T>
+void gather_forward(Context ctx, const T* x, const T* w, T* y, const ConvParams& p,
+                    const Epilogue<T>& epilogue);
+template <class T>
+void gather_backward_input(Context ctx, const T* dy, const T* w, T* dx, const ConvParams& p);
+template <class T> size_t gather_workspace(const ConvParams& p);
+
+}  // namespace brasa::cuda

@@ -1,0 +1,128 @@
+// Convolutions on tensor cores, in 16 bits or in tf32, for conv.cu and conv_weight.cu.
+//
+// Forward and each residue class of backward data are a product of (pixels) x (taps, channels) by
+// (taps, channels) x (output channels), the gradient of the weight one of (taps, channels) x
+// (pixels) by (pixels) x (output channels). The main loops are those of matmul/ (gemm_mma.cuh): of
+// them only the loading of the left operand differs, whose lines are gathered from an image,
+// padding as zeros that are not read.
+//
+// Images are read in pieces of 16 bytes, so channels-last with whole pieces of channels in each
+// group. One that lies otherwise is copied first, its channels filled up with zeros: an image of
+// three channels in 16 bits costs 8/3 of its products that way, all of them on tensor cores.
+// Weights are packed column by column, each (taps, channels). Sums are float32's; parts of a depth
+// are added in order.
+#pragma once
+
+#include "conv/conv_tile.cuh"
+#include "core/half.h"
+#include "matmul/gemm_mma.cuh"
+#include "matmul/gemm_store.cuh"
+
+namespace brasa::cuda {
+
+/// An image as tensor-core kernels read it.
+template <class T> struct TensorImage {
+  const T* data;
+  Layout5 layout;
+  int64_t channels;  ///< of a group, whole pieces
+};
+
+/// The left operand: pixels of a grid x its taps and channels.
+template <class T> struct PixelOperand {
+  TensorImage<T> image;
+  Grid grid;
+  int64_t pixels;
+};
+
+/// The right operand: a matrix for each group, contiguous along the depth for forward and data, and
+/// along its extent for the gradient of the weight.
+template <class T> struct ConvMatrix {
+  const T* data;
+  int64_t stride, group;
+};
+
+/// Where pixels of a grid begin in an image.
+struct PixelRows {
+  simt::Divisor pixels[3];
+  int64_t first, image, step[3];
+
+  PixelRows(const Grid& grid, const Layout5& layout) : first(0), image(layout.image) {
+    for (int d = 0; d < 3; ++d) {
+      pixels[d] = grid.pixels[d];
+      first += grid.axis[d].out_first * layout.step[d];
+      step[d] = grid.axis[d].out_step * layout.step[d];
+    }
+  }
+  BRASA_DEVICE_FN int64_t operator()(int64_t row) const {
+    int64_t at = first;
+#pragma unroll
+    for (int d = 2; d >= 0; --d) at += pixels[d].take_remainder(row) * step[d];
+    return at + row * image;
+  }
+};
+
+/// How the depth is cut.
+struct ConvCut {
+  int64_t depth, splits, split_depth;
+};
+
+enum class ConvTile : int8_t { large, tall, small };
+struct ConvPlan {
+  ConvTile tile;
+  ConvCut cut;
+};
+
+/// Forward and data: finished results, or parts of them.
+template <class T>
+void launch_pixels(simt::stream_t stream, const ConvPlan& plan, int64_t groups,
+                   const PixelOperand<T>& left, const ConvMatrix<T>& right,
+                   const Results<T, PixelRows>& results);
+
+/// The gradient of the weight: parts, each [group][tap, channel][output channel].
+template <class T>
+void launch_weight(simt::stream_t stream, const ConvPlan& plan, int64_t groups,
+                   const PixelOperand<T>& left, const ConvMatrix<T>& right,
+                   const Results<T>& results);
+
+/// Weights of one grid as the right operand: [group][column][tap][channel], `depth` channels of a
+/// tap, zeros behind the `channels` that there are.
+template <class T> struct WeightPacking {
+  const T* w;
+  T* to;
+  int64_t groups, columns, channels, depth;
+  int64_t w_group, w_column, w_channel, w_tap[3];
+  Axis axis[3];
+};
+template <class T> void pack_weights(simt::stream_t stream, const WeightPacking<T>& packing);
+
+/// to (pixels of all images, groups, filled channels) = an image in either format.
+template <class T>
+void fill_channels(simt::stream_t stream, const T* from, T* to, const Layout5& layout,
+                   int64_t images, int64_t groups, int64_t of_group, int64_t filled);
+
+/// dw, laid out as the weight, from parts.
+template <class T>
+void finish_weight(simt::stream_t stream, const float* parts, int64_t splits, T* dw,
+                   const ConvParams& p, int64_t channels);
+
+/// Whether a convolution of T goes to tensor cores: not where its groups would leave them empty.
+template <class T> bool on_tensor_cores(const ConvParams& p) {
+  constexpr int64_t kLeastChannels = 16;
+  const bool full =
+      p.groups == 1 || (p.group_in() >= kLeastChannels && p.group_out() >= kLeastChannels);
+  return full && (sizeof(T) == 2 || (sizeof(T) == 4 && p.math_mode == MathMode::tf32));
+}
+
+template <class T>
+void tensor_forward(Context ctx, const T* x, const T* w, T* y, const ConvParams& p,
+                    const Epilogue<T>& epilogue);
+template <class T>
+void tensor_backward_input(Context ctx, const T* dy, const T* w, T* dx, const ConvParams& p);
+template <class T>
+void tensor_backward_weight(Context ctx, const T* dy, const T* x, T* dw, const ConvParams& p,
+                            void* workspace);
+template <class T> size_t tensor_forward_workspace(const ConvParams& p);
+template <class T> size_t tensor_input_workspace(const ConvParams& p);
+template <class T> size_t tensor_weight_workspace(const ConvParams& p);
+
+}  // namespace brasa::cuda
