@@ -1,4 +1,5 @@
 // Which kernels compute a convolution on CUDA.
+#include "conv/conv_depthwise.cuh"
 #include "conv/conv_paths.cuh"
 #include "conv/conv_tensor.cuh"
 #include "matmul/matmul.h"
@@ -30,6 +31,7 @@ void conv_forward(Context ctx, const T* x, const T* w, T* y, const ConvParams& p
                   const Epilogue<T>& epilogue) {
   check_extents(p);
   if (is_product(p)) return matmul(ctx, forward_product(p), x, w, y, epilogue);
+  if (p.is_depthwise()) return depthwise_forward(ctx, x, w, y, p, epilogue);
   if constexpr (sizeof(T) <= 4) {
     if (on_tensor_cores<T>(p)) return tensor_forward(ctx, x, w, y, p, epilogue);
   }
@@ -38,6 +40,7 @@ void conv_forward(Context ctx, const T* x, const T* w, T* y, const ConvParams& p
 
 template <class T> size_t conv_forward_workspace(const ConvParams& p, int) {
   if (is_product(p)) return matmul_workspace<T>(forward_product(p), context_of(p));
+  if (p.is_depthwise()) return depthwise_forward_workspace<T>(p);
   if constexpr (sizeof(T) <= 4) {
     if (on_tensor_cores<T>(p)) return tensor_forward_workspace<T>(p);
   }
@@ -48,6 +51,7 @@ template <class T>
 void conv_backward_input(Context ctx, const T* dy, const T* w, T* dx, const ConvParams& p) {
   check_extents(p);
   if (is_product(p)) return matmul(ctx, input_product(p), dy, w, dx, Epilogue<T>{});
+  if (p.is_depthwise()) return depthwise_backward_input(ctx, dy, w, dx, p);
   if constexpr (sizeof(T) <= 4) {
     if (on_tensor_cores<T>(p)) return tensor_backward_input(ctx, dy, w, dx, p);
   }
@@ -56,6 +60,7 @@ void conv_backward_input(Context ctx, const T* dy, const T* w, T* dx, const Conv
 
 template <class T> size_t conv_backward_input_workspace(const ConvParams& p, int) {
   if (is_product(p)) return matmul_workspace<T>(input_product(p), context_of(p));
+  if (p.is_depthwise()) return depthwise_input_workspace<T>(p);
   if constexpr (sizeof(T) <= 4) {
     if (on_tensor_cores<T>(p)) return tensor_input_workspace<T>(p);
   }

@@ -1,5 +1,5 @@
 // The ways that convolutions take on CUDA, for conv.cu: products of matrices (matmul/), tensor
-// cores (conv_tensor.cuh), and the kernels of conv_gather.cu.
+// cores (conv_tensor.cuh), depthwise ones (conv_depthwise.cuh), and the kernels of conv_gather.cu.
 #pragma once
 
 #include "conv/conv_tile.cuh"

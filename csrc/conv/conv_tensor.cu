@@ -7,29 +7,13 @@ namespace brasa::cuda {
 
 constexpr int64_t kMultiprocessors = 132;  // an H100's; fixed, so that rounding is
 
-static int64_t round_up(int64_t n, int64_t unit) {
-  return (n + unit - 1) / unit * unit;
-}
-
 // ---------------------------------------------------------------------------------------- plans
 
-/// Whether an image is copied, and the channels of a group that kernels then see.
-struct ImagePlan {
-  bool copied;
-  int64_t channels, elements;
-};
-template <class T>
-static ImagePlan plan_image(const ConvParams& p, int64_t of_group, int64_t pixels,
-                            bool channels_last) {
-  const int64_t channels = round_up(of_group, kPiece<T>);
-  const bool copied = !channels_last || !p.aligned || channels != of_group;
-  return {copied, channels, copied ? p.batch * pixels * p.groups * channels : 0};
-}
 template <class T> static ImagePlan plan_x(const ConvParams& p) {
-  return plan_image<T>(p, p.group_in(), p.in_pixels(), p.x_channels_last);
+  return plan_image<T>(p, p.groups, p.group_in(), p.in_pixels(), p.x_channels_last);
 }
 template <class T> static ImagePlan plan_y(const ConvParams& p) {
-  return plan_image<T>(p, p.group_out(), p.out_pixels(), true);
+  return plan_image<T>(p, p.groups, p.group_out(), p.out_pixels(), true);
 }
 
 /// The largest tiles that are enough for a GPU.
@@ -53,7 +37,7 @@ template <class T> static ConvCut cut_depth(int64_t depth, int64_t tiles, int64_
   const int64_t most = simt::ceil_div<int64_t>(depth, least * kLine<T>);
   int64_t splits = tiles < 1 || 2 * tiles > wanted ? 1 : simt::ceil_div(wanted, tiles);
   splits = splits < most ? splits : most > 1 ? most : 1;
-  const int64_t split_depth = round_up(simt::ceil_div<int64_t>(depth, splits), kLine<T>);
+  const int64_t split_depth = whole(simt::ceil_div<int64_t>(depth, splits), kLine<T>);
   return {depth, depth < 1 ? 1 : simt::ceil_div(depth, split_depth), split_depth};
 }
 
@@ -77,16 +61,6 @@ static int64_t parts_of_weight(const ConvParams& p, const ConvPlan& plan, int64_
   return plan.cut.splits * p.groups * p.taps() * channels * p.group_out();
 }
 
-/// Calls f(axes) for the grid of every residue class of backward data.
-template <class F> static void for_classes(const ConvParams& p, const F& f) {
-  for (int64_t d = 0; d < residues(p, 0); ++d)
-    for (int64_t h = 0; h < residues(p, 1); ++h)
-      for (int64_t k = 0; k < residues(p, 2); ++k) {
-        const Axis axes[3] = {backward_axis(p, 0, d), backward_axis(p, 1, h),
-                              backward_axis(p, 2, k)};
-        f(axes);
-      }
-}
 static int64_t pixels_of(const ConvParams& p, const Axis* axes) {
   return p.batch * axes[0].count * axes[1].count * axes[2].count;
 }
@@ -161,23 +135,14 @@ template <class T> size_t tensor_weight_workspace(const ConvParams& p) {
 
 // ------------------------------------------------------------------------------------- launchers
 
-/// An image of `of_group` channels a group, copied to `copy` where that is planned.
-template <class T>
-static TensorImage<T> read_image(simt::stream_t stream, const ConvParams& p, const ImagePlan& plan,
-                                 const T* from, T* copy, int64_t of_group, const int64_t* size,
-                                 bool channels_last) {
-  const Layout5 layout = layout_of_image(p.groups * of_group, size, channels_last);
-  if (!plan.copied) return {from, layout, of_group};
-  fill_channels(stream, from, copy, layout, p.batch, p.groups, of_group, plan.channels);
-  return {copy, layout_of_image(p.groups * plan.channels, size, true), plan.channels};
-}
 template <class T>
 static TensorImage<T> read_x(simt::stream_t stream, const ConvParams& p, const T* x, T* copy) {
-  return read_image(stream, p, plan_x<T>(p), x, copy, p.group_in(), p.in, p.x_channels_last);
+  return read_image(stream, p.batch, p.groups, plan_x<T>(p), x, copy, p.group_in(), p.in,
+                    p.x_channels_last);
 }
 template <class T>
 static TensorImage<T> read_y(simt::stream_t stream, const ConvParams& p, const T* dy, T* copy) {
-  return read_image(stream, p, plan_y<T>(p), dy, copy, p.group_out(), p.out, true);
+  return read_image(stream, p.batch, p.groups, plan_y<T>(p), dy, copy, p.group_out(), p.out, true);
 }
 
 /// The product of one grid, whose weights `packing` describes but for its grid.
@@ -188,9 +153,7 @@ static void multiply_grid(simt::stream_t stream, const ConvParams& p, const Axis
   const int64_t pixels = pixels_of(p, axes), depth = taps_of(axes) * image.channels;
   if (pixels == 0) return;
   packing.groups = p.groups, packing.depth = image.channels;
-  for (int d = 0; d < 3; ++d) packing.axis[d] = axes[d];
-  packing.w_tap[0] = p.kernel[1] * p.kernel[2], packing.w_tap[1] = p.kernel[2];
-  packing.w_tap[2] = 1;
+  packing.set_grid(p, axes);
   pack_weights(stream, packing);
   const auto plan = plan_pixels<T>(pixels, packing.columns, depth, p.groups);
   results.m = pixels, results.n = packing.columns;

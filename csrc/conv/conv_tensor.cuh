@@ -6,26 +6,16 @@
 // them only the loading of the left operand differs, whose lines are gathered from an image,
 // padding as zeros that are not read.
 //
-// Images are read in pieces of 16 bytes, so channels-last with whole pieces of channels in each
-// group. One that lies otherwise is copied first, its channels filled up with zeros: an image of
-// three channels in 16 bits costs 8/3 of its products that way, all of them on tensor cores.
-// Weights are packed column by column, each (taps, channels). Sums are float32's; parts of a depth
-// are added in order.
+// An image of three channels in 16 bits costs 8/3 of its products, for its channels are filled up
+// to a piece (conv_image.cuh), all of them on tensor cores. Weights are packed column by column,
+// each (taps, channels). Sums are float32's; parts of a depth are added in order.
 #pragma once
 
-#include "conv/conv_tile.cuh"
-#include "core/half.h"
+#include "conv/conv_image.cuh"
 #include "matmul/gemm_mma.cuh"
 #include "matmul/gemm_store.cuh"
 
 namespace brasa::cuda {
-
-/// An image as tensor-core kernels read it.
-template <class T> struct TensorImage {
-  const T* data;
-  Layout5 layout;
-  int64_t channels;  ///< of a group, whole pieces
-};
 
 /// The left operand: pixels of a grid x its taps and channels.
 template <class T> struct PixelOperand {
@@ -83,22 +73,6 @@ template <class T>
 void launch_weight(simt::stream_t stream, const ConvPlan& plan, int64_t groups,
                    const PixelOperand<T>& left, const ConvMatrix<T>& right,
                    const Results<T>& results);
-
-/// Weights of one grid as the right operand: [group][column][tap][channel], `depth` channels of a
-/// tap, zeros behind the `channels` that there are.
-template <class T> struct WeightPacking {
-  const T* w;
-  T* to;
-  int64_t groups, columns, channels, depth;
-  int64_t w_group, w_column, w_channel, w_tap[3];
-  Axis axis[3];
-};
-template <class T> void pack_weights(simt::stream_t stream, const WeightPacking<T>& packing);
-
-/// to (pixels of all images, groups, filled channels) = an image in either format.
-template <class T>
-void fill_channels(simt::stream_t stream, const T* from, T* to, const Layout5& layout,
-                   int64_t images, int64_t groups, int64_t of_group, int64_t filled);
 
 /// dw, laid out as the weight, from parts.
 template <class T>

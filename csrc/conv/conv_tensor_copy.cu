@@ -141,11 +141,17 @@ void finish_weight(simt::stream_t stream, const float* parts, int64_t splits, T*
 #define BRASA_CONV_COPIES(T)                                                                     \
   template void fill_channels<T>(simt::stream_t, const T*, T*, const Layout5&, int64_t, int64_t, \
                                  int64_t, int64_t);                                              \
-  template void pack_weights<T>(simt::stream_t, const WeightPacking<T>&);                        \
-  template void finish_weight<T>(simt::stream_t, const float*, int64_t, T*, const ConvParams&,   \
-                                 int64_t);
+  template void pack_weights<T>(simt::stream_t, const WeightPacking<T>&);
 BRASA_CONV_COPIES(float)
+BRASA_CONV_COPIES(double)
 BRASA_CONV_COPIES(float16)
 BRASA_CONV_COPIES(bfloat16)
+
+#define BRASA_FINISH_WEIGHT(T)                                                                 \
+  template void finish_weight<T>(simt::stream_t, const float*, int64_t, T*, const ConvParams&, \
+                                 int64_t);
+BRASA_FINISH_WEIGHT(float)
+BRASA_FINISH_WEIGHT(float16)
+BRASA_FINISH_WEIGHT(bfloat16)
 
 }  // namespace brasa::cuda

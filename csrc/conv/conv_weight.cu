@@ -4,14 +4,14 @@
 // its pixels dealt to parts that are added in order. Groups of few channels have a block per
 // weight.
 #include "activation/activation.h"
+#include "conv/conv_depthwise.cuh"
 #include "conv/conv_paths.cuh"
 #include "conv/conv_tensor.cuh"
 #include "matmul/matmul.h"
 
 namespace brasa::cuda {
 
-constexpr int64_t kWantedBlocks = 528, kPartPixels = 1024,
-                  kMaxBiasParts = 64;  // four per H200 processor
+constexpr int64_t kWantedBlocks = 528, kPartPixels = 1024, kMaxBiasParts = 64;
 
 /// The gradient of the weight: x and dy read at the same pixels.
 template <class T> struct WeightTask {
@@ -333,6 +333,7 @@ template <class T> static bool is_weight_product(const ConvParams& p) {
 template <class T>
 static void backward_filter(Context ctx, const T* dy, const T* x, T* dw, const ConvParams& p,
                             void* workspace) {
+  if (p.is_depthwise()) return depthwise_backward_weight(ctx, dy, x, dw, p, workspace);
   if constexpr (sizeof(T) <= 4) {
     if (is_weight_product<T>(p)) {
       ctx.workspace = workspace;
@@ -343,6 +344,7 @@ static void backward_filter(Context ctx, const T* dy, const T* x, T* dw, const C
   tile_weight(ctx, dy, x, dw, p, workspace);
 }
 template <class T> static size_t filter_workspace(const ConvParams& p) {
+  if (p.is_depthwise()) return depthwise_weight_workspace<T>(p);
   if constexpr (sizeof(T) <= 4) {
     if (is_weight_product<T>(p))
       return matmul_workspace<T>(weight_product(p), {.math_mode = p.math_mode});

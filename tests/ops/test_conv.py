@@ -141,6 +141,16 @@ def test_named_cases_are_exact(xp, name):
     check_exact(xp, x, weight, bias, np.float32, **arguments)
 
 
+@pytest.mark.parametrize(
+    "name", [name for name in CASES if name.startswith(("depthwise", "1x1", "a product"))]
+)
+def test_float64_on_a_device(device, name):
+    x, weight, arguments = CASES[name]
+    rng = np.random.default_rng(0)
+    x, weight, bias = (integers(rng, shape, np.float64) for shape in (x, weight, weight[:1]))
+    check_exact(device, x, weight, bias, np.float64, **arguments)
+
+
 @pytest.mark.parametrize("outputs", range(1, 10))
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_one_channel_is_exact_for_any_number_of_outputs(isa, outputs, dtype):

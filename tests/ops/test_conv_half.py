@@ -179,6 +179,26 @@ def test_named_cases_are_exact(kind, gpu, name, capability):
 
 
 @every_kind
+@given(seed=seeds)
+def test_depthwise_is_exact(kind, gpu, seed):
+    """Kernels that are read in whole rows of the window and others, runs of pixels and their rests."""
+    xp, dtype = kind
+    rng = np.random.default_rng(seed)
+    gpu(order=ORDERS[seed % 3])
+    channels = int(rng.choice([2, 3, 8, 15, 16, 17, 33, 64, 65, 130]))
+    kernel = tuple(map(int, rng.choice([[3, 3], [5, 5], [1, 3], [2, 4], [3, 3], [1, 5]])))
+    size = rng.integers(5, 20, 2)
+    arguments = {
+        "stride": tuple(map(int, rng.integers(1, 3, 2))), "dilation": int(rng.choice([1, 1, 2])),
+        "padding": tuple(tuple(map(int, p)) for p in rng.integers(0, 4, (2, 2))), "groups": channels,
+    }  # fmt: skip
+    if any(arguments["dilation"] * (k - 1) >= s for k, s in zip(kernel, size, strict=True)):
+        return
+    shapes = (int(rng.integers(1, 3)), channels, *size), (channels, 1, *kernel)
+    check_exact(xp, *draw(rng, shapes, dtype), seed, **arguments)
+
+
+@every_kind
 @pytest.mark.parametrize("name", ["wide tiles", "first layer", "groups", "depthwise", "a product"])
 @pytest.mark.parametrize("capability", [80, 90])
 def test_sums_are_rounded_once(kind, gpu, name, capability):

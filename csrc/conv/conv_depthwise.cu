@@ -1,0 +1,259 @@
+// Forward and backward data of depthwise convolutions on CUDA.
+#include "conv/conv_depthwise.cuh"
+#include "conv/conv_layout.h"
+
+namespace brasa::cuda {
+
+/// One grid: forward, or a residue class of backward data.
+template <class T> struct DepthwiseTask {
+  RunGrid grid;
+  TensorImage<T> in;
+  const T* w;  ///< [tap][channel], channels as those of `in`
+  T* out;
+  Layout5 out_layout;
+  int64_t channels;   ///< that are written
+  int runs_of_block;  ///< along a row, a power of two; the others are rows
+  int64_t run_tiles, channel_tiles;
+  bool packs;
+};
+
+template <class T> using RunSums = Wide<T>[kRun][kPiece<T>];
+
+/// sum += a row of the window of taps kTaps wide, kStep apart.
+template <class T, int kTaps, int kStep>
+BRASA_DEVICE_FN void add_row(const T* row, int64_t first, int width, int64_t step, const T* w,
+                             int64_t w_step, RunSums<T>& sum) {
+  Window<T, kTaps, kStep> window;
+  load_window<T, kTaps, kStep>(row, first, width, step, window);
+#pragma unroll
+  for (int tap = 0; tap < kTaps; ++tap) {
+    Piece<T> weight;
+    load_piece(w + tap * w_step, weight);
+#pragma unroll
+    for (int o = 0; o < kRun; ++o) {
+#pragma unroll
+      for (int i = 0; i < kPiece<T>; ++i) sum[o][i] += window[o * kStep + tap][i] * weight[i];
+    }
+  }
+}
+
+/// The same for any taps and steps.
+template <class T>
+BRASA_DEVICE_FN void add_any_row(const T* row, int64_t first, int width, int64_t step, const T* w,
+                                 int64_t w_step, const Axis& axis, RunSums<T>& sum) {
+  for (int64_t tap = 0; tap < axis.taps; ++tap) {
+    Piece<T> weight;
+    load_piece(w + tap * w_step, weight);
+#pragma unroll
+    for (int o = 0; o < kRun; ++o) {
+      const int64_t column = first + o * axis.in_step + tap * axis.tap_step;
+      if (column < 0 || column >= width) continue;
+      Piece<T> piece;
+      load_piece(row + column * step, piece);
+#pragma unroll
+      for (int i = 0; i < kPiece<T>; ++i) sum[o][i] += piece[i] * weight[i];
+    }
+  }
+}
+
+/// Sums of the run at `q`, over all rows of the window.
+template <class T, int kTaps, int kStep>
+BRASA_DEVICE_FN void sum_run(const DepthwiseTask<T>& task, int64_t image, const int64_t (&q)[3],
+                             int64_t channel, RunSums<T>& sum) {
+  const Axis* axis = task.grid.axis;
+  const Layout5& layout = task.in.layout;
+  const int64_t first = q[2] * axis[2].in_step + axis[2].in_first;
+  const T* from = task.in.data + image * layout.image + channel;
+  for (int64_t d = 0; d < axis[0].taps; ++d) {
+    const int64_t z = q[0] * axis[0].in_step + axis[0].in_first + d * axis[0].tap_step;
+    if (z < 0 || z >= layout.size[0]) continue;
+    for (int64_t h = 0; h < axis[1].taps; ++h) {
+      const int64_t y = q[1] * axis[1].in_step + axis[1].in_first + h * axis[1].tap_step;
+      if (y < 0 || y >= layout.size[1]) continue;
+      const T* row = from + z * layout.step[0] + y * layout.step[1];
+      const T* w = task.w + (d * axis[1].taps + h) * axis[2].taps * task.in.channels + channel;
+      if constexpr (kTaps > 0)
+        add_row<T, kTaps, kStep>(row, first, layout.size[2], layout.step[2], w, task.in.channels,
+                                 sum);
+      else
+        add_any_row<T>(row, first, layout.size[2], layout.step[2], w, task.in.channels, axis[2],
+                       sum);
+    }
+  }
+}
+
+/// Finishes a thread's results and writes them. Activations are applied to one result after
+/// another, from memory of the thread's own: there is then one copy of the code of each.
+template <class T>
+BRASA_DEVICE_FN void finish_run(const DepthwiseTask<T>& task, const Epilogue<T>& epilogue,
+                                int64_t offset, int64_t step, int pixels, int64_t channel,
+                                RunSums<T>& sum) {
+  using Lane = Wide<T>;
+  BRASA_SHARED(Lane, stash, [kRun][kThreads][kPiece<T>]);
+  const int live = int(task.channels - channel < kPiece<T> ? task.channels - channel : kPiece<T>);
+  const bool activates = epilogue.activation.kind != ActivationKind::none;
+#pragma unroll
+  for (int o = 0; o < kRun; ++o) {
+    if (o >= pixels) break;
+    const int64_t at = offset + o * step;
+#pragma unroll
+    for (int i = 0; i < kPiece<T>; ++i) {
+      if (i < live) sum[o][i] = before_activation(epilogue, sum[o][i], channel + i, at + i);
+      if (activates) stash[o][threadIdx.x][i] = sum[o][i];
+    }
+    if (!activates) store_piece<T>(task.out + at, sum[o], live, task.packs);
+  }
+#pragma unroll 1
+  for (int o = 0; activates && o < pixels; ++o) {
+    Piece<T> v;
+#pragma unroll
+    for (int i = 0; i < kPiece<T>; ++i) v[i] = stash[o][threadIdx.x][i];
+    activate_each<Lane>(epilogue.activation, [&](const auto& activate) {
+#pragma unroll
+      for (int i = 0; i < kPiece<T>; ++i) activate(v[i]);
+    });
+    store_piece<T>(task.out + offset + o * step, v, live, task.packs);
+  }
+}
+
+/// blockIdx.x counts tiles of channels, fastest, then tiles along rows, then rows.
+template <class T, int kTaps, int kStep>
+__global__ void __launch_bounds__(kThreads, sizeof(T) == 2 && kTaps > 0 ? 1 : 2)
+    depthwise_kernel(DepthwiseTask<T> task, Epilogue<T> epilogue) {
+  const auto channel_tile = int64_t(blockIdx.x % task.channel_tiles);
+  const auto tile = int64_t(blockIdx.x / task.channel_tiles);
+  const int place = int(threadIdx.x) / kAcross, runs = task.runs_of_block;
+  const int64_t channel = (channel_tile * kAcross + threadIdx.x % kAcross) * kPiece<T>;
+  const int64_t run = tile % task.run_tiles * runs + place % runs;
+  const int64_t row = tile / task.run_tiles * (kPlaces / runs) + place / runs;
+  if (channel >= task.in.channels || run >= task.grid.runs || row >= task.grid.rows) return;
+  int64_t image, outer[2];
+  task.grid.split(row, image, outer);
+  const int64_t q[3] = {outer[0], outer[1], run * kRun};
+  RunSums<T> sum = {};
+  sum_run<T, kTaps, kStep>(task, image, q, channel, sum);
+  const Axis* axis = task.grid.axis;
+  int64_t offset = image * task.out_layout.image + channel;
+#pragma unroll
+  for (int d = 0; d < 3; ++d)
+    offset += (axis[d].out_first + q[d] * axis[d].out_step) * task.out_layout.step[d];
+  const int64_t step = axis[2].out_step * task.out_layout.step[2];
+  const int pixels = axis[2].count - q[2] < kRun ? int(axis[2].count - q[2]) : kRun;
+  finish_run<T>(task, epilogue, offset, step, pixels, channel, sum);
+}
+
+// ------------------------------------------------------------------------------------- launchers
+
+template <class T>
+static void launch_grid(simt::stream_t stream, DepthwiseTask<T> task, const Epilogue<T>& epilogue) {
+  constexpr int64_t kMostRuns = 4;
+  if (task.grid.rows == 0 || task.grid.runs == 0) return;
+  task.runs_of_block = 1;
+  while (task.runs_of_block < kMostRuns && task.runs_of_block < task.grid.runs)
+    task.runs_of_block *= 2;
+  task.run_tiles = simt::ceil_div<int64_t>(task.grid.runs, task.runs_of_block);
+  task.channel_tiles = simt::ceil_div<int64_t>(task.in.channels, kAcross * kPiece<T>);
+  const int64_t row_tiles = simt::ceil_div<int64_t>(task.grid.rows, kPlaces / task.runs_of_block);
+  const Axis& axis = task.grid.axis[2];
+  const auto is = [&](int64_t taps, int64_t step) {
+    return axis.taps == taps && axis.in_step == step && (axis.tap_step == 1 || taps == 1);
+  };
+  simt::launch({.grid = dim3(unsigned(row_tiles * task.run_tiles * task.channel_tiles)),
+                .block = dim3(kThreads),
+                .stream = stream},
+               is(3, 1)   ? depthwise_kernel<T, 3, 1>
+               : is(3, 2) ? depthwise_kernel<T, 3, 2>
+               : is(5, 1) ? depthwise_kernel<T, 5, 1>
+                          : depthwise_kernel<T, 0, 0>,
+               task, epilogue);
+}
+
+/// What forward or backward data keeps in the workspace.
+template <class T> struct DepthwiseScratch {
+  ImagePlan plan;
+  T *image, *weights, *dx;
+
+  DepthwiseScratch(Scratch& scratch, const ConvParams& p, int64_t pixels, bool channels_last,
+                   int64_t dx_)
+      : plan(plan_image<T>(p, 1, p.in_channels, pixels, channels_last)),
+        image(scratch.take<T>(plan.elements)),
+        weights(scratch.take<T>(p.taps() * plan.channels)),
+        dx(scratch.take<T>(dx_)) {}
+};
+template <class T>
+static DepthwiseScratch<T> forward_scratch(Scratch& scratch, const ConvParams& p) {
+  return {scratch, p, p.in_pixels(), p.x_channels_last, 0};
+}
+template <class T> static DepthwiseScratch<T> input_scratch(Scratch& scratch, const ConvParams& p) {
+  const int64_t dx = p.x_channels_last ? 0 : p.batch * p.in_pixels() * p.in_channels;
+  return {scratch, p, p.out_pixels(), true, dx};
+}
+template <class T> size_t depthwise_forward_workspace(const ConvParams& p) {
+  Scratch scratch(nullptr);
+  forward_scratch<T>(scratch, p);
+  return scratch.used();
+}
+template <class T> size_t depthwise_input_workspace(const ConvParams& p) {
+  Scratch scratch(nullptr);
+  input_scratch<T>(scratch, p);
+  return scratch.used();
+}
+
+template <class T>
+static void sum_grid(simt::stream_t stream, const ConvParams& p, const Axis* axes,
+                     const TensorImage<T>& in, const T* w, T* packed, T* out,
+                     const int64_t* out_size, const Epilogue<T>& e) {
+  WeightPacking<T> packing{.w = w,
+                           .to = packed,
+                           .groups = 1,
+                           .columns = 1,
+                           .channels = p.in_channels,
+                           .depth = in.channels,
+                           .w_column = p.in_channels * p.taps(),
+                           .w_channel = p.taps()};
+  packing.set_grid(p, axes);
+  pack_weights(stream, packing);
+  launch_grid<T>(stream,
+                 {.grid = RunGrid(axes, p.batch),
+                  .in = in,
+                  .w = packed,
+                  .out = out,
+                  .out_layout = layout_of_image(p.in_channels, out_size, true),
+                  .channels = p.in_channels,
+                  .packs = p.in_channels % kPiece<T> == 0 && simt::pack_aligned(out)},
+                 e);
+}
+
+template <class T>
+void depthwise_forward(Context ctx, const T* x, const T* w, T* y, const ConvParams& p,
+                       const Epilogue<T>& epilogue) {
+  const auto stream = stream_of(ctx);
+  Scratch scratch(ctx.workspace);
+  const DepthwiseScratch<T> at = forward_scratch<T>(scratch, p);
+  Axis axes[3];
+  for (int d = 0; d < 3; ++d) axes[d] = forward_axis(p, d);
+  const auto image =
+      read_image(stream, p.batch, 1, at.plan, x, at.image, p.in_channels, p.in, p.x_channels_last);
+  sum_grid(stream, p, axes, image, w, at.weights, y, p.out, epilogue);
+}
+
+template <class T>
+void depthwise_backward_input(Context ctx, const T* dy, const T* w, T* dx, const ConvParams& p) {
+  const auto stream = stream_of(ctx);
+  Scratch scratch(ctx.workspace);
+  const DepthwiseScratch<T> at = input_scratch<T>(scratch, p);
+  const auto image =
+      read_image(stream, p.batch, 1, at.plan, dy, at.image, p.in_channels, p.out, true);
+  T* const to = p.x_channels_last ? dx : at.dx;
+  for_classes(p, [&](const Axis* axes) {
+    sum_grid(stream, p, axes, image, w, at.weights, to, p.in, Epilogue<T>{});
+  });
+  if (to != dx) images_to_channels_last(ctx, to, dx, p.batch, p.in_pixels(), p.in_channels);
+}
+
+BRASA_INSTANTIATE(depthwise_forward, float, double, float16, bfloat16)
+BRASA_INSTANTIATE(depthwise_backward_input, float, double, float16, bfloat16)
+BRASA_INSTANTIATE(depthwise_forward_workspace, float, double, float16, bfloat16)
+BRASA_INSTANTIATE(depthwise_input_workspace, float, double, float16, bfloat16)
+
+}  // namespace brasa::cuda
