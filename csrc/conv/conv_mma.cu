@@ -24,7 +24,7 @@ static void launch(simt::stream_t stream, const ConvPlan& plan, int64_t groups,
       return launch_tile<T, LargeTile, kGradient>(stream, plan.cut, groups, left, right, results);
     case ConvTile::tall:
       return launch_tile<T, TallTile, kGradient>(stream, plan.cut, groups, left, right, results);
-    case ConvTile::small:
+    default:
       return launch_tile<T, SmallTile, kGradient>(stream, plan.cut, groups, left, right, results);
   }
 }

@@ -43,6 +43,14 @@ struct PixelRows {
       step[d] = grid.axis[d].out_step * layout.step[d];
     }
   }
+  /// Of rows that lie one behind the other, else 0.
+  int64_t pitch() const {
+    const int64_t width = step[2];
+    const bool whole = first == 0 && step[1] == width * pixels[2].divisor() &&
+                       step[0] == step[1] * pixels[1].divisor() &&
+                       image == step[0] * pixels[0].divisor();
+    return whole ? width : 0;
+  }
   BRASA_DEVICE_FN int64_t operator()(int64_t row) const {
     int64_t at = first;
 #pragma unroll
@@ -56,10 +64,13 @@ struct ConvCut {
   int64_t depth, splits, split_depth;
 };
 
-enum class ConvTile : int8_t { large, tall, small };
+enum class ConvTile : int8_t { large, tall, small, wgmma_narrow, wgmma, wgmma_wide };
 struct ConvPlan {
   ConvTile tile;
+  int64_t channels;  ///< of a tap in the depth: the image's, or more
   ConvCut cut;
+
+  bool is_walked() const { return tile >= ConvTile::wgmma_narrow; }
 };
 
 /// Forward and data: finished results, or parts of them.
@@ -73,6 +84,14 @@ template <class T>
 void launch_weight(simt::stream_t stream, const ConvPlan& plan, int64_t groups,
                    const PixelOperand<T>& left, const ConvMatrix<T>& right,
                    const Results<T>& results);
+
+/// The same by Hopper's copy engine, which walks two-dimensional images of one group.
+template <class T>
+void launch_walked_pixels(simt::stream_t stream, const ConvPlan& plan, const PixelOperand<T>& left,
+                          const ConvMatrix<T>& right, const Results<T, PixelRows>& results);
+template <class T>
+void launch_walked_weight(simt::stream_t stream, const ConvPlan& plan, const PixelOperand<T>& left,
+                          const ConvMatrix<T>& right, const Results<T>& results);
 
 /// dw, laid out as the weight, from parts.
 template <class T>

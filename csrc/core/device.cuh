@@ -250,6 +250,7 @@ class Divisor {
     const uint64_t excess = (uint64_t(1) << shift_) - uint64_t(by_);
     multiplier_ = uint32_t((excess << 32) / uint64_t(by_) + 1);
   }
+  int64_t divisor() const { return by_; }
   BRASA_HOST_DEVICE_FN int64_t quotient(int64_t a) const {
     if (uint64_t(a) >> 31) return a / by_;
     const auto narrow = uint32_t(a);

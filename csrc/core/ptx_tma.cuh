@@ -3,7 +3,8 @@
 // A Barrier has phases. A phase ends when as many threads arrived as barrier_init() said and all
 // bytes that they told to expect have come; barrier_wait(b, p) waits for the end of the phases of
 // parity p, the first being 0. tma_load() copies a box of a tensor into shared memory and completes
-// its bytes on a barrier; one thread issues it. Lines of 128 bytes have their pieces of 16 bytes
+// its bytes on a barrier, tma_load_pixels() pixels of images as a convolution
+// meets them; one thread issues it. Lines of 128 bytes have their pieces of 16 bytes
 // swapped by bits 7 to 9 of the address, as wgmma reads them.
 #pragma once
 
@@ -49,6 +50,13 @@ BRASA_DEVICE_FN void barrier_wait(Barrier* barrier, unsigned parity,
 BRASA_DEVICE_FN void tma_load(void* shared, const TensorMap& map, Barrier* barrier, int x, int y,
                               int z) {
   emulator::tensor_load(shared, map, barrier, x, y, z);
+}
+
+/// Starts copying channels from `channel` on of the pixels from (w, h, image) on, as
+/// make_pixel_map() walks them, each read (right, down) beside its place.
+BRASA_DEVICE_FN void tma_load_pixels(void* shared, const TensorMap& map, Barrier* barrier,
+                                     int channel, int w, int h, int image, int right, int down) {
+  emulator::pixel_load(shared, map, barrier, channel, w, h, image, right, down);
 }
 
 /// Starts writing the box at (x, y, z) from shared memory, which tma_store_fence() and a barrier
@@ -117,6 +125,16 @@ BRASA_DEVICE_FN void tma_load(void* shared, const TensorMap& map, Barrier* barri
       "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
       "[%0], [%1, {%3, %4, %5}], [%2];" ::"r"(shared_address(shared)),
       "l"(&map), "r"(shared_address(barrier)), "r"(x), "r"(y), "r"(z)
+      : "memory");
+}
+
+BRASA_DEVICE_FN void tma_load_pixels(void* shared, const TensorMap& map, Barrier* barrier,
+                                     int channel, int w, int h, int image, int right, int down) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.im2col.mbarrier::complete_tx::bytes "
+      "[%0], [%1, {%3, %4, %5, %6}], [%2], {%7, %8};" ::"r"(shared_address(shared)),
+      "l"(&map), "r"(shared_address(barrier)), "r"(channel), "r"(w), "r"(h), "r"(image),
+      "h"(uint16_t(right)), "h"(uint16_t(down))
       : "memory");
 }
 

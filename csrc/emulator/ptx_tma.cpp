@@ -72,10 +72,46 @@ void carry_out(const TensorStore& store, const std::byte* arena) {
 
 }  // namespace
 
+namespace {
+
+/// Copies pixels one after another, along w, then along h, then from image to image.
+size_t land_pixels(const TensorLoad& load) {
+  const TensorMap& map = load.map;
+  const auto item = static_cast<size_t>(map.stride[0]);
+  size_t offset = load.offset;
+  int at[3] = {load.at[1], load.at[2], load.at[3]};
+  for (int pixel = 0; pixel < map.box[1]; ++pixel, offset += kLineBytes) {
+    const int64_t place[3] = {at[0] + load.beside[0], at[1] + load.beside[1], at[2]};
+    bool inside = true;
+    for (int d = 0; d < 3; ++d) inside = inside && place[d] >= 0 && place[d] < map.extent[d + 1];
+    for (int i = 0; i < map.box[0]; ++i) {
+      const size_t byte = offset + static_cast<size_t>(i) * item;
+      std::byte* to = load.block->arena + (byte ^ (byte >> 3 & 0x70));
+      const int64_t channel = load.at[0] + i;
+      if (!inside || channel < 0 || channel >= map.extent[0]) {
+        std::memset(to, 0, item);
+        continue;
+      }
+      const std::byte* from = map.base + channel * map.stride[0];
+      for (int d = 0; d < 3; ++d) from += place[d] * map.stride[d + 1];
+      std::memcpy(to, from, item);
+    }
+    at[0] += map.step[0];
+    for (int d = 0; d < 2 && at[d] >= map.end[d]; ++d) {
+      at[d] = map.lower[d];
+      at[d + 1] += d == 0 ? map.step[1] : 1;
+    }
+  }
+  return offset;
+}
+
+}  // namespace
+
 void land(const TensorLoad& load) {
   const TensorMap& map = load.map;
   size_t offset = load.offset;
-  for (int z = 0; z < map.box[2]; ++z) {
+  if (map.step[0] > 0) offset = land_pixels(load);
+  for (int z = 0; map.step[0] == 0 && z < map.box[2]; ++z) {
     for (int y = 0; y < map.box[1]; ++y, offset += kLineBytes) {
       const int64_t at[3] = {load.at[0], load.at[1] + y, load.at[2] + z};
       land_line(load.block->arena, offset, map, at);
@@ -108,18 +144,39 @@ void barrier_wait(CountingBarrier* barrier, unsigned parity, Location where) {
   while (barrier->phase == parity) Scheduler::instance().wait_for(barrier, where);
 }
 
-void tensor_load(void* shared, const TensorMap& map, CountingBarrier* barrier, int x, int y,
-                 int z) {
+namespace {
+
+void start_load(void* shared, CountingBarrier* barrier, TensorLoad load) {
   require_aligned(shared, kLineBytes);
   require_initialised(barrier);
   if (!in_shared_memory(shared)) fail("tma_load: " + describe_address(shared));
-  Block* block = running_fiber().block;
-  const auto offset = static_cast<std::byte*>(shared) - block->arena;
-  Scheduler::instance().start(TensorLoad{.map = map,
-                                         .block = block,
-                                         .barrier = barrier,
-                                         .offset = static_cast<size_t>(offset),
-                                         .at = {x, y, z}});
+  load.barrier = barrier;
+  load.block = running_fiber().block;
+  load.offset = static_cast<size_t>(static_cast<std::byte*>(shared) - load.block->arena);
+  Scheduler::instance().start(load);
+}
+
+}  // namespace
+
+void tensor_load(void* shared, const TensorMap& map, CountingBarrier* barrier, int x, int y,
+                 int z) {
+  if (map.step[0] != 0) fail("tma_load: a map of pixels");
+  start_load(shared, barrier, TensorLoad{.map = map, .at = {x, y, z}});
+}
+
+void pixel_load(void* shared, const TensorMap& map, CountingBarrier* barrier, int channel, int w,
+                int h, int image, int right, int down) {
+  if (map.step[0] == 0) fail("tma_load_pixels: no map of pixels");
+  const int first[2] = {w, h}, beside[2] = {right, down};
+  for (int d = 0; d < 2; ++d) {
+    const bool on_walk = first[d] >= map.lower[d] && first[d] < map.end[d] &&
+                         (first[d] - map.lower[d]) % map.step[d] == 0;
+    if (!on_walk) fail("tma_load_pixels: begins at " + std::to_string(first[d]) + ", off its walk");
+    if (beside[d] < 0 || beside[d] > 255)
+      fail("tma_load_pixels: reads " + std::to_string(beside[d]) + " pixels beside");
+  }
+  start_load(shared, barrier,
+             TensorLoad{.map = map, .at = {channel, w, h, image}, .beside = {right, down}});
 }
 
 void tensor_store(const TensorMap& map, const void* shared, int x, int y, int z) {

@@ -13,8 +13,9 @@ struct CountingBarrier {
 
 struct alignas(64) TensorMap {
   std::byte* base;
-  int64_t extent[3], stride[3];  // strides in bytes, the innermost is an element's
-  int box[3];
+  int64_t extent[4], stride[4];   // strides in bytes, the innermost is an element's
+  int box[3];                     // of pixels: channels, pixels
+  int lower[2], end[2], step[2];  // of pixels alone: where the walk along w and h begins and ends
 };
 
 void barrier_init(CountingBarrier* barrier, int arrivals);
@@ -22,6 +23,8 @@ void barrier_arrive(CountingBarrier* barrier, Location where);
 void barrier_expect(CountingBarrier* barrier, int bytes, Location where);
 void barrier_wait(CountingBarrier* barrier, unsigned parity, Location where);
 void tensor_load(void* shared, const TensorMap& map, CountingBarrier* barrier, int x, int y, int z);
+void pixel_load(void* shared, const TensorMap& map, CountingBarrier* barrier, int channel, int w,
+                int h, int image, int right, int down);
 void tensor_store(const TensorMap& map, const void* shared, int x, int y, int z);
 void tensor_store_wait(int stores_left);
 unsigned cluster_rank();

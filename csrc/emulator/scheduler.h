@@ -68,7 +68,8 @@ struct TensorLoad {
   Block* block;
   CountingBarrier* barrier;
   size_t offset;  // of the target in the block's shared memory
-  int at[3];
+  int at[4];
+  int beside[2];  // of pixels alone
 };
 void land(const TensorLoad& load);
 

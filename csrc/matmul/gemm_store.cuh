@@ -18,8 +18,9 @@ using WarpStage = float[kStageRows][kStageColumns + 8];
 
 /// Where rows of a matrix begin.
 struct MatrixRows {
-  int64_t pitch;
-  BRASA_DEVICE_FN int64_t operator()(int64_t row) const { return row * pitch; }
+  int64_t step;
+  int64_t pitch() const { return step; }  ///< of rows that lie one behind the other
+  BRASA_DEVICE_FN int64_t operator()(int64_t row) const { return row * step; }
 };
 
 /// Where the results of one position of the batch go: into `parts` as they are where K is split,

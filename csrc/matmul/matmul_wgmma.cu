@@ -40,15 +40,17 @@ static simt::TensorMap map_results(const MatmulParams& p, T* y, const simt::Tens
 template <class T, class Tile, bool kLeftAlong, bool kRightAlong>
 static void launch_wgmma_tile(simt::stream_t stream, const TensorPlan& plan, const T* a, const T* b,
                               const Results<T>& results) {
+  using Left = MatrixLeft<T, kLeftAlong>;
   const MatmulParams& p = plan.p;
   WgmmaWork work{};
+  Left left;
   work.order = {unsigned(simt::ceil_div<int64_t>(p.m, kWgmmaRows)),
                 unsigned(simt::ceil_div<int64_t>(p.n, Tile::kColumns))};
   work.splits = int(plan.splits), work.k = p.k, work.split_depth = plan.split_depth;
   work.items = p.batch.count;
   work.units = int64_t(work.order.count()) * work.splits * work.items;
   const simt::TensorMap a_map =
-      map_operand(plan.a, a, p.m, p.k, p.batch, p.batch.a_strides, kWgmmaRows, work.a_repeats);
+      map_operand(plan.a, a, p.m, p.k, p.batch, p.batch.a_strides, kWgmmaRows, left.repeats);
   const simt::TensorMap b_map =
       map_operand(plan.b, b, p.n, p.k, p.batch, p.batch.b_strides, Tile::kColumns, work.b_repeats);
   work.panels = sizeof(T) == 2 && results.packs && !results.parts && results.epilogue.is_trivial();
@@ -58,7 +60,8 @@ static void launch_wgmma_tile(simt::stream_t stream, const TensorPlan& plan, con
                 .block = dim3(kWgmmaThreads),
                 .smem = sizeof(WgmmaShared<Tile>),
                 .stream = stream},
-               wgmma_kernel<T, Tile, kLeftAlong, kRightAlong>, a_map, b_map, y_map, work, results);
+               wgmma_kernel<T, Tile, Left, kRightAlong, MatrixRows>, a_map, b_map, y_map, work,
+               left, results);
 }
 
 template <class T, class Tile>

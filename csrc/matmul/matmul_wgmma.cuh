@@ -46,8 +46,8 @@ struct WgmmaWork {
   TileOrder order;
   int64_t units, k, split_depth, items;
   int splits;
-  bool a_repeats, b_repeats;  ///< the operand is the same for all items
-  bool panels;                ///< results of 16 bits are stored as they are, by the copy engine
+  bool b_repeats;  ///< the right operand is the same for all items
+  bool panels;     ///< results of 16 bits are stored as they are, by the copy engine
 };
 
 struct WgmmaUnit {
@@ -100,22 +100,41 @@ BRASA_DEVICE_FN void load_operand(unsigned char* to, int first, int lines, int r
   }
 }
 
+#endif
+
+/// The left operand of a product of matrices. Other left operands have what this has.
+template <class T, bool kAlongDepth> struct MatrixLeft {
+  static constexpr bool kAlong = kAlongDepth;
+  bool repeats;  ///< the same for all items
+
+#if BRASA_HAS_WGMMA
+  /// Loads its part of a stage: rows from `first` on.
+  BRASA_DEVICE_FN void load(unsigned char* stage, const simt::TensorMap& map, simt::Barrier* full,
+                            int first, int round, int item) const {
+    load_operand<T, kAlong>(stage, first, kWgmmaRows, round, [&](void* to, int x, int y) {
+      simt::tma_load(to, map, full, x, y, repeats ? 0 : item);
+    });
+  }
+#endif
+};
+
+#if BRASA_HAS_WGMMA
+
 /// The loading thread: all units of its block, stage by stage.
-template <class T, class Tile, bool kLeftAlong, bool kRightAlong>
+template <class T, class Tile, class Left, bool kRightAlong>
 BRASA_DEVICE_FN void load_units(WgmmaShared<Tile>& shared, const simt::TensorMap& a_map,
-                                const simt::TensorMap& b_map, const WgmmaWork& work) {
+                                const simt::TensorMap& b_map, const WgmmaWork& work,
+                                const Left& left) {
   RingPlace<Tile::kStages> ring;
   for (int64_t unit = blockIdx.x; unit < work.units; unit += gridDim.x) {
     const auto u = WgmmaUnit::at<T, Tile>(work, unit);
-    const int a_item = work.a_repeats ? 0 : u.item, b_item = work.b_repeats ? 0 : u.item;
+    const int b_item = work.b_repeats ? 0 : u.item;
     for (int round = u.first; round < u.first + u.rounds; ++round, ring.advance()) {
       unsigned char* stage = shared.stage[ring.stage];
       simt::Barrier* full = &shared.full[ring.stage];
       simt::barrier_wait(&shared.empty[ring.stage], ring.parity ^ 1);
       simt::barrier_expect(full, Tile::kStageBytes);
-      load_operand<T, kLeftAlong>(
-          stage, int(u.row), kWgmmaRows, round,
-          [&](void* to, int x, int y) { simt::tma_load(to, a_map, full, x, y, a_item); });
+      left.load(stage, a_map, full, int(u.row), round, u.item);
       load_operand<T, kRightAlong>(
           stage + Tile::kLeftBytes, int(u.column), Tile::kColumns, round,
           [&](void* to, int x, int y) { simt::tma_load(to, b_map, full, x, y, b_item); });
@@ -144,7 +163,7 @@ BRASA_DEVICE_FN void multiply_stage(const unsigned char* stage, int multiplier, 
 }
 
 /// Stores a warpgroup's results in panels of 64 columns: two take turns, one being filled while the
-/// copy engine reads the other.
+/// copy engine reads the other; where there is one to a tile, the tile before has it, too.
 template <class T, class Tile>
 BRASA_DEVICE_FN void store_panels(WgmmaShared<Tile>& shared, const simt::TensorMap& y_map,
                                   int multiplier, int64_t row, int64_t column, int item,
@@ -154,7 +173,7 @@ BRASA_DEVICE_FN void store_panels(WgmmaShared<Tile>& shared, const simt::TensorM
 #pragma unroll
   for (int p = 0; p < Tile::kColumns / 64; ++p) {
     unsigned char* panel = shared.panel[multiplier][p % 2];
-    if (thread == 0) simt::tma_store_wait<1>();
+    if (thread == 0) simt::tma_store_wait<(Tile::kColumns > 64 ? 1 : 0)>();
     simt::bar_sync(1 + multiplier, kGroupThreads);
 #pragma unroll
     for (int j = 0; j < 8; j += 2) {
@@ -175,9 +194,9 @@ BRASA_DEVICE_FN void store_panels(WgmmaShared<Tile>& shared, const simt::TensorM
 }
 
 /// A multiplying warpgroup: all units of its block.
-template <class T, class Tile, bool kLeftAlong, bool kRightAlong>
+template <class T, class Tile, bool kLeftAlong, bool kRightAlong, class Rows>
 BRASA_DEVICE_FN void multiply_units(WgmmaShared<Tile>& shared, const simt::TensorMap& y_map,
-                                    const WgmmaWork& work, Results<T> results) {
+                                    const WgmmaWork& work, Results<T, Rows> results) {
   const int multiplier = int(threadIdx.x) / kGroupThreads - 1;
   const unsigned thread = threadIdx.x % kGroupThreads;
   const int warp = int(thread) / simt::kWarpSize;
@@ -222,12 +241,12 @@ BRASA_DEVICE_FN void multiply_units(WgmmaShared<Tile>& shared, const simt::Tenso
 
 #endif
 
-template <class T, class Tile, bool kLeftAlong, bool kRightAlong>
+template <class T, class Tile, class Left, bool kRightAlong, class Rows>
 __global__ void __launch_bounds__(kWgmmaThreads, 1)
     wgmma_kernel(const __grid_constant__ simt::TensorMap a_map,
                  const __grid_constant__ simt::TensorMap b_map,
-                 const __grid_constant__ simt::TensorMap y_map, WgmmaWork work,
-                 Results<T> results) {
+                 const __grid_constant__ simt::TensorMap y_map, WgmmaWork work, Left left,
+                 Results<T, Rows> results) {
 #if BRASA_HAS_WGMMA
   BRASA_DYN_SHARED(WgmmaShared<Tile>, shared);
   if (threadIdx.x == 0) {
@@ -240,10 +259,10 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
   __syncthreads();
   if (threadIdx.x < kGroupThreads) {
     simt::release_registers<40>();
-    if (threadIdx.x == 0) load_units<T, Tile, kLeftAlong, kRightAlong>(*shared, a_map, b_map, work);
+    if (threadIdx.x == 0) load_units<T, Tile, Left, kRightAlong>(*shared, a_map, b_map, work, left);
   } else {
     simt::acquire_registers<232>();
-    multiply_units<T, Tile, kLeftAlong, kRightAlong>(*shared, y_map, work, results);
+    multiply_units<T, Tile, Left::kAlong, kRightAlong>(*shared, y_map, work, results);
   }
 #endif
 }

@@ -100,6 +100,33 @@ __global__ void __launch_bounds__(kThreads)
 #endif
 }
 
+constexpr int kPixels = 24;
+struct PixelStage {
+  unsigned char lines[kPixels * kLine];
+  simt::Barrier full;
+};
+
+/// y (kPixels, 64) = what one load of pixels brings.
+__global__ void __launch_bounds__(32)
+    load_pixels_kernel(const __grid_constant__ simt::TensorMap map, PixelLoad at, uint16_t* y) {
+#if BRASA_HAS_WGMMA
+  BRASA_DYN_SHARED(PixelStage, stage);
+  if (threadIdx.x == 0) {
+    simt::barrier_init(&stage->full, 1);
+    simt::barrier_init_fence();
+    simt::barrier_expect(&stage->full, kPixels * kLine);
+    simt::tma_load_pixels(stage->lines, map, &stage->full, at.channel, at.w, at.h, at.image,
+                          at.right, at.down);
+  }
+  __syncthreads();
+  simt::barrier_wait(&stage->full, 0);
+  for (int i = int(threadIdx.x); i < kPixels * 64; i += 32) {
+    const int byte = i / 64 * kLine + (i % 64 / 8 ^ i / 64 % 8) * 16 + i % 8 * 2;
+    y[i] = *reinterpret_cast<const uint16_t*>(stage->lines + byte);
+  }
+#endif
+}
+
 simt::TensorMap map_of(const uint16_t* data, int64_t rows, int64_t k, int lines) {
   return simt::make_tensor_map({.base = data,
                                 .item_bytes = 2,
@@ -112,6 +139,21 @@ simt::TensorMap map_of(const uint16_t* data, int64_t rows, int64_t k, int lines)
 }  // namespace
 
 // ---------------------------------------------------------------------------------- launchers
+
+void load_pixels(const uint16_t* x, uint16_t* y, const PixelImage& image, const PixelLoad& at) {
+  const int64_t pixel = 2 * image.channels, row = pixel * image.width;
+  const simt::TensorMap map = simt::make_pixel_map({.base = x,
+                                                    .item_bytes = 2,
+                                                    .channels = image.channels,
+                                                    .size = {image.width, image.height},
+                                                    .images = image.images,
+                                                    .stride = {pixel, row, row * image.height},
+                                                    .first = {image.first[0], image.first[1]},
+                                                    .count = {image.count[0], image.count[1]},
+                                                    .step = {image.step[0], image.step[1]},
+                                                    .pixels = kPixels});
+  simt::launch({.block = dim3(32), .smem = sizeof(PixelStage)}, load_pixels_kernel, map, at, y);
+}
 
 void ring_gemm(const uint16_t* a, const uint16_t* b, float* c, int m, int n, int k, RingBug bug) {
   const Shape shape{m, n, k};

@@ -56,6 +56,17 @@ enum class RingBug {
 };
 void ring_gemm(const uint16_t* a, const uint16_t* b, float* c, int m, int n, int k, RingBug bug);
 
+/// y (24, 64): 64 channels of 24 places of a walk over images (images, height, width, channels) of
+/// 16-bit elements; pairs are of w and h.
+struct PixelImage {
+  int images, height, width, channels;
+  int first[2], count[2], step[2];
+};
+struct PixelLoad {
+  int channel, w, h, image, right, down;
+};
+void load_pixels(const uint16_t* x, uint16_t* y, const PixelImage& image, const PixelLoad& at);
+
 /// Kernels with one mistake each, by name; `y` has room for 64 floats.
 void mistake(const char* name, float* y);
 

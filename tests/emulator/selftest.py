@@ -89,5 +89,15 @@ def run_ring_gemm(emulator: ModuleType, a: np.ndarray, b: np.ndarray, bug: int =
     return product.get()
 
 
+def run_load_pixels(
+    emulator: ModuleType, x: np.ndarray, walk: tuple[tuple[int, int], ...], at: tuple[int, ...]
+) -> np.ndarray:
+    """What one load brings of images `x` (N, H, W, C) of 16-bit integers; see selftest.h."""
+    source = DeviceArray(emulator, x)
+    result = DeviceArray(emulator, np.full((24, 64), 0xFFFF, np.uint16))
+    emulator.load_pixels(source.address, result.address, x.shape, walk, at)
+    return result.get()
+
+
 def small_integers(rng: np.random.Generator, *shape: int) -> np.ndarray:
     return rng.integers(-4, 5, shape).astype(np.float32)

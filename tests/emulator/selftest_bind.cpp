@@ -1,5 +1,8 @@
 // Python names of the emulator's test kernels; arrays are addresses that `alloc` returned.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <array>
 
 #include "selftest.h"
 
@@ -68,6 +71,24 @@ void bind_ring(py::module_& m) {
       Release());
 }
 
+void bind_pixels(py::module_& m) {
+  m.def(
+      "load_pixels",
+      [](Address x, Address y, const std::array<int, 4>& shape,
+         const std::array<std::array<int, 2>, 3>& walk, const std::array<int, 6>& at) {
+        const PixelImage image{shape[0],
+                               shape[1],
+                               shape[2],
+                               shape[3],
+                               {walk[0][0], walk[0][1]},
+                               {walk[1][0], walk[1][1]},
+                               {walk[2][0], walk[2][1]}};
+        load_pixels(as<uint16_t>(x), as<uint16_t>(y), image,
+                    {at[0], at[1], at[2], at[3], at[4], at[5]});
+      },
+      Release());
+}
+
 void bind_other_kernels(py::module_& m) {
   bind_row_statistics<float>(m, "row_statistics_float32");
   bind_row_statistics<double>(m, "row_statistics_float64");
@@ -102,5 +123,6 @@ PYBIND11_MODULE(BRASA_MODULE, m) {
   brasa::bind_emulator(m);
   bind_matrix_kernels(m);
   bind_ring(m);
+  bind_pixels(m);
   bind_other_kernels(m);
 }

@@ -15,6 +15,7 @@ from emulator.selftest import (
     TIMINGS,
     DeviceArray,
     normal,
+    run_load_pixels,
     run_ring_gemm,
     run_sgemm,
     run_softmax,
@@ -78,6 +79,54 @@ def test_warpgroup_product_is_exact_on_integers(
     emulator.set_option("order", order)
     emulator.set_option("async", timing)
     np.testing.assert_array_equal(run_ring_gemm(emulator, a, b), a @ b.T)
+
+
+# (N, H, W, C); first place, number and step of the places along w and h; taps of a kernel
+WALKS = {
+    "3x3": ((2, 4, 5, 64), (-1, -1), (5, 4), (1, 1), [(0, 0), (1, 1), (2, 2), (0, 2)]),
+    "stride 2": ((3, 7, 6, 72), (-2, -1), (4, 4), (2, 2), [(0, 0), (1, 0), (4, 2)]),
+    "no padding": ((2, 6, 7, 80), (0, 0), (5, 4), (1, 1), [(0, 0), (2, 2)]),
+    "far beyond": ((1, 2, 3, 8), (3, -5), (4, 6), (1, 3), [(0, 0), (0, 5)]),
+}
+
+
+@pytest.mark.parametrize("timing", TIMINGS)
+@pytest.mark.parametrize("name", WALKS)
+def test_loads_of_pixels(emulator: ModuleType, name: str, timing: str, rng: np.random.Generator) -> None:
+    """Each tap at each place, zeros outside of the images and behind the last one."""
+    shape, first, count, step, taps = WALKS[name]
+    images, height, width, channels = shape
+    emulator.set_option("async", timing)
+    x = rng.integers(1, 1000, shape).astype(np.uint16)
+    reach = 40
+    padded = np.zeros((images + 9, height + 2 * reach, width + 2 * reach, channels + 64), np.uint16)
+    padded[:images, reach : reach + height, reach : reach + width, :channels] = x
+    for right, down in taps:
+        for place in range(0, images * count[0] * count[1], 7):
+            for channel in range(0, channels, 64):
+                expected = np.empty((24, 64), np.uint16)
+                for i in range(24):
+                    image, rest = divmod(place + i, count[0] * count[1])
+                    row, column = divmod(rest, count[0])
+                    w, h = first[0] + column * step[0], first[1] + row * step[1]
+                    if i == 0:
+                        at = (channel, w, h, image, right, down)
+                    expected[i] = padded[image, reach + h + down, reach + w + right, channel : channel + 64]
+                np.testing.assert_array_equal(
+                    run_load_pixels(emulator, x, (first, count, step), at), expected
+                )
+
+
+def test_a_load_of_pixels_begins_on_its_walk(emulator: ModuleType) -> None:
+    x = np.zeros((1, 4, 4, 8), np.uint16)
+    walk = (-1, -1), (4, 4), (2, 1)
+    for at in ((0, 0, 0, 0, 0, 0), (0, 7, 0, 0, 0, 0), (0, -1, -2, 0, 0, 0)):
+        with pytest.raises(RuntimeError, match="off its walk"):
+            run_load_pixels(emulator, x, walk, at)
+    with pytest.raises(RuntimeError, match="reads 300 pixels beside"):
+        run_load_pixels(emulator, x, walk, (0, -1, -1, 0, 300, 0))
+    with pytest.raises(RuntimeError, match="cannot walk"):
+        run_load_pixels(emulator, x, ((-200, 0), (4, 4), (1, 1)), (0, -200, 0, 0, 0, 0))
 
 
 def test_maximum_keeps_nan(plain: ModuleType) -> None:

@@ -143,6 +143,14 @@ CASES = {
     "wide tiles": ((2, 24, 12, 12), (136, 24, 3, 3), {"padding": 1}),
     "tiles enough for a GPU": ((1, 8, 130, 131), (72, 8, 1, 3), {"padding": (0, 1)}),
     "tiles of 64 columns enough for a GPU": ((1, 3, 130, 131), (24, 3, 3, 1), {"padding": (1, 0)}),
+    "walked, 64 columns": ((2, 64, 9, 10), (64, 64, 3, 3), {"padding": 1}),
+    "walked, with rests": ((3, 120, 5, 7), (136, 120, 2, 3), {"padding": ((0, 1), (2, 2))}),
+    "walked, with stride and dilation": (
+        (6, 64, 11, 9),
+        (128, 64, 3, 3),
+        {"stride": 2, "dilation": (1, 2), "padding": ((2, 1), (0, 3))},
+    ),
+    "walked, 256 columns": ((1, 48, 113, 226), (256, 48, 1, 1), {"stride": (1, 2)}),
     "stride, dilation and asymmetric padding": (
         (2, 72, 11, 9),
         (40, 72, 3, 3),
@@ -199,7 +207,9 @@ def test_depthwise_is_exact(kind, gpu, seed):
 
 
 @every_kind
-@pytest.mark.parametrize("name", ["wide tiles", "first layer", "groups", "depthwise", "a product"])
+@pytest.mark.parametrize(
+    "name", ["wide tiles", "first layer", "groups", "depthwise", "a product", "walked, 64 columns"]
+)
 @pytest.mark.parametrize("capability", [80, 90])
 def test_sums_are_rounded_once(kind, gpu, name, capability):
     """Within the rounding of tf32's operands, a chain of float32 and one rounding."""
