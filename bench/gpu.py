@@ -32,7 +32,9 @@ def matmul(peers: Peers, _: Sequence[str]) -> Iterator[Case]:
 
 
 def conv(peers: Peers, passes: Sequence[str]) -> Iterator[Case]:
-    """Layers of ResNet-50: the stem, a 1x1 and a 3x3 of each stage's kind; and depthwise ones of MobileNet."""
+    """Layers of ResNet-50: the stem, a 1x1 and a 3x3 of each stage's kind; and depthwise ones of MobileNet. In float32
+    and in bfloat16.
+    """
     chosen = [("resnet50", i) for i in (0, 2, 3, 6, 8, 10, 16, 20, 22)] + [
         ("mobilenet", i) for i in (0, 1, 6)
     ]
@@ -43,8 +45,9 @@ def conv(peers: Peers, passes: Sequence[str]) -> Iterator[Case]:
         label = (
             f"{network} {i + 1} {layer['C']}->{layer['O']} {layer['kernel']}x{layer['kernel']} {layer['H']}"
         )
-        for direction in passes:
-            yield cases.conv2d(layer, peers, direction=direction, label=label)
+        for bf16 in (False, True):
+            for direction in passes:
+                yield cases.conv2d(layer, peers, direction=direction, label=label, bf16=bf16)
 
 
 def pool(peers: Peers, _: Sequence[str]) -> Iterator[Case]:

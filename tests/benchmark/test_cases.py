@@ -26,12 +26,26 @@ def parts(result):
     """A call's result as a list of arrays or tensors."""
     if isinstance(result, (tuple, list)):
         return [part for item in result for part in parts(item)]
-    return [] if result is None else [result.detach() if hasattr(result, "detach") else result]
+    if result is None:
+        return []
+    if not hasattr(result, "detach"):
+        return [result]
+    return [result.detach().float() if str(result.dtype) == "torch.bfloat16" else result.detach()]
 
 
 def arrays(result):
     """A call's result as a list of NumPy arrays."""
-    return [np.asarray(part) for part in parts(result)]
+    found = [np.asarray(part) for part in parts(result)]
+    return [part.astype(np.float32) if part.dtype.name == "bfloat16" else part for part in found]
+
+
+def on_gpu(x):
+    """An array of CuPy, or a tensor, as a tensor; bfloat16 in float32."""
+    import torch
+
+    if getattr(x.dtype, "name", "") != "bfloat16":
+        return torch.as_tensor(x, device="cuda")
+    return torch.as_tensor(x.view(np.int16), device="cuda").view(torch.bfloat16).float()
 
 
 def check(case, peer, tolerance=2e-4):
@@ -83,6 +97,7 @@ SMALL = {
     "matmul packed": lambda peers: cases.packed_matmul(3, 5, 4, peers),
     "matmul batched": lambda peers: cases.batched_matmul(2, 3, 5, 4, peers, transposed=True),
     **{f"conv {d}": lambda peers, d=d: cases.conv2d(LAYER, peers, direction=d) for d in PASSES},
+    "conv bf16": lambda peers: cases.conv2d(LAYER, peers, bf16=True),
     "conv NCHW": lambda peers: cases.conv2d(LAYER, peers, nchw=True),
     "conv1d": lambda peers: cases.conv1d(2, 3, 20, 4, 5, 2, peers),
     "conv transposed": lambda peers: cases.conv_transpose2d(2, 6, 4, 3, 4, 2, 1, peers),
@@ -125,7 +140,7 @@ def test_agrees_with_numpy(name):
 @pytest.mark.parametrize("name", SMALL)
 def test_agrees_with_torch(name):
     pytest.importorskip("torch")
-    check(SMALL[name](("torch",)), "torch")
+    check(SMALL[name](("torch",)), "torch", 2.0**-7 if "bf16" in name else 2e-4)
 
 
 ON_GPU = families.selected(
@@ -139,19 +154,22 @@ ON_GPU = families.selected(
 @pytest.mark.torch
 @pytest.mark.parametrize("case", ON_GPU, ids=lambda case: f"{case.family}: {case.name}")
 def test_large_cases_on_cupy_agree_with_torch(case, cupy_arrays, monkeypatch):
-    """What a GPU is measured on is also computed right: relative to the norm, float32 sums differ by less than 1e-4."""
-    torch = pytest.importorskip("torch")
+    """What a GPU is measured on is also computed right: relative to the norm, float32 sums differ by less than 1e-4,
+    what is rounded to bfloat16 by less than two roundings.
+    """
+    pytest.importorskip("torch")
     from brasa._bench import cuda
 
     monkeypatch.setattr(contestants, "_device", "cuda")
     cuda.prepare_torch()
     calls = case.make()
-    (ours, *others) = ([torch.as_tensor(x, device="cuda") for x in parts(call())] for call in calls.values())
+    (ours, *others) = ([on_gpu(x) for x in parts(call())] for call in calls.values())
+    tolerance = 2.0**-7 if "bf16" in case.family else 1e-4
     assert others
     for theirs in others:
         for a, b in zip(ours, theirs, strict=True):
             assert a.shape == b.shape
-            assert float((a - b).norm()) <= 1e-4 * float(b.norm())
+            assert float((a - b).norm()) <= tolerance * float(b.norm())
 
 
 @pytest.mark.torch

@@ -73,16 +73,27 @@ def channels_last(x: np.ndarray) -> np.ndarray:
     return x.transpose(0, 2, 3, 1).copy().transpose(0, 3, 1, 2)
 
 
+def narrowed(x: Any, *, channels_last: bool = False) -> Any:
+    """`x` in bfloat16."""
+    import ml_dtypes
+
+    host = (x.get() if hasattr(x, "get") else x).astype(ml_dtypes.bfloat16)
+    if not channels_last:
+        return placed(host)
+    return placed(host.transpose(0, 2, 3, 1).copy()).transpose(0, 3, 1, 2)
+
+
 def in_layout(x: np.ndarray, layout: str) -> np.ndarray:
     """`x` "contiguous" or "channels-last"."""
     return channels_last(x) if layout == "channels-last" else x
 
 
-def torch_formats(make: Callable[[Any], Call], *arrays: np.ndarray) -> dict[str, Call]:
-    """PyTorch's two variants: `make` gets the tensors, contiguous and channels-last."""
+def torch_formats(make: Callable[[Any], Call], *arrays: np.ndarray, dtype: Any = None) -> dict[str, Call]:
+    """PyTorch's two variants: `make` gets the tensors, contiguous and channels-last, of another dtype if given."""
     import torch
 
     plain = [tensor(a if a.flags.c_contiguous else a.copy()) for a in arrays]
+    plain = plain if dtype is None else [t.to(dtype) for t in plain]
     inner = [
         t.clone().contiguous(memory_format=torch.channels_last) if t.ndim == 4 else t.clone() for t in plain
     ]

@@ -13,6 +13,7 @@ from brasa._bench.cases.contestants import (
     array,
     channels_last,
     jax_call,
+    narrowed,
     tensor,
     torch_autograd,
     torch_formats,
@@ -88,12 +89,19 @@ def _by_brasa(direction: str, x: Any, weight: Any, bias: Any, dy: Any, options: 
 
 
 def conv2d(
-    layer: dict[str, Any], against: Peers, *, direction: str = "fwd", label: str = "", nchw: bool = False
+    layer: dict[str, Any],
+    against: Peers,
+    *,
+    direction: str = "fwd",
+    label: str = "",
+    nchw: bool = False,
+    bf16: bool = False,
 ) -> Case:
     """A convolution of a network: ``N C H W O kernel stride padding groups``, in one of `PASSES`.
 
     With `nchw` images and gradients are C-contiguous, for PyTorch too; else they are channels-last and PyTorch may
-    choose.
+    choose. With `bf16` arrays are bfloat16 (on a GPU), and the limit is the traffic alone: what tensor cores reach is
+    not probed.
     """
     n, c, h, w, outputs = (layer[key] for key in "NCHWO")
     kernel, stride = _pair(layer["kernel"]), _pair(layer.get("stride", 1))
@@ -105,25 +113,35 @@ def conv2d(
         x, weight = array(n, c, h, w), array(outputs, c // groups, *kernel, seed=1)
         weight /= np.float32(np.sqrt(weight[0].size))
         bias, dy = array(outputs, seed=2), array(n, outputs, height, width, seed=3)
-        ours = (x, dy) if nchw else (channels_last(x), channels_last(dy))
-        calls = {"brasa": _by_brasa(direction, ours[0], weight, bias, ours[1], options)}
+        if bf16:
+            ours = narrowed(x, channels_last=True), narrowed(dy, channels_last=True)
+            calls = {
+                "brasa": _by_brasa(direction, ours[0], narrowed(weight), narrowed(bias), ours[1], options)
+            }
+        else:
+            ours = (x, dy) if nchw else (channels_last(x), channels_last(dy))
+            calls = {"brasa": _by_brasa(direction, ours[0], weight, bias, ours[1], options)}
         if "torch" in against:
-            theirs = torch_formats(_by_torch(direction, options), x, weight, bias, dy)
+            import torch
+
+            dtype = torch.bfloat16 if bf16 else None
+            theirs = torch_formats(_by_torch(direction, options), x, weight, bias, dy, dtype=dtype)
             calls |= {"torch": theirs["torch/contiguous"]} if nchw else theirs
         if "jax" in against and direction == "fwd" and not nchw:
             calls["jax"] = _by_jax(x, weight, bias, options)
         return calls
 
     shape = f"{n}x{c}x{h}x{w} -> {outputs}, {kernel[0]}x{kernel[1]}/{stride[0]}"
-    name = f"{label or shape}{f' g{groups}' if groups > 1 and not label else ''} {direction}"
+    kind = "NCHW " if nchw else "bf16 " if bf16 else ""
+    name = f"{label or shape}{f' g{groups}' if groups > 1 and not label else ''} {'bf16 ' if bf16 else ''}{direction}"
     sizes = n * c * h * w, outputs * c // groups * kernel[0] * kernel[1], n * outputs * height * width
     passes = 3 if direction == "fwd+bwd" else 1
     return Case(
-        f"conv {'NCHW ' if nchw else ''}{direction}",
+        f"conv {kind}{direction}",
         name,
         make,
-        passes * 2.0 * sizes[2] * sizes[1] / outputs,
-        passes * 4.0 * sum(sizes),
+        0.0 if bf16 else passes * 2.0 * sizes[2] * sizes[1] / outputs,
+        passes * (2.0 if bf16 else 4.0) * sum(sizes),
     )
 
 
