@@ -35,6 +35,10 @@ constexpr int kRowLanes = 64;
 /// planes where several fit, else parts of one. 16 KiB of float32, so that a second pass reads L1.
 constexpr int64_t kPlaneBlock = 4096;
 
+/// Statistics of a block sum distances from the mean of its first eighth, of one more where it does
+/// not divide (norm/norm.h).
+constexpr int64_t kHeadPart = 8;
+
 /// Weight and bias gradients of convolutions sum over parts of dy's rows, counted over images, and
 /// within a part over blocks of rows: parts and blocks are even, and each is added to the ones
 /// before it in order. A block holds about this many elements of x and dy together (256 KiB of

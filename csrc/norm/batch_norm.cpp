@@ -56,6 +56,36 @@ template <class F> static void each_group(Context ctx, const BatchNormParams& p,
   });
 }
 
+/// f(channel, channels) over groups of channels of an array in C order, in parallel: what f does in
+/// two passes over `arrays` arrays then reads memory, or L3, once. False, and nothing done, where
+/// all lies in the cores' L2 anyhow or the groups are too few for the threads.
+template <class T, class F>
+static bool each_near_group(Context ctx, const BatchNormParams& p, int64_t arrays, const F& f) {
+  constexpr int64_t kNearBytes = 256 * 1024, kMostBytes = 1 << 20, kFarBytes = 4 << 20;
+  const int64_t bytes = arrays * p.n * p.s * int64_t(sizeof(T));
+  if (p.channels_last || bytes > kMostBytes || p.c * bytes <= kFarBytes) return false;
+  int64_t group = kNearBytes / bytes;
+  group = group < 1 ? 1 : group < kMergedChannels ? group : kMergedChannels;
+  const int64_t groups = (p.c + group - 1) / group;
+  if (groups < 4 * ctx.threads) return false;
+  parallel_for(ctx, groups, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t c = begin * group; c < end * group && c < p.c; c += group)
+      f(c, p.c - c < group ? p.c - c : group);
+  });
+  return true;
+}
+
+/// f(begin, end) over the planes of n channels from c on, from the image that was read last.
+template <class F>
+BRASA_INLINE void each_plane_run(const BatchNormParams& p, int64_t c, int64_t n, const F& f) {
+  for (int64_t image = p.n - 1; image >= 0; --image) f(image * p.c + c, image * p.c + c + n);
+}
+
+/// scale = rstd weight, for n channels from c on.
+template <class A, class T> static void fill_scale(const A& a, T* scale, int64_t c, int64_t n) {
+  for (int64_t i = c; i < c + n; ++i) scale[i] = a.weight ? a.rstd[i] * a.weight[i] : a.rstd[i];
+}
+
 // -------------------------------------------------------------------------------------------
 // forward
 
@@ -121,7 +151,7 @@ template <class T> BRASA_INLINE auto of_plane(T number) {
 
 /// (x - mean) scale + bias + residual over kRows runs of n elements, side by side so that numbers
 /// which differ along a run are loaded once for all.
-template <bool kStream, int kRows, class T, class Mean, class Scale, class Bias>
+template <bool kRelu, bool kStream, int kRows, class T, class Mean, class Scale, class Bias>
 BRASA_INLINE void normalize_runs(const BatchNormForward<T>& a, int64_t at, int64_t n,
                                  const Mean& mean, const Scale& scale, const Bias& bias) {
   constexpr int64_t kAhead = kFetchBytes / sizeof(T);
@@ -135,6 +165,7 @@ BRASA_INLINE void normalize_runs(const BatchNormForward<T>& a, int64_t at, int64
       __builtin_prefetch(x + at + kAhead);
       Vec<T> v = fma(read(x + at, live) - m, s, b);
       if (residual) v += read(residual + at, live);
+      if (kRelu) v = Relu::forward(v, Vec<T>{}, Vec<T>{});
       put_row<kStream>(y + at, v, live);
       if (pre) write(pre + at, v, live);
     }
@@ -153,42 +184,69 @@ BRASA_INLINE void each_rows(int64_t begin, int64_t end, const F& f) {
   for (; row < end; ++row) f.template operator()<1>(row);
 }
 
-template <bool kStream, class T>
+template <bool kRelu, bool kStream, class T>
 static void normalize_group(const BatchNormForward<T>& a, const BatchNormParams& p, const T* scale,
                             int64_t begin, int64_t end, int64_t length) {
   if (p.channels_last) {
     each_rows<kStream>(begin, end, [&]<int kRows>(int64_t row) {
       const int64_t at = row * length;
       if (a.bias)
-        normalize_runs<kStream, kRows>(a, at, length, of_row(a.mean), of_row(scale),
-                                       of_row(a.bias));
+        normalize_runs<kRelu, kStream, kRows>(a, at, length, of_row(a.mean), of_row(scale),
+                                              of_row(a.bias));
       else
-        normalize_runs<kStream, kRows>(a, at, length, of_row(a.mean), of_row(scale),
-                                       of_plane(T(0)));
+        normalize_runs<kRelu, kStream, kRows>(a, at, length, of_row(a.mean), of_row(scale),
+                                              of_plane(T(0)));
     });
   } else {
     for (int64_t run = begin; run < end; ++run) {
       const int64_t c = run % p.c;
-      normalize_runs<kStream, 1>(a, run * length, length, of_plane(a.mean[c]), of_plane(scale[c]),
-                                 of_plane(a.bias ? a.bias[c] : T(0)));
+      normalize_runs<kRelu, kStream, 1>(a, run * length, length, of_plane(a.mean[c]),
+                                        of_plane(scale[c]), of_plane(a.bias ? a.bias[c] : T(0)));
     }
   }
   if (kStream) finish_streaming();
 }
 
-template <class T>
-static void normalize(Context ctx, const BatchNormForward<T>& a, const BatchNormParams& p,
-                      const T* scale) {
-  const RowActivation<T> activate =
-      p.activation.kind == ActivationKind::none ? nullptr : row_activation<T>(p.activation.kind);
-  const int64_t length = p.channels_last ? p.c : p.s;
-  const bool streaming = !activate && streams_rows(a.y, p.n * p.c * p.s, length);
-  each_run(ctx, p, [&](int64_t begin, int64_t end, int64_t) {
-    if (streaming) return normalize_group<true>(a, p, scale, begin, end, length);
-    normalize_group<false>(a, p, scale, begin, end, length);
+/// Normalises runs [begin, end); a relu comes with it, another activation follows while they are in
+/// cache.
+template <class T> struct Normalizing {
+  const BatchNormForward<T>& a;
+  const BatchNormParams& p;
+  const T* scale;
+  int64_t length;
+  RowActivation<T> activate;
+  bool relu, streaming;
+
+  Normalizing(const BatchNormForward<T>& arrays, const BatchNormParams& params, const T* scales)
+      : a(arrays), p(params), scale(scales), length(p.channels_last ? p.c : p.s) {
+    relu = p.activation.kind == ActivationKind::relu && !a.pre_activation;
+    activate = relu || p.activation.kind == ActivationKind::none
+                   ? nullptr
+                   : row_activation<T>(p.activation.kind);
+    streaming = !activate && streams_rows(a.y, p.n * p.c * p.s, length);
+  }
+
+  void operator()(int64_t begin, int64_t end) const {
+    const auto group =
+        relu ? (streaming ? normalize_group<true, true, T> : normalize_group<true, false, T>)
+             : (streaming ? normalize_group<false, true, T> : normalize_group<false, false, T>);
+    group(a, p, scale, begin, end, length);
     T* y = a.y + begin * length;
     if (activate)
       activate(y, y, (end - begin) * length, T(p.activation.alpha), T(p.activation.beta));
+  }
+};
+
+template <class T>
+static bool forward_by_channels(Context ctx, const BatchNormForward<T>& a, const BatchNormParams& p,
+                                const BatchNormScratch<T>& scratch) {
+  const Normalizing<T> normalize(a, p, scratch.scale);
+  return each_near_group<T>(ctx, p, 1, [&](int64_t c, int64_t n) {
+    sum_planes(p, c, n, scratch.blocks,
+               [&](const Block& block, int64_t) { return plane_statistics(a.x, block); });
+    merge_statistics(a, p, scratch.blocks, c, n);
+    fill_scale(a, scratch.scale, c, n);
+    each_plane_run(p, c, n, normalize);
   });
 }
 
@@ -196,6 +254,7 @@ template <class T>
 void batch_norm_forward(Context ctx, const BatchNormForward<T>& a, const BatchNormParams& p) {
   const BatchNormScratch<T> scratch(ctx, p);
   if (p.training) {
+    if (forward_by_channels(ctx, a, p, scratch)) return;
     batch_statistics(ctx, a, p, scratch.blocks);
   } else {
     for (int64_t c = 0; c < p.c; ++c) {
@@ -203,9 +262,9 @@ void batch_norm_forward(Context ctx, const BatchNormForward<T>& a, const BatchNo
       a.rstd[c] = T(1 / __builtin_sqrt(double(a.running_var[c]) + p.eps));
     }
   }
-  for (int64_t c = 0; c < p.c; ++c)
-    scratch.scale[c] = a.weight ? a.rstd[c] * a.weight[c] : a.rstd[c];
-  normalize(ctx, a, p, scratch.scale);
+  fill_scale(a, scratch.scale, 0, p.c);
+  const Normalizing<T> normalize(a, p, scratch.scale);
+  each_run(ctx, p, [&](int64_t begin, int64_t end, int64_t) { normalize(begin, end); });
 }
 
 // ------------------------------------------------------------------------------------------
@@ -280,23 +339,29 @@ template <bool kRelu, class T>
 static void gradients(Context ctx, const BatchNormBackward<T>& a, const BatchNormParams& p) {
   const BatchNormScratch<T> scratch(ctx, p);
   const ChannelNumbers<T> numbers{a.mean, scratch.scale, a.relu_bias};
-  for (int64_t c = 0; c < p.c; ++c)
-    scratch.scale[c] = a.weight ? a.rstd[c] * a.weight[c] : a.rstd[c];
-  each_block<T, kTwoSumVectors>(
-      ctx, p, scratch.blocks,
-      [&](const Block& block, int64_t c) {
-        return plane_products<kRelu>(a.dy, a.x, numbers.at(c), block);
-      },
+  const bool streaming = streams_rows(a.dx, p.n * p.c * p.s, p.channels_last ? p.c : p.s);
+  const auto of_plane = [&](const Block& block, int64_t c) {
+    return plane_products<kRelu>(a.dy, a.x, numbers.at(c), block);
+  };
+  const auto write_dx = [&](int64_t begin, int64_t end) {
+    (streaming
+         ? gradient_group<kRelu, true, T>
+         : gradient_group<kRelu, false, T>)(a, p, scratch, begin, end, p.channels_last ? p.c : p.s);
+  };
+  fill_scale(a, scratch.scale, 0, p.c);
+  if (a.dx && each_near_group<T>(ctx, p, 2, [&](int64_t c, int64_t n) {
+        sum_planes(p, c, n, scratch.blocks, of_plane);
+        merge_products(a, p, scratch, c, n);
+        each_plane_run(p, c, n, write_dx);
+      }))
+    return;
+  each_block<T, kSumVectors>(
+      ctx, p, scratch.blocks, of_plane,
       [&]<int kVectors>(const Block& block, int64_t c, int64_t live, Pairs result) {
         row_products<kRelu, kVectors>(a.dy, a.x, numbers.at(c), block, live, result);
       });
   each_group(ctx, p, [&](int64_t c, int64_t n) { merge_products(a, p, scratch, c, n); });
-  if (!a.dx) return;
-  const bool streaming = streams_rows(a.dx, p.n * p.c * p.s, p.channels_last ? p.c : p.s);
-  each_run(ctx, p, [&](int64_t begin, int64_t end, int64_t length) {
-    (streaming ? gradient_group<kRelu, true, T>
-               : gradient_group<kRelu, false, T>)(a, p, scratch, begin, end, length);
-  });
+  if (a.dx) each_run(ctx, p, [&](int64_t begin, int64_t end, int64_t) { write_dx(begin, end); });
 }
 
 template <class T>

@@ -411,6 +411,28 @@ def test_large_results_are_stored_right(shape):
         np.testing.assert_allclose(y[:, :2], want, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(32, 200, 14, 13), (3, 40, 101, 91)], ids=str)
+def test_a_channel_of_a_large_batch_is_as_it_is_alone(isa, shape):
+    """Groups of channels take both passes in turn; of whole planes in a block, and of parts of planes."""
+    rng = np.random.default_rng(15)
+    x, dy = (normal(rng, np.float32, *shape) + np.float32(3) for _ in range(2))
+    weight, bias = normal(rng, np.float32, 2, shape[1])
+    for activation in (None, "relu", "silu"):
+
+        def both(x, dy, weight, bias, activation=activation):
+            running = np.zeros_like(bias), np.ones_like(bias)
+            y, saved = ops.batch_norm(x, weight, bias, *running, True, activation=activation, save=True)
+            gradients = ops.batch_norm_backward(dy, x, weight, True, activation, y=y, saved=saved)
+            return y, *gradients[:3], *running
+
+        whole = both(x, dy, weight, bias)
+        for c in (0, 7, shape[1] - 1):
+            alone = both(x[:, c : c + 1], dy[:, c : c + 1], weight[c : c + 1], bias[c : c + 1])
+            for got, expected in zip(whole, alone, strict=True):
+                part = got[:, c : c + 1] if got.ndim > 1 else got[c : c + 1]
+                np.testing.assert_array_equal(part, expected)
+
+
 @given(seed=seeds, dtype=dtypes)
 def test_torch_agrees(seed, dtype):
     torch = pytest.importorskip("torch")
