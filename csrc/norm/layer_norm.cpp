@@ -1,8 +1,9 @@
-// Row by row while the row is in L1: its sum, then the sums of distances and of their squares in
-// one pass, then a pass that normalises. Sums along a row have 64 virtual lanes (order::kRowLanes):
-// with 16 every vector waited for the addition before it, and 512 x 768 took three times as long.
-// Each pass over a row fetches the next row: otherwise memory idles while a row is worked on in L1,
-// which costs a third of 4096 x 768. Results of 16 MiB and more are streamed.
+// Row by row while the row is in L1: the sum of its first eighth, then the sums of distances and of
+// their squares in one pass, then a pass that normalises. Sums along a row have 64 virtual lanes
+// (order::kRowLanes): with 16 every vector waited for the addition before it, and 512 x 768 took
+// three times as long. Each pass over a row fetches the next row: otherwise memory idles while a
+// row is worked on in L1, which costs a third of 4096 x 768. Results of 16 MiB and more are
+// streamed.
 //
 // Backward, kGradientRows rows at a time: a pass that takes both sums of a row and adds to the
 // gradients of weight and bias, then one that writes dx. These are summed in blocks of kRowBlock
@@ -77,15 +78,16 @@ BRASA_INLINE void sum_distances(const T* x, int64_t n, const T* shift, T* e, T* 
   }
 }
 
-/// mean and rstd of kRows rows, in two passes with the first one's rounding taken back (norm.h).
+/// mean and rstd of kRows rows, from distances to the mean of the row's first part (norm.h).
 template <int kRows, class T>
 BRASA_INLINE void row_statistics(const T* x, int64_t n, double eps, T* mean, T* rstd) {
   const double part = 1 / double(n);
+  const int64_t head = (n - 1) / order::kHeadPart + 1;
   T shift[kRows], e[kRows], q[kRows];
-  sum_rows<kRows, T>(n, shift,
+  sum_rows<kRows, T>(head, shift,
                      [=](int r, int64_t j, int64_t live) { return read(x + r * n + j, live); });
 #pragma GCC unroll 2
-  for (int r = 0; r < kRows; ++r) shift[r] *= T(part);
+  for (int r = 0; r < kRows; ++r) shift[r] /= T(head);
   sum_distances<kRows>(x, n, shift, e, q);
 #pragma GCC unroll 2
   for (int r = 0; r < kRows; ++r) {
