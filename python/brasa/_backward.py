@@ -204,7 +204,8 @@ def _distribute(state: Pass, node: Node, mask: tuple[bool, ...], dys: list[Any])
         gradients = (gradients,)
     if len(gradients) != len(mask):
         raise RuntimeError(f"{_what(node)} returned {len(gradients)} gradients for {len(mask)} arguments")
-    held: set[int] | None = None  # what somebody else may hold; asked for where a leaf is reached
+    held: set[int] = set()  # what somebody else may hold; asked for where a leaf is reached
+    returned: list[int] = []
     position = -1
     for wanted in mask:
         position += 1
@@ -222,9 +223,9 @@ def _distribute(state: Pass, node: Node, mask: tuple[bool, ...], dys: list[Any])
             gradient = _no_scalar(gradient)
         owned = False
         if (index < 0 or target in state.pending) and not state.retain:
-            if held is None:
-                held = _held(node, dys, gradients)
-            owned = id(gradient) not in held and not _is_view(gradient)
+            if not returned:
+                held, returned = _held(node, dys), list(map(id, gradients))
+            owned = id(gradient) not in held and returned.count(id(gradient)) == 1 and not _is_view(gradient)
         if index < 0 and state.counts[target] == 1 and target not in state.pending:
             state.counts[target] = 0  # the only use of a leaf, as most are: nothing to wait for
             _hand_over(state, target, gradient, owned)
@@ -291,21 +292,16 @@ def _what(node: Node) -> str:
     return f"the backward of '{node.op.name}'"
 
 
-def _held(node: Node, dys: list[Any], gradients: Sequence[Any]) -> set[int]:
-    """The identities of what was given to a backward, and of what it returned for two arguments."""
+def _held(node: Node, dys: list[Any]) -> set[int]:
+    """The identities of what was given to a backward."""
     saved = node.saved
-    held = {*map(id, dys), *map(id, node.kept)}
-    held.update(map(id, saved) if type(saved) is tuple or type(saved) is list else (id(saved),))
-    once: set[int] = set()
-    for gradient in gradients:
-        (held if id(gradient) in once else once).add(id(gradient))
-    return held
+    several = saved if type(saved) is tuple or type(saved) is list else (saved,)
+    return {*map(id, dys), *map(id, node.kept), *map(id, several)}
 
 
 def _is_view(gradient: Any) -> bool:
     """Whether somebody else can hold the memory of `gradient`: a view's owner, or the graph."""
-    base = getattr(gradient, "base", None)
-    return (base is not None and is_array(base)) or is_tensor(gradient)
+    return hasattr(getattr(gradient, "base", None), "shape") or is_tensor(gradient)
 
 
 def _count_down(state: Pass, leaf: Any) -> None:
@@ -343,7 +339,8 @@ def _accumulate(leaf: Any, gradient: Any, owned: bool) -> None:
     """Add a complete gradient to ``leaf.grad``."""
     held = leaf.grad
     if held is None:
-        leaf.grad = _as_tensor(_private(gradient, owned))
+        gradient = gradient if owned else _private(gradient, False)
+        leaf.grad = gradient if is_tensor(gradient) else _tape._make(gradient, None, 0)
     elif is_tensor(gradient) or held._requires_grad or held.data.shape != gradient.shape:
         leaf.grad = held + gradient
     else:

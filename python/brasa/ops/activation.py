@@ -47,6 +47,8 @@ def native_activation(activation: Any) -> Native | None:
     """A name, or (name, alpha[, beta]), as kernels take it; None stays None."""
     if activation is None:
         return None
+    if type(activation) is str and activation in _DEFAULTS:
+        return _DEFAULTS[activation]
     name, *parameters = activation if isinstance(activation, (tuple, list)) and activation else (activation,)
     if not isinstance(name, str) or name not in _DEFAULTS:
         raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)} or None, got {name!r}")

@@ -227,10 +227,13 @@ def _run(
 ) -> None:
     """The kernel. The CPU has none for 16-bit dtypes: there operands are widened and results rounded once."""
     kernels, results = _backend.backend_of(a).kernels, (y, saved)
-    if _check.in_float32(a):
+    narrow = _check.in_float32(a)
+    if narrow:
         a, b, bias, residual = (_check.widened(x) for x in (a, b, bias, residual))
         y, saved = (None if x is None else _backend.empty(a, x.shape) for x in results)
     kernels.matmul(a, b, bias, residual, y, saved, transpose_a, transpose_b, f)
+    if not narrow:
+        return
     for result, wide in zip(results, (y, saved)):
         if result is not wide:
             result[...] = wide
