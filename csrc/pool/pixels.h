@@ -81,18 +81,23 @@ BRASA_INLINE void max_of_pixels(const PixelWindow<T>& window, int64_t live, Pixe
   }
 }
 
-template <int kVectors, class T>
+/// kKernel as for max_of_pixels: in loops of unknown length 2x2 took half as long again.
+template <int kKernel, int kVectors, class T>
 BRASA_INLINE void mean_of_pixels(const PixelWindow<T>& window, int64_t live, T divisor,
                                  PixelResult result, T* y) {
   constexpr int kWidth = kLanes<T>;
+  const int64_t rows = kKernel ? kKernel : window.h.count;
+  const int64_t columns = kKernel ? kKernel : window.w.count;
   Vec<T> total[kVectors] = {};
-  for (int64_t j = 0; j < window.w.count; ++j) {
+#pragma GCC unroll 3
+  for (int64_t j = 0; j < columns; ++j) {
     Vec<T> column[kVectors] = {};
-    for (int64_t i = 0; i < window.h.count; ++i) {
+#pragma GCC unroll 3
+    for (int64_t i = 0; i < rows; ++i) {
       const T* pixel = window.x + i * window.row_step + j * window.pixel_step;
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) {
-        if (window.h.count - i <= 2) fetch_ahead(pixel + v * kWidth, window.w.count - j);
+        if (rows - i <= 2) fetch_ahead(pixel + v * kWidth, columns - j);
         column[v] += window.lanes_at(pixel + v * kWidth, live);
       }
     }
@@ -147,14 +152,18 @@ void max_pool_pixels(const PoolParams& p, const T* x, T* y, Offset* offsets, int
       });
 }
 
-template <class T>
+template <int kKernel, class T>
 void mean_pool_pixels(const PoolParams& p, const T* x, T* y, int64_t row, int64_t c_begin,
                       int64_t c_end) {
   const int64_t divisor_h = row_divisor(p, row % p.h.out);
   each_window(
       p, x, y, row, c_begin, c_end,
       [&]<int kVectors>(const PixelWindow<T>& window, int64_t live, PixelResult to, int64_t ow) {
-        mean_of_pixels<kVectors>(window, live, T(divisor_h) * T(column_divisor(p, ow)), to, y);
+        const T divisor = T(divisor_h) * T(column_divisor(p, ow));
+        if (kKernel && window.h.count == kKernel && window.w.count == kKernel)
+          mean_of_pixels<kKernel, kVectors>(window, live, divisor, to, y);
+        else
+          mean_of_pixels<0, kVectors>(window, live, divisor, to, y);
       });
 }
 

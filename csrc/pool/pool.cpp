@@ -92,7 +92,9 @@ void max_pool_forward(Context ctx, const T* x, T* y, PoolOffsets offsets, const 
 template <class T> void mean_pool_forward(Context ctx, const T* x, T* y, const PoolParams& p) {
   if (p.channels_last) {
     each_pixel_row<T>(ctx, p, p.h.out, [&](int64_t row, int64_t c_begin, int64_t c_end) {
-      mean_pool_pixels(p, x, y, row, c_begin, c_end);
+      (p.h.kernel == 2 && p.w.kernel == 2   ? mean_pool_pixels<2, T>
+       : p.h.kernel == 3 && p.w.kernel == 3 ? mean_pool_pixels<3, T>
+                                            : mean_pool_pixels<0, T>)(p, x, y, row, c_begin, c_end);
     });
   } else {
     const auto pool = halving_kernel(p) == 2   ? halve_planes_to_means<2, T>
