@@ -152,23 +152,31 @@ template <class T, class... Arrays> bool lines_in_packs(int64_t n, const Arrays*
   return n % simt::kPackLanes<T> == 0 && (simt::pack_aligned(arrays) && ...);
 }
 
-/// Calls f.operator()<group, lanes>(grid) with what suits contiguous lines of n elements of T.
-template <class T, class F> void choose_row_group(int64_t lines, int64_t n, const F& f) {
-  constexpr int kLanes = sizeof(T) == 2 ? simt::kPackLanes<T> : 1;
-  const dim3 by_warps = simt::blocks_for(lines, kLineThreads / simt::kWarpSize);
-  if (kLanes > 1 && n < kPackLine) {
-    f.template operator()<WarpGroup, 1>(by_warps);
-  } else if (n < (kLanes > 1 ? 4 * kBlockLine : kBlockLine)) {
-    f.template operator()<WarpGroup, kLanes>(by_warps);
-  } else {
-    f.template operator()<BlockGroup, kLanes>(simt::blocks_for(lines, 1));
-  }
+/// Elements of T that a thread takes at a time.
+template <class T> inline constexpr int kLineLanes = sizeof(T) == 2 ? simt::kPackLanes<T> : 1;
+
+inline dim3 line_per_warp(int64_t lines) {
+  return simt::blocks_for(lines, kLineThreads / simt::kWarpSize);
 }
 
-/// The same for lines of any stride.
+/// Calls f.operator()<group, lanes>(grid) with what suits contiguous lines of n elements of T.
+template <class T, class F> void choose_row_group(int64_t lines, int64_t n, const F& f) {
+  constexpr int kLanes = kLineLanes<T>;
+  if (n < (kLanes > 1 ? 4 * kBlockLine : kBlockLine))
+    f.template operator()<WarpGroup, kLanes>(line_per_warp(lines));
+  else
+    f.template operator()<BlockGroup, kLanes>(simt::blocks_for(lines, 1));
+}
+
+/// The same for lines of any stride; short ones are shared out element by element, as exponentials
+/// take longer than their loads.
 template <class T, class F> void choose_group(AxisShape shape, const F& f) {
-  if (shape.inner == 1) return choose_row_group<T>(shape.lines(), shape.n, f);
-  f.template operator()<ThreadGroup, 1>(simt::blocks_for(shape.lines(), kLineThreads));
+  if (shape.inner > 1)
+    f.template operator()<ThreadGroup, 1>(simt::blocks_for(shape.lines(), kLineThreads));
+  else if (kLineLanes<T> > 1 && shape.n < kPackLine)
+    f.template operator()<WarpGroup, 1>(line_per_warp(shape.lines()));
+  else
+    choose_row_group<T>(shape.lines(), shape.n, f);
 }
 
 }  // namespace brasa::cuda
