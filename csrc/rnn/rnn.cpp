@@ -6,21 +6,28 @@
 namespace brasa::cpu::BRASA_ISA {
 namespace {
 
-/// apply(spot, product) for the units of a tile.
-template <class T, class F>
-BRASA_INLINE void each_product(const RnnParams& p, const Panels<T>& panels, int64_t panel,
-                               int64_t t, int64_t first, int64_t count, const T* tile,
-                               const F& apply) {
+/// living(spots) for the vectors of units of a tile, dead(spot) for those of dead rows.
+template <class T, class F, class D>
+BRASA_INLINE void each_spot(const RnnParams& p, const Panels<T>& panels, int64_t panel, int64_t t,
+                            int64_t first, int64_t count, T* tile, const F& living, const D& dead) {
   const int64_t gates = panels.weights.gates, width = panels.width(panel);
+  Spots<T> spots;
+  spots.count = 0;
   for (int64_t i = 0; i < count; ++i) {
     const int64_t b = first + i, row = row_of(p, t, b);
+    const bool alive = is_alive(p, t, b);
     for (int64_t block = 0; block < panels.blocks(panel); ++block) {
       const int64_t unit = panels.first_unit(panel) + block * kLanes<T>;
       const int64_t left = panels.weights.units - unit;
-      apply(Spot{b, row, unit, left < kLanes<T> ? left : kLanes<T>},
-            tile + i * width + block * gates * kLanes<T>);
+      const Spot<T> at{b, row, unit, left < kLanes<T> ? left : kLanes<T>,
+                       tile + i * width + block * gates * kLanes<T>};
+      if (alive)
+        spots.at[spots.count++] = at;
+      else
+        dead(at);
     }
   }
+  living(spots);
 }
 
 /// The lines of a tile's gates arrive while the tile is multiplied: they lie far apart, where no
@@ -36,10 +43,12 @@ BRASA_INLINE void prefetch_gates(const ForwardCall<T>& f, int64_t panel, int64_t
   }
 }
 
-/// One product of the step with this member's panels, each tile's results given to `apply`.
-template <class T, class F>
+/// One product of the step with this member's panels, each tile's results given to `living` and
+/// `dead`.
+template <class T, class F, class D>
 BRASA_INLINE void multiply_step(const ForwardCall<T>& f, const Member& me, const Panels<T>& panels,
-                                const T* from, int64_t from_columns, int64_t t, const F& apply) {
+                                const T* from, int64_t from_columns, int64_t t, const F& living,
+                                const D& dead) {
   const Range rows = me.rows(f.p.batch), mine = me.panels(panels.count);
   alignas(64) T tile[kTileElements<T>];
   for (int64_t i = mine.begin; i < mine.end; ++i) {
@@ -48,14 +57,14 @@ BRASA_INLINE void multiply_step(const ForwardCall<T>& f, const Member& me, const
       prefetch_gates(f, i, t, row, count);
       multiply_rows<T>({from + row * from_columns, from_columns}, count, panels.panel(i),
                        panels.width(i), panels.depth, tile, panels.width(i), false);
-      each_product(f.p, panels, i, t, row, count, tile, apply);
+      each_spot(f.p, panels, i, t, row, count, tile, living, dead);
     });
   }
 }
 
 /// Of a dead row the state stays and y is 0.
 template <class T>
-BRASA_INLINE void hold_state(const ForwardCall<T>& f, const Spot& at, const T* old, T* next) {
+BRASA_INLINE void hold_state(const ForwardCall<T>& f, const Spot<T>& at, const T* old, T* next) {
   put_state(f, at, next, Vec<T>{});
   store(next + at.b * f.state_columns() + at.unit, load(old));
 }
@@ -68,36 +77,42 @@ template <class T, RnnCell kCell> static void walk(const ForwardCall<T>& f, cons
     const int64_t t = time_of(p, s);
     const T* const old = f.h[s % 2];
     T* const next = f.h[(s + 1) % 2];
-    const auto at_old = [&](const Spot& at) { return old + at.b * state_columns + at.unit; };
-    const auto finish = [&](const Spot& at, Vec<T> h) { put_state(f, at, next, h); };
+    const auto finish = [&](const Spot<T>& at, Vec<T> h) { put_state(f, at, next, h); };
+    const auto hold = [&](const Spot<T>& at) {
+      hold_state(f, at, old + at.b * state_columns + at.unit, next);
+    };
 
-    multiply_step(f, me, f.gates, old, state_columns, t, [&](const Spot& at, const T* product) {
-      const bool alive = is_alive(p, t, at.b);
-      if constexpr (kCell == RnnCell::lstm) {
-        if (alive && p.projected)
-          store(f.m + at.b * hidden_columns + at.unit, lstm_cell(f, at, product));
-        else if (alive)
-          finish(at, lstm_cell(f, at, product));
-      } else if constexpr (kTwoProducts) {
-        if (alive) gru_reset(f, at, product, at_old(at));
-      } else if constexpr (kCell == RnnCell::gru) {
-        if (alive) finish(at, gru_cell(f, at, product, at_old(at)));
-      } else {
-        if (alive) finish(at, simple_cell<T, kCell>(f, at, product));
-      }
-      if (!alive && !kTwoProducts && !p.projected) hold_state(f, at, at_old(at), next);
+    const auto first = [&](const Spots<T>& spots) {
+      if constexpr (kCell == RnnCell::lstm)
+        lstm_cell(f, spots, [&](const Spot<T>& at, Vec<T> m) {
+          if (p.projected)
+            store(f.m + at.b * hidden_columns + at.unit, m);
+          else
+            finish(at, m);
+        });
+      else if constexpr (kTwoProducts)
+        for (int i = 0; i < spots.count; ++i) gru_reset(f, spots.at[i], old);
+      else if constexpr (kCell == RnnCell::gru)
+        gru_cell(f, spots, old, finish);
+      else
+        simple_cell<T, kCell>(f, spots, finish);
+    };
+    multiply_step(f, me, f.gates, old, state_columns, t, first, [&](const Spot<T>& at) {
+      if (!kTwoProducts && !p.projected) hold(at);
     });
     me.meet();
     if (!kTwoProducts && !p.projected) continue;
 
-    multiply_step(f, me, f.second, f.m, hidden_columns, t, [&](const Spot& at, const T* product) {
-      if (!is_alive(p, t, at.b))
-        hold_state(f, at, at_old(at), next);
-      else if constexpr (kTwoProducts)
-        finish(at, gru_candidate(f, at, product, at_old(at)));
-      else
-        finish(at, load(product));
-    });
+    const auto second = [&](const Spots<T>& spots) {
+      for (int i = 0; i < spots.count; ++i) {
+        const Spot<T>& at = spots.at[i];
+        if constexpr (kTwoProducts)
+          finish(at, gru_candidate(f, at, old));
+        else
+          finish(at, load(at.product));
+      }
+    };
+    multiply_step(f, me, f.second, f.m, hidden_columns, t, second, hold);
     me.meet();
   }
 }

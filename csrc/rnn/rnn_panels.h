@@ -116,11 +116,10 @@ static void multiply_rows(Rows<T> a, int64_t rows, const T* b, int64_t width, in
 }
 
 /// The products of a tile of rows with a panel, on the stack.
-template <class T>
-constexpr int kTileElements = (kTileRows * kTileVectors > kWideTileRows * kWideTileVectors
+constexpr int kVectorsOfTile = kTileRows * kTileVectors > kWideTileRows* kWideTileVectors
                                    ? kTileRows * kTileVectors
-                                   : kWideTileRows * kWideTileVectors) *
-                              kLanes<T>;
+                                   : kWideTileRows * kWideTileVectors;
+template <class T> constexpr int kTileElements = kVectorsOfTile * kLanes<T>;
 
 /// f(row, count) for tiles of balanced height in [begin, end).
 template <class F>
