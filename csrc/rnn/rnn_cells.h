@@ -12,7 +12,7 @@ template <class T> struct ForwardCall {
   RnnForward<T> a;
   Panels<T> gates;   ///< W_hh, all gates of a vector of units side by side
   Panels<T> second;  ///< W_hr, or W_hn where the reset comes before its product
-  T *h[2], *c, *m;   ///< states before and after a step by turns; c; m, or r h'
+  T *h[2], *c, *m;   ///< states before and after a step by turns (with lengths); c; m, or r h'
 
   int64_t state_columns() const { return padded<T>(p.state); }
   int64_t hidden_columns() const { return padded<T>(p.hidden); }
@@ -44,10 +44,10 @@ template <class T> BRASA_INLINE Vec<T> limited(const RnnParams& p, Vec<T> x) {
   return p.clip < __builtin_inf() ? clamp(x, -p.clip, p.clip) : x;
 }
 
-/// The state after the step, and y.
+/// y, and the state after the step where it is not y.
 template <class T>
 BRASA_INLINE void put_state(const ForwardCall<T>& f, const Spot<T>& at, T* next, Vec<T> h) {
-  store(next + at.b * f.state_columns() + at.unit, h);
+  if (f.p.lengths) store(next + at.b * f.state_columns() + at.unit, h);
   write(f.a.y + at.row * f.p.state + at.unit, h, at.live);
 }
 
@@ -95,6 +95,11 @@ BRASA_INLINE void lstm_cell(const ForwardCall<T>& f, const Spots<T>& spots, cons
   });
 }
 
+/// h' at a spot.
+template <class T> BRASA_INLINE Vec<T> state_at(Rows<T> old, const Spot<T>& at) {
+  return read(old.first + at.b * old.stride + at.unit, at.live);
+}
+
 template <class T> BRASA_INLINE Vec<T> gru_state(Vec<T> z, Vec<T> n, Vec<T> old) {
   return fma(z, old - n, n);
 }
@@ -116,9 +121,9 @@ template <class T> BRASA_INLINE void gru_gates(const ForwardCall<T>& f, const Sp
   write(f.a.v + at.row * hidden + at.unit, v, at.live);
 }
 
-/// put(spot, h) for all; `old` is h' of row 0.
+/// put(spot, h) for all.
 template <class T, class F>
-BRASA_INLINE void gru_cell(const ForwardCall<T>& f, const Spots<T>& spots, const T* old,
+BRASA_INLINE void gru_cell(const ForwardCall<T>& f, const Spots<T>& spots, Rows<T> old,
                            const F& put) {
   const int64_t hidden = f.p.hidden;
   for (int i = 0; i < spots.count; ++i) gru_gates(f, spots.at[i]);
@@ -129,15 +134,15 @@ BRASA_INLINE void gru_cell(const ForwardCall<T>& f, const Spots<T>& spots, const
     for (int i = 0; i < N; ++i) {
       T* const kept = f.a.gates + (at[i].row * 3 + 2) * hidden + at[i].unit;
       if (f.a.save) write(kept, n[i], at[i].live);
-      const T* const before = old + at[i].b * f.state_columns() + at[i].unit;
-      put(at[i], gru_state<T>(load(at[i].product + kLanes<T>), n[i], load(before)));
+      const Vec<T> before = state_at(old, at[i]);
+      put(at[i], gru_state<T>(load(at[i].product + kLanes<T>), n[i], before));
     }
   });
 }
 
 /// Reset before: the first half of the step. z waits in the buffer of gates.
 template <class T>
-BRASA_INLINE void gru_reset(const ForwardCall<T>& f, const Spot<T>& at, const T* old) {
+BRASA_INLINE void gru_reset(const ForwardCall<T>& f, const Spot<T>& at, Rows<T> old) {
   const int64_t hidden = f.p.hidden;
   T* const gates = f.a.gates + at.row * 3 * hidden + at.unit;
   const auto gate = [&](int i) {
@@ -147,18 +152,17 @@ BRASA_INLINE void gru_reset(const ForwardCall<T>& f, const Spot<T>& at, const T*
   squash<1, SigmoidSteps, SigmoidSteps>(x);
   if (f.a.save) write(gates, x[0], at.live);
   write(gates + hidden, x[1], at.live);
-  const int64_t state = at.b * f.state_columns() + at.unit;
-  store(f.m + at.b * f.hidden_columns() + at.unit, x[0] * load(old + state));
+  store(f.m + at.b * f.hidden_columns() + at.unit, x[0] * state_at(old, at));
 }
 
 template <class T>
-BRASA_INLINE Vec<T> gru_candidate(const ForwardCall<T>& f, const Spot<T>& at, const T* old) {
+BRASA_INLINE Vec<T> gru_candidate(const ForwardCall<T>& f, const Spot<T>& at, Rows<T> old) {
   const int64_t hidden = f.p.hidden;
   T* const gates = f.a.gates + at.row * 3 * hidden + at.unit;
   const Vec<T> z = read(gates + hidden, at.live);
   const Vec<T> n = vtanh(limited<T>(f.p, read(gates + 2 * hidden, at.live) + load(at.product)));
   if (f.a.save) write(gates + 2 * hidden, n, at.live);
-  return gru_state<T>(z, n, load(old + at.b * f.state_columns() + at.unit));
+  return gru_state<T>(z, n, state_at(old, at));
 }
 
 /// put(spot, h) for all.

@@ -11,11 +11,19 @@
 // meets the others at a barrier after each step. By rows: a thread takes its rows through all
 // steps, without any barrier, but reads all weights.
 //
-// Measured, two cores, LSTM T 50, B 32, H 256: the products alone take 1.66 ms (94 % of the FMA
-// peak), the gates alone 0.33 (107 cycles for 16 units, 44 of them five divisions), both 2.05; with
-// the input product of I 128, another 0.83 at 94 %, the forward cannot go much below 2.8. Lost: the
-// gates of a tile in two passes, so that no vector waits for its own tanh(c) (as fast, the window
-// of instructions covers it); fetching ahead gates that are in L3 (up to 4 % slower).
+// Measured, two cores, LSTM T 50, B 32, H 256, in ms of 2.03: the products 1.67, 94 % of the FMA
+// peak within a tile (panels stream from L2; fetching them ahead by hand: as fast or slower); h on
+// its way between the cores, c and y 0.11; reading G 0.05 where L3 is quiet; the functions 0.2 (48
+// cycles for 16 units, and filling the pipeline after each tile). With the input product of I 128,
+// another 0.85 at 92 %, and 0.05 to pack the weights, the forward cannot go much below 2.75.
+// Divisions cost nothing: one for several gates, or Newton's steps instead, were slower (81 and 107
+// cycles for 71). Lost: fetching ahead gates that are in L3 (up to 4 % slower). Untried: the
+// product of the inputs for a few steps at a time inside the kernel, so that G stays in L2; where
+// neighbours crowd L3 the forward takes 3.3 to 3.7.
+//
+// The backward there is 5.9: the kernel 2.0 (its products 1.6; the rest is 832 bytes for every 16
+// units, from L3), dx 0.82 (93 %), dW_ih 0.88, dW_hh 1.83 (83 %: packing a transposed A; parts of
+// other heights gain 1 %).
 #pragma once
 
 #include "core/order.h"
