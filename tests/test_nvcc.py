@@ -22,6 +22,8 @@ NVCC, CUOBJDUMP = shutil.which("nvcc"), shutil.which("cuobjdump")
 
 # Instructions that a file's machine code must hold for a target: tensor cores, and copies past registers.
 INSTRUCTIONS = {
+    "csrc/attention/attention_mma.cu": dict.fromkeys(("80", "90a"), ("HMMA", "LDGSTS", "LDSM", "MUFU.EX2")),
+    "csrc/attention/attention_mma_backward.cu": dict.fromkeys(("80", "90a"), ("HMMA", "LDGSTS", "LDSM")),
     "csrc/conv/conv_mma.cu": {"80": ("HMMA", "LDGSTS", "LDSM"), "90a": ("HMMA", "LDGSTS", "LDSM")},
     "csrc/conv/conv_wgmma.cu": {"90a": ("HGMMA", "UTMALDG", "USETMAXREG")},
     "csrc/matmul/matmul_mma.cu": {"80": ("HMMA", "LDGSTS", "LDSM"), "90a": ("HMMA", "LDGSTS", "LDSM")},

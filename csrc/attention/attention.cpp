@@ -243,7 +243,7 @@ template <class T> size_t attention_workspace(const AttentionParams& p, int thre
 
 template <class T>
 void attention_forward(Context ctx, const AttentionParams& p, const T* q, const T* k, const T* v,
-                       const AttentionMask<T>& mask, T* y, T* log_sum) {
+                       const AttentionMask<Wide<T>>& mask, T* y, Wide<T>* log_sum) {
   const int64_t blocks = ceil_div(p.l, kQueries);
   ctx.threads = attention_team(p, ctx.threads);
   parallel_chunks(ctx, p.count * blocks, [&](int member, int64_t index) {
@@ -262,7 +262,7 @@ static bool by_blocks(int64_t positions, int threads) {
 
 template <class T>
 void attention_backward(Context ctx, const AttentionParams& p, const T* q, const T* k, const T* v,
-                        const AttentionMask<T>& mask, const T* y, const T* log_sum,
+                        const AttentionMask<Wide<T>>& mask, const T* y, const Wide<T>* log_sum,
                         const AttentionGradients<T>& g) {
   ctx.threads = attention_team(p, ctx.threads);
   const BlockRange queries{0, ceil_div(p.l, kQueries)}, keys{0, ceil_div(p.s, kKeys)};

@@ -1,4 +1,6 @@
+#include "attention/attention_mma.h"
 #include "attention/attention_tile.cuh"
+#include "core/ptx_convert.cuh"
 
 namespace brasa::cuda {
 
@@ -88,7 +90,7 @@ __global__ void __launch_bounds__(kTileThreads)
 template <class T>
 __global__ void __launch_bounds__(kTileThreads)
     delta_kernel(AttentionParams p, const T* y, const T* dy, AttentionStrides dy_strides,
-                 T* delta) {
+                 Wide<T>* delta) {
   constexpr int kWarps = kTileThreads / simt::kWarpSize;
   const int lane = int(threadIdx.x) % simt::kWarpSize;
   const int64_t rows = p.count * p.l;
@@ -97,8 +99,9 @@ __global__ void __launch_bounds__(kTileThreads)
     const int64_t index = row / p.l, i = row % p.l;
     const T* const first = y + batch_offset(p, p.y, index) + i * p.y.row;
     const T* const second = dy + batch_offset(p, dy_strides, index) + i * dy_strides.row;
-    T sum = 0;
-    for (int64_t e = lane; e < p.ev; e += simt::kWarpSize) sum += first[e] * second[e];
+    Wide<T> sum = 0;
+    for (int64_t e = lane; e < p.ev; e += simt::kWarpSize)
+      sum += simt::widen(first[e]) * simt::widen(second[e]);
     sum = simt::warp_sum(sum);
     if (lane == 0) delta[row] = sum;
   }
@@ -200,29 +203,32 @@ static simt::LaunchConfig tiles_of(Context ctx, const AttentionParams& p, int64_
 }
 
 template <class T> size_t attention_workspace(const AttentionParams& p, int) {
-  return size_t(p.count * p.l) * sizeof(T);
+  return size_t(p.count * p.l) * sizeof(Wide<T>);
+}
+
+/// Whether this attention is made on tensor cores.
+template <class T> static bool on_tensor_cores(Context ctx, const AttentionParams& p) {
+  const int64_t most = p.e > p.ev ? p.e : p.ev;
+  return sizeof(T) == 2 || (ctx.math_mode == MathMode::tf32 && most <= kMostFeatures<T>);
 }
 
 template <class T>
 void attention_forward(Context ctx, const AttentionParams& p, const T* q, const T* k, const T* v,
-                       const AttentionMask<T>& mask, T* y, T* log_sum) {
+                       const AttentionMask<Wide<T>>& mask, T* y, Wide<T>* log_sum) {
   if (p.l == 0 || p.count == 0) return;
-  simt::launch(tiles_of<T>(ctx, p, p.l, p.ev), attention_kernel<T>, p, q, k, v, mask,
-               AttentionDropout<T>(p.dropout), y, log_sum);
+  if constexpr (sizeof(T) <= 4)
+    if (on_tensor_cores<T>(ctx, p)) return mma_forward(ctx, p, q, k, v, mask, y, log_sum);
+  if constexpr (sizeof(T) >= 4)
+    simt::launch(tiles_of<T>(ctx, p, p.l, p.ev), attention_kernel<T>, p, q, k, v, mask,
+                 AttentionDropout<T>(p.dropout), y, log_sum);
 }
 
+/// A kernel for each gradient, of float32 or float64.
 template <class T>
-void attention_backward(Context ctx, const AttentionParams& p, const T* q, const T* k, const T* v,
-                        const AttentionMask<T>& mask, const T* y, const T* log_sum,
-                        const AttentionGradients<T>& g) {
-  if (p.count == 0) return;
-  T* const delta = static_cast<T*>(ctx.workspace);
+static void tile_backward(Context ctx, const AttentionParams& p, const T* q, const T* k, const T* v,
+                          const AttentionMask<T>& mask, const T* log_sum, const T* delta,
+                          const AttentionGradients<T>& g) {
   const AttentionDropout<T> dropout(p.dropout);
-  if (p.l > 0 && (g.dq || g.dk))
-    simt::launch({.grid = simt::blocks_for(p.count * p.l, kTileThreads / simt::kWarpSize),
-                  .block = dim3(kTileThreads),
-                  .stream = static_cast<simt::stream_t>(ctx.stream)},
-                 delta_kernel<T>, p, y, g.dy, g.dy_strides, delta);
   if (g.dq && p.l > 0)
     simt::launch(tiles_of<T>(ctx, p, p.l, p.e), gradient_kernel<Gradient::of_q, T>, p, q, k, v,
                  mask, dropout, log_sum, delta, g.dy, g.dy_strides, g.dq, g.dq_strides);
@@ -234,8 +240,25 @@ void attention_backward(Context ctx, const AttentionParams& p, const T* q, const
                  mask, dropout, log_sum, delta, g.dy, g.dy_strides, g.dv, g.dv_strides);
 }
 
-BRASA_INSTANTIATE(attention_workspace, float, double)
-BRASA_INSTANTIATE(attention_forward, float, double)
-BRASA_INSTANTIATE(attention_backward, float, double)
+template <class T>
+void attention_backward(Context ctx, const AttentionParams& p, const T* q, const T* k, const T* v,
+                        const AttentionMask<Wide<T>>& mask, const T* y, const Wide<T>* log_sum,
+                        const AttentionGradients<T>& g) {
+  if (p.count == 0) return;
+  auto* const delta = static_cast<Wide<T>*>(ctx.workspace);
+  const bool tensor = sizeof(T) <= 4 && on_tensor_cores<T>(ctx, p);
+  if (p.l > 0 && (g.dq || g.dk || tensor))  // on tensor cores dv comes with dk
+    simt::launch({.grid = simt::blocks_for(p.count * p.l, kTileThreads / simt::kWarpSize),
+                  .block = dim3(kTileThreads),
+                  .stream = static_cast<simt::stream_t>(ctx.stream)},
+                 delta_kernel<T>, p, y, g.dy, g.dy_strides, delta);
+  if constexpr (sizeof(T) <= 4)
+    if (tensor) return mma_backward(ctx, p, q, k, v, mask, log_sum, delta, g);
+  if constexpr (sizeof(T) >= 4) tile_backward(ctx, p, q, k, v, mask, log_sum, delta, g);
+}
+
+BRASA_INSTANTIATE(attention_workspace, float, double, float16, bfloat16)
+BRASA_INSTANTIATE(attention_forward, float, double, float16, bfloat16)
+BRASA_INSTANTIATE(attention_backward, float, double, float16, bfloat16)
 
 }  // namespace brasa::cuda

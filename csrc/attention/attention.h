@@ -29,11 +29,17 @@
 // % slower at 128, 13 % where causal) and of 96 (equal). One query leaves all lanes but one empty,
 // and takes two and a half times as long as reading keys and values from memory.
 //
-// CUDA (attention_tile.cuh): tiles of 64 x 64, and 64 columns of a result per block, which computes
-// its scores anew; each gradient has a kernel of its own, which sums in order, without atomics.
+// CUDA, 16 bits or tf32 (attention_mma.cuh): tensor cores; weights and slopes are rounded like
+// their operands, sums and log_sum are float32. Tiles are as large as registers allow: blocks of
+// keys with 32 rows a warp spilled above 32 features, the forward pass above 64.
+//
+// CUDA, float32 and float64 (attention_tile.cuh): tiles of 64 x 64, and 64 columns of a result per
+// block, which computes its scores anew; each gradient has a kernel of its own, which sums in
+// order, without atomics.
 #pragma once
 
 #include "core/dispatch.h"
+#include "core/half.h"
 
 namespace brasa {
 
@@ -80,7 +86,7 @@ BRASA_FUNCTION(size_t, attention_workspace, const AttentionParams& params, int t
 
 /// `log_sum`, (batch..., L) in C order, may be null.
 BRASA_KERNEL(attention_forward, const AttentionParams& params, const T* q, const T* k, const T* v,
-             const AttentionMask<T>& mask, T* y, T* log_sum)
+             const AttentionMask<Wide<T>>& mask, T* y, Wide<T>* log_sum)
 BRASA_KERNEL(attention_backward, const AttentionParams& params, const T* q, const T* k, const T* v,
-             const AttentionMask<T>& mask, const T* y, const T* log_sum,
+             const AttentionMask<Wide<T>>& mask, const T* y, const Wide<T>* log_sum,
              const AttentionGradients<T>& gradients)

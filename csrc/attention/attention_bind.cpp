@@ -51,13 +51,18 @@ AttentionParams read_params(const In& q, const In& k, const In& v, const ArrayVi
   return p;
 }
 
+/// What numbers beside arrays of this dtype are: the mask's, and the sums that are saved.
+DType wide_dtype(DType dtype) {
+  return dtype == DType::float64 ? DType::float64 : DType::float32;
+}
+
 /// Bytes or elements of T, of any strides.
 template <class T>
 AttentionMask<T> read_mask(const OptionalIn& mask, const ArrayView& q, const AttentionParams& p) {
   AttentionMask<T> m{};
   if (!mask) return m;
   const int rank = q.rank - 2;
-  BRASA_REQUIRE(mask.dtype == DType::uint8 || mask.dtype == q.dtype,
+  BRASA_REQUIRE(mask.dtype == DType::uint8 || mask.dtype == wide_dtype(q.dtype),
                 "unexpected dtype of the mask");
   BRASA_REQUIRE(mask.rank == q.rank, "ranks differ");
   for (int d = 0; d < rank; ++d) {
@@ -76,7 +81,7 @@ AttentionMask<T> read_mask(const OptionalIn& mask, const ArrayView& q, const Att
 }
 
 void require_log_sum(const ArrayView& log_sum, const ArrayView& q) {
-  require_same_dtype(q, log_sum);
+  BRASA_REQUIRE(log_sum.dtype == wide_dtype(q.dtype), "unexpected dtype of the sums");
   require_c_order(log_sum);
   require_rank(log_sum, q.rank - 1);
   for (int d = 0; d < log_sum.rank; ++d)
@@ -96,12 +101,12 @@ void bind_forward(py::module_& m) {
         p.y = output_strides(y, q, p.l, p.ev);
         if (log_sum) require_log_sum(log_sum, q);
         Context ctx = make_context(q);
-        visit<float, double>(q.dtype, [&]<class T>() {
-          const AttentionMask<T> read = read_mask<T>(mask, q, p);
+        visit_floating(q.dtype, [&]<class T>() {
+          const auto read = read_mask<Wide<T>>(mask, q, p);
           const Workspace scratch(ctx, device::attention_workspace<T>(p, ctx.threads));
           const ReleaseGil gil(work(p));
           device::attention_forward<T>(ctx, p, q.as<const T>(), k.as<const T>(), v.as<const T>(),
-                                       read, y.as<T>(), log_sum.as<T>());
+                                       read, y.as<T>(), log_sum.as<Wide<T>>());
         });
       },
       "q"_a, "k"_a, "v"_a, "mask"_a, "y"_a, "log_sum"_a, "causal"_a, "scale"_a, "dropout"_a,
@@ -131,8 +136,8 @@ void bind_backward(py::module_& m) {
         require_log_sum(log_sum, q);
         const AttentionStrides dy_strides = strides_of(dy, q, p.l, p.ev);
         Context ctx = make_context(q);
-        visit<float, double>(q.dtype, [&]<class T>() {
-          const AttentionMask<T> read = read_mask<T>(mask, q, p);
+        visit_floating(q.dtype, [&]<class T>() {
+          const auto read = read_mask<Wide<T>>(mask, q, p);
           const auto to_q = wanted<T>(dq, q, p.l, p.e), to_k = wanted<T>(dk, q, p.s, p.e),
                      to_v = wanted<T>(dv, q, p.s, p.ev);
           const AttentionGradients<T> g{dy.as<const T>(), to_q.data,    to_k.data,    to_v.data,
@@ -140,7 +145,7 @@ void bind_backward(py::module_& m) {
           const Workspace scratch(ctx, device::attention_workspace<T>(p, ctx.threads));
           const ReleaseGil gil(work(p));
           device::attention_backward<T>(ctx, p, q.as<const T>(), k.as<const T>(), v.as<const T>(),
-                                        read, y.as<const T>(), log_sum.as<const T>(), g);
+                                        read, y.as<const T>(), log_sum.as<const Wide<T>>(), g);
         });
       },
       "dy"_a, "q"_a, "k"_a, "v"_a, "mask"_a, "y"_a, "log_sum"_a, "dq"_a, "dk"_a, "dv"_a, "causal"_a,

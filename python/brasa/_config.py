@@ -43,7 +43,7 @@ def get_num_threads() -> int:
 
 
 def set_matmul_precision(precision: str) -> None:
-    """How products of float32 arrays are made on a GPU, in matrix products and convolutions, from now on.
+    """How products of float32 arrays are made on a GPU, in matrix products, convolutions and attention, from now on.
 
     ``"ieee"``, the default, multiplies in float32. ``"tf32"`` uses tensor cores, eight times as fast: operands
     are cut to 10 bits after the point, which is an error of up to 2^-10 of each, and summed in float32.

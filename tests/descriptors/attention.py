@@ -69,7 +69,8 @@ def attention(q, k, v, mask=None, causal=False, scale=None, dropout_p=0.0, seed=
     return np.einsum("...ls,...se->...le", p, v)
 
 
-def _bound(arguments, y, unit):
+def bound(arguments, y, unit, cut=0.0):
+    """`cut` is how much of their products the operands of scores lost before."""
     a = {"mask": None, "causal": False, "scale": None} | arguments
     q, k, v = a["q"], a["k"], a["v"]
     s = scores(q, k, a["mask"], a["causal"], a["scale"])
@@ -79,7 +80,7 @@ def _bound(arguments, y, unit):
     if a["mask"] is not None and a["mask"].dtype != bool:
         size = size + np.abs(a["mask"])
     seen = np.isfinite(s)
-    error = np.where(seen, (q.shape[-1] + 4) * unit * size, 0).max(-1, keepdims=True, initial=0)
+    error = np.where(seen, ((q.shape[-1] + 4) * unit + cut) * size, 0).max(-1, keepdims=True, initial=0)
     top = np.where(seen, s, -np.inf).max(-1, keepdims=True, initial=-np.inf)
     # Exponents are rounded relative to their size, once for the weight and once for each rise of the maximum.
     fall = np.where(seen, top - np.where(seen, s, 0), 0).max(-1, keepdims=True, initial=0)
@@ -90,7 +91,7 @@ def _bound(arguments, y, unit):
 
 
 OPERATORS = [
-    Operator("attention", _sample, attention, _bound, ("q", "k", "v"), ("q", "k", "v")),
-    Operator("attention", _sample_plain, attention, _bound, ("q", "k", "v"), ("q", "k", "v")),
-    Operator("attention", _sample_dropout, attention, _bound, ("q", "k", "v")),
+    Operator("attention", _sample, attention, bound, ("q", "k", "v"), ("q", "k", "v")),
+    Operator("attention", _sample_plain, attention, bound, ("q", "k", "v"), ("q", "k", "v")),
+    Operator("attention", _sample_dropout, attention, bound, ("q", "k", "v")),
 ]

@@ -67,6 +67,9 @@ struct PixelLoad {
 };
 void load_pixels(const uint16_t* x, uint16_t* y, const PixelImage& image, const PixelLoad& at);
 
+/// y[l] = 2^x[l] for l < 32, by the special function unit.
+void powers_of_two(const float* x, float* y);
+
 /// Kernels with one mistake each, by name; `y` has room for 64 floats.
 void mistake(const char* name, float* y);
 

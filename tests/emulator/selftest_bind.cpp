@@ -52,6 +52,9 @@ void bind_matrix_kernels(py::module_& m) {
       },
       Release());
   m.def(
+      "powers_of_two", [](Address x, Address y) { powers_of_two(as<float>(x), as<float>(y)); },
+      Release());
+  m.def(
       "tensor_gemm",
       [](const std::string& kind, Address a, Address b, Address c, int m, int n, int k, int bug) {
         if (kind == "tf32") return gemm_tf32(as<float>(a), as<float>(b), as<float>(c), m, n, k);

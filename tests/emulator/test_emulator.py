@@ -234,6 +234,17 @@ def test_tf32_rounds_to_ten_bits_ties_away(plain: ModuleType) -> None:
     np.testing.assert_array_equal(np.diag(product), expected)
 
 
+def test_powers_of_two(plain: ModuleType) -> None:
+    """Within 2^-22; what is below the least normal number is 0."""
+    x = np.linspace(-126, 127, 32, dtype=np.float32)
+    x[:5] = -np.inf, np.inf, np.nan, -126.5, 0
+    source, result = DeviceArray(plain, x), DeviceArray(plain, np.empty_like(x))
+    plain.powers_of_two(source.address, result.address)
+    expected = np.exp2(x.astype(np.float64))
+    expected[3] = 0
+    np.testing.assert_allclose(result.get(), expected, rtol=2.0**-22)
+
+
 # ---- memory
 
 

@@ -1,8 +1,9 @@
 """Scaled dot-product attention, fused: the matrix of scores is never in memory as a whole.
 
-Arrays of float32 or float64 whose last two dimensions are (positions, features); the dimensions before them,
-such as batch and heads, broadcast. An array is taken as it lies where its last dimension is contiguous: heads
-that are a transposed view of (N, L, H, E) cost no copy, and a result lies in memory as its query does.
+Arrays of float32 or float64, on CUDA also of 16 bits, whose last two dimensions are (positions, features); the
+dimensions before them, such as batch and heads, broadcast. An array is taken as it lies where its last dimension
+is contiguous: heads that are a transposed view of (N, L, H, E) cost no copy, and a result lies in memory as its
+query does.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ from brasa.ops import _check
 __all__ = ["attention", "attention_backward"]
 
 _LARGEST = 2**64 - 1
+_FLOAT32 = np.dtype(np.float32)
+_MOST_FEATURES = 128  # that the kernels of 16 bits take
 
 
 def _operand(name: str, x: Any) -> Any:
     """`x` with at least two dimensions, the last one contiguous."""
-    x = _check.floating(name, x)
+    x = _check.device_floating(name, x)
     if x.ndim < 2:
         raise ValueError(
             f"{name}: expected at least 2 dimensions (..., positions, features), got shape {x.shape}"
@@ -63,14 +66,26 @@ def _operands(q: Any, k: Any, v: Any) -> tuple[Any, Any, Any]:
     return q, k, v
 
 
+def _computed_in(q: Any, v: Any) -> Any:
+    """The dtype that the kernels compute these operands from: float32 where 16 bits have too many features."""
+    wide = _backend.is_narrow(q.dtype) and max(q.shape[-1], v.shape[-1]) > _MOST_FEATURES
+    return _FLOAT32 if wide else q.dtype
+
+
+def _cast(dtype: Any, *arrays: Any) -> list[Any]:
+    return [x if x is None or x.dtype == dtype else _backend.cast(x, dtype) for x in arrays]
+
+
 def _mask(mask: Any, q: Any, k: Any) -> Any:
-    """`mask` as the kernels read it: bytes or elements of q's dtype, of the shape of the scores."""
+    """`mask` as the kernels read it: bytes or numbers of q's dtype, float32 beside 16 bits, of the scores' shape."""
     if mask is None:
         return None
     mask = _backend.as_array(mask, "mask")
     if mask.dtype == np.bool_:
         mask = mask.view(np.uint8)
-    elif mask.dtype != q.dtype:
+    elif mask.dtype == q.dtype:
+        mask = _cast(_check.wide(q.dtype), mask)[0]
+    elif mask.dtype != _check.wide(q.dtype):
         raise TypeError(f"mask: expected bool or {q.dtype} as q has, got {mask.dtype}")
     _backend.kernels(q, mask)
     return _broadcast("mask", mask, (*q.shape[:-1], k.shape[-2]))
@@ -113,14 +128,15 @@ def _attention(
     Parameters
     ----------
     q : array or Tensor
-        (..., L, E), queries. float32 or float64.
+        (..., L, E), queries. float32 or float64, on CUDA also float16 or bfloat16: products are then made on
+        tensor cores, sums in float32 (and everything in float32 where E or Ev is above 128).
     k : array or Tensor
         (..., S, E), keys.
     v : array or Tensor
         (..., S, Ev), values. The dimensions in front broadcast.
     mask : array, optional
         Broadcasts to (..., L, S). Booleans, True where a query may attend to a key, or numbers of the dtype of
-        `q` that are added to the scores. It has no gradient.
+        `q` (or float32 beside 16 bits) that are added to the scores. It has no gradient.
     causal : bool
         Whether query i may attend to the keys j <= i only; with a mask, both hold.
     scale : float, optional
@@ -148,7 +164,9 @@ def _attention(
     -----
     Vaswani et al. (2017), "Attention is all you need"; computed block by block as in Dao et al. (2022),
     "FlashAttention". A weight is off by at most 2 d + (2 min(S, 64) + S / 8 + 32) u of itself, where d bounds the
-    error of the row's scores, (E + 4) u scale sum(abs(q k)), and u is half a unit in the last place of 1.
+    error of the row's scores, (E + 4) u scale sum(abs(q k)), and u is half a unit in the last place of 1. With
+    16 bits u is float32's; each weight and the result are rounded to 16 bits besides. Of float32 on CUDA with up to
+    96 features, operands and weights are cut to tf32 where `brasa.set_matmul_precision` allows it.
 
     Examples
     --------
@@ -162,9 +180,12 @@ def _attention(
     q, k, v = _operands(q, k, v)
     bias = _mask(mask, q, k)
     numbers = _numbers(q, scale, dropout_p, seed, offset)
+    dtype = q.dtype
+    q, k, v = _cast(_computed_in(q, v), q, k, v)
     y = _laid_out(q, (*q.shape[:-1], v.shape[-1]))
-    log_sum = _backend.empty(q, q.shape[:-1]) if save else None
+    log_sum = _backend.empty(q, q.shape[:-1], dtype=_check.wide(dtype)) if save else None
     _backend.backend_of(q).kernels.attention_forward(q, k, v, bias, y, log_sum, bool(causal), *numbers)
+    [y] = _cast(dtype, y)
     return (y, (log_sum, mask)) if save else y
 
 
@@ -220,13 +241,15 @@ def attention_backward(
         raise ValueError(f"saved: expected the pair that save=True returned, got {saved!r}")
     shapes = [np.shape(x) for x in (q, k, v)]
     q, k, v = _operands(q, k, v)
-    dy, y, log_sum = _operand("dy", dy), _operand("y", y), _check.floating("saved", saved[0])
-    _check.same_dtype(q=q, dy=dy, y=y, saved=log_sum)
+    dy, y, log_sum = _operand("dy", dy), _operand("y", y), _check.vector("saved", saved[0], q=q)
+    _check.same_dtype(q=q, dy=dy, y=y)
     result = (*q.shape[:-1], v.shape[-1])
     _check.shape("dy", dy, result)
     _check.shape("y", y, result)
     _check.shape("saved", log_sum, q.shape[:-1])
     numbers = _numbers(q, scale, dropout_p, seed, offset)
+    dtype, bias = q.dtype, _mask(saved[1], q, k)
+    dy, q, k, v, y = _cast(_computed_in(q, v), dy, q, k, v, y)
     gradients = [_laid_out(x, x.shape) if wanted else None for x, wanted in zip((q, k, v), mask)]
     if any(mask):
         _backend.backend_of(q).kernels.attention_backward(
@@ -234,13 +257,14 @@ def attention_backward(
             q,
             k,
             v,
-            _mask(saved[1], q, k),
+            bias,
             y,
             _backend.contiguous(log_sum),
             *gradients,
             bool(causal),
             *numbers,
         )
+    gradients = _cast(dtype, *gradients)
     dq, dk, dv = (None if g is None else unbroadcast(g, shape) for g, shape in zip(gradients, shapes))
     return dq, dk, dv
 
