@@ -22,15 +22,19 @@ from brasa._tape import Operator, is_tensor
 
 __all__ = ["autocast", "in_float32", "narrow_dtype"]
 
-# Products and convolutions: these arguments are cast from float32 to 16 bits. A bias stays
-# float32, as the kernels take it.
-_NARROW = {"matmul": ("a", "b", "residual"), "conv2d": ("x", "weight", "residual")}
+# Products, convolutions and attention: these arguments are cast from float32 to 16 bits. A bias and a mask
+# stay float32, as the kernels take them.
+_NARROW = {
+    "attention": ("q", "k", "v"),
+    "conv2d": ("x", "weight", "residual"),
+    "matmul": ("a", "b", "residual"),
+}
 
 # Where 16 bits lose too much, or where no kernel takes them: 16 bits are cast up to float32.
 _WIDE = {
-    "attention", "bce", "ctc_loss", "divide_into", "exp", "expm1", "gru", "gru_cell", "layer_norm", "log",
-    "log1p", "log_softmax", "lstm", "lstm_cell", "power", "raise_from", "raise_to", "rnn", "rnn_cell", "softmax",
-    "sum",
+    "bce", "ctc_loss", "divide_into", "exp", "expm1", "gru", "gru_cell", "layer_norm",
+    "log", "log1p", "log_softmax", "lstm", "lstm_cell", "power", "raise_from", "raise_to", "rnn", "rnn_cell",
+    "softmax", "sum",
 }  # fmt: skip
 
 # The arguments of every other operator get the widest dtype among them; of these, only the ones named, as they
@@ -145,13 +149,12 @@ def _softplus_kind() -> int:
 class autocast(ContextDecorator):
     """Compute products in 16 bits on a device, in this block or in calls of the function it decorates.
 
-    Weights and their gradients stay float32. The arguments of products (`ops.matmul`, fully connected
-    layers) and convolutions are cast to `dtype` where they are float32, so that their results, and what
-    activations, dropout, pooling and batch norms make of them, have 16 bits; the weights of norms stay
-    float32. Softmax, exponentials, logarithms, powers, sums, layer norms and losses are computed in
-    float32, as are attention and recurrent layers, whose kernels take no 16 bits yet. Where float32 meets
-    16 bits the result is float32. float64 is left alone, and so are arrays on the CPU: there the block
-    changes nothing.
+    Weights and their gradients stay float32. The arguments of products (`ops.matmul`, fully connected layers),
+    convolutions and attention are cast to `dtype` where they are float32, so that their results, and what
+    activations, dropout, pooling and batch norms make of them, have 16 bits; the weights of norms stay float32.
+    Softmax, exponentials, logarithms, powers, sums, layer norms and losses are computed in float32, as are recurrent
+    layers, whose kernels take no 16 bits yet. Where float32 meets 16 bits the result is float32.
+    float64 is left alone, and so are arrays on the CPU: there the block changes nothing.
 
     The cast of a weight is kept until the weight changes, its gradient was taken, or the outermost block ends.
     ``backward`` may be called inside or outside: gradients are computed in the dtypes of the forward pass.

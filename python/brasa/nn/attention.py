@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from brasa import ops
-from brasa._backend import namespace
+from brasa._backend import cast, is_narrow, namespace
 from brasa._shape import thirds
 from brasa.nn import functional as F
 from brasa.nn import init
@@ -15,6 +15,7 @@ from brasa.nn._arguments import check_positive, new_parameter
 from brasa.nn._state import as_array
 from brasa.nn.linear import Linear
 from brasa.nn.module import Module
+from brasa.ops._check import wide
 from brasa.tensor import Tensor, cat
 
 __all__ = ["MultiheadAttention"]
@@ -24,14 +25,14 @@ __all__ = ["MultiheadAttention"]
 
 
 def _mask_array(name: str, mask: Any, like: Any, *shapes: tuple[int, ...]) -> Any:
-    """`mask`, True or -inf where there is no attention, of bool or the dtype of `like` and one of these shapes."""
+    """`mask`, True or -inf where there is no attention, of bool or what `like` is computed in, and of these shapes."""
     mask = as_array(mask)
     if tuple(mask.shape) not in shapes:
         wanted = " or ".join(map(str, shapes))
         raise ValueError(f"{name}: expected shape {wanted}, got {tuple(mask.shape)}")
     if mask.dtype.kind not in "bf":
         raise TypeError(f"{name}: expected bool or floating numbers, got {mask.dtype}")
-    return mask if mask.dtype.kind == "b" else mask.astype(like.dtype, copy=False)
+    return mask if mask.dtype.kind == "b" else mask.astype(wide(like.dtype), copy=False)
 
 
 def _joined(first: Any, second: Any, like: Any) -> Any:
@@ -49,7 +50,8 @@ def _added(mask: Any, like: Any) -> Any:
     if mask.dtype.kind == "f":
         return mask
     xp = namespace(mask)
-    return xp.where(mask, xp.asarray(-np.inf, like.dtype), xp.asarray(0, like.dtype))
+    dtype = wide(like.dtype)
+    return xp.where(mask, xp.asarray(-np.inf, dtype), xp.asarray(0, dtype))
 
 
 # Multi-head -------------------------------------------------------------------------------------------
@@ -308,6 +310,8 @@ class MultiheadAttention(Module):
         else:
             sees = (added > -np.inf).any(axis=-1, keepdims=True)  # a row that sees nothing would be NaN
             added = namespace(added).where(sees, added, added.dtype.type(0))
+            if is_narrow(weights.dtype):
+                added = cast(added, weights.dtype)
             weights = ops.softmax(weights + added) * sees.astype(added.dtype)
         weights = F.dropout(weights, self.dropout, self.training)
         return ops.matmul(weights, v), weights
