@@ -80,6 +80,10 @@ def attention(peers: Peers, _: Sequence[str]) -> Iterator[Case]:
         for shape in ((16, 12, 512, 64), (8, 16, 1024, 64), (2, 16, 4096, 64)):
             yield cases.attention(*shape, peers, backward=backward)
         yield cases.attention(8, 16, 1024, 64, peers, causal=True, backward=backward)
+        half = "bfloat16"
+        for shape in ((16, 12, 512, 64), (8, 16, 1024, 64), (2, 16, 4096, 64), (2, 16, 4096, 128)):
+            for causal in (False, True):
+                yield cases.attention(*shape, peers, causal=causal, backward=backward, dtype=half)
 
 
 def loss(peers: Peers, _: Sequence[str]) -> Iterator[Case]:

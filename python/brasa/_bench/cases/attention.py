@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from brasa import ops
+from brasa import _backend, ops
+from brasa._autocast import narrow_dtype
 from brasa._bench.cases.contestants import Peers, array, jax_call, tensor, torch_autograd
 from brasa._bench.harness import Call, Case
 
@@ -18,12 +19,15 @@ def attention(
     *,
     causal: bool = False,
     backward: bool = False,
+    dtype: str = "float32",
 ) -> Case:
     """Attention of as many keys as queries, forward or with all gradients; PyTorch's is its fused one."""
+    narrow = dtype != "float32"
 
     def make() -> dict[str, Call]:
         shape = batch, heads, length, features
-        q, k, v, dy = (array(*shape, seed=i) for i in range(4))
+        drawn = [array(*shape, seed=i) for i in range(4)]
+        q, k, v, dy = (_backend.cast(x, narrow_dtype(dtype)) for x in drawn) if narrow else drawn
 
         def both() -> Any:
             y, saved = ops.attention(q, k, v, causal=causal, save=True)
@@ -35,14 +39,14 @@ def attention(
         if "torch" in against:
             import torch
 
-            leaves = [tensor(x) for x in (q, k, v)]
+            *leaves, slope = (tensor(x).to(getattr(torch, dtype)) for x in drawn)
 
             def theirs(q: Any, k: Any, v: Any) -> Any:
                 return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal)
 
             calls["torch"] = lambda: theirs(*leaves)
             if backward:
-                calls["torch"] = torch_autograd(theirs, leaves, tensor(dy))
+                calls["torch"] = torch_autograd(theirs, leaves, slope)
         if "jax" in against and not backward:
             import jax
 
@@ -56,7 +60,7 @@ def attention(
 
     pairs = batch * heads * (length * (length + 1) // 2 if causal else length * length)
     products = 7 if backward else 2  # of the matrix of scores' size, two flops a multiply-add
-    kind = f"{'causal ' if causal else ''}{'fwd+bwd ' if backward else ''}"
-    size = 4.0 * batch * heads * length * features
+    kind = f"{dtype + ' ' if narrow else ''}{'causal ' if causal else ''}{'fwd+bwd ' if backward else ''}"
+    size = (2.0 if narrow else 4.0) * batch * heads * length * features
     name = f"attention {kind}{batch}x{heads}x{length}x{features}"
     return Case("attention", name, make, 2.0 * products * pairs * features, (12 if backward else 4) * size)
