@@ -27,6 +27,8 @@
 #include <type_traits>
 #include <utility>
 
+#include "core/context.h"
+
 #if defined(__CUDACC__)
 #include <cooperative_groups.h>
 #include <cuda_runtime.h>
@@ -46,6 +48,7 @@ using stream_t = cudaStream_t;
 /// The compiler knows neither this 64-bit integer nor what memory holds from here on.
 #define BRASA_FORGET(integer) asm volatile("" : "+l"(integer)::"memory")
 #else
+#include "emulator/capture.h"
 #include "emulator/cuda_builtins.h"
 #include "emulator/cuda_math.h"
 #include "emulator/runtime.h"
@@ -179,18 +182,22 @@ void launch(const LaunchConfig& config, void (*kernel)(Parameters...), Arguments
   struct Call {
     void (*kernel)(Parameters...);
     std::tuple<std::remove_cv_t<Parameters>...> arguments;
-  } call{kernel, {static_cast<Parameters>(arguments)...}};
-  emulator::run_grid(
-      {.grid = config.grid,
-       .block = config.block,
-       .dynamic_shared = config.smem,
-       .cooperative = config.cooperative,
-       .cluster = config.cluster},
-      [](void* closure) {
-        auto& call = *static_cast<Call*>(closure);
-        std::apply(call.kernel, call.arguments);
-      },
-      &call);
+  };
+  const emulator::Grid grid{.grid = config.grid,
+                            .block = config.block,
+                            .dynamic_shared = config.smem,
+                            .cooperative = config.cooperative,
+                            .cluster = config.cluster};
+  Call call{kernel, {static_cast<Parameters>(arguments)...}};
+  emulator::enqueue(config.stream, [grid, call]() mutable {
+    emulator::run_grid(
+        grid,
+        [](void* closure) {
+          auto& call = *static_cast<Call*>(closure);
+          std::apply(call.kernel, call.arguments);
+        },
+        &call);
+  });
 }
 
 /// Few, so that tests with small arrays meet both what fits and what does not.
@@ -198,11 +205,13 @@ template <class... Parameters> int64_t resident_blocks(void (*)(Parameters...), 
   return emulator::resident_blocks(smem);
 }
 
-inline void memset_async(void* pointer, int value, size_t bytes, stream_t) {
-  emulator::device_fill(pointer, value, bytes);
+inline void memset_async(void* pointer, int value, size_t bytes, stream_t stream) {
+  emulator::enqueue(stream, [=] { emulator::device_fill(pointer, value, bytes); });
 }
 
-inline void synchronize(stream_t) {}
+inline void synchronize(stream_t stream) {
+  emulator::refuse_while_capturing(stream, "synchronize");
+}
 
 BRASA_DEVICE_FN void grid_sync(emulator::Location where = emulator::Location::current()) {
   emulator::grid_barrier(where);
@@ -280,6 +289,11 @@ template <class T, class F> BRASA_DEVICE_FN void for_packs(int64_t n, bool packs
   for (int64_t i = thread; i < whole; i += stride) f.template operator()<kLanes>(i * kLanes);
 #pragma unroll 1
   for (int64_t i = whole * kLanes + thread; i < n; i += stride) f.template operator()<1>(i);
+}
+
+/// The number that a launch was passed, or that device memory holds.
+BRASA_DEVICE_FN uint64_t read(const Word& word) {
+  return word.at ? *word.at : word.value;
 }
 
 /// Number of this thread in its block, x fastest; and threads per block.

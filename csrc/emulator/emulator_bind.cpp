@@ -4,14 +4,27 @@
 
 #include <string>
 
+#include "emulator/capture.h"
 #include "emulator/runtime.h"
 
 namespace py = pybind11;
 
 namespace brasa {
 
+namespace emulator = simt::emulator;
+
+// Streams are the numbers that the module `emulated` gives them; 0 is the default stream.
+static void bind_capture(py::module_& m) {
+  const auto stream = [](uintptr_t number) { return reinterpret_cast<const void*>(number); };
+  m.def("_begin_capture", [=](uintptr_t s) { emulator::begin_capture(stream(s)); });
+  m.def("_captured", [=](uintptr_t s) { return emulator::captured(stream(s)); });
+  m.def("_end_capture", [=](uintptr_t s) { return emulator::end_capture(stream(s)); });
+  m.def("_replay", &emulator::replay, py::call_guard<py::gil_scoped_release>());
+  m.def("_forget", &emulator::forget);
+}
+
 void bind_emulator(py::module_& m) {
-  namespace emulator = simt::emulator;
+  bind_capture(m);
   m.def(
       "alloc",
       [](size_t nbytes) { return reinterpret_cast<uintptr_t>(emulator::device_alloc(nbytes)); },
