@@ -69,7 +69,7 @@ struct AttentionParams {
   AttentionStrides q, k, v, y;
   bool causal;  ///< key j is hidden from the queries i < j
   double scale, dropout;
-  uint64_t seed, offset;  ///< of dropout; element i of the scores is as in core/random.h
+  Word seed, offset;  ///< of dropout; element i of the scores is as in core/random.h
 };
 
 /// The gradients that come and those that are wanted (others null), with their strides.

@@ -30,7 +30,7 @@ AttentionStrides output_strides(const ArrayView& x, const ArrayView& q, int64_t 
 }
 
 AttentionParams read_params(const In& q, const In& k, const In& v, const ArrayView& y, bool causal,
-                            double scale, double dropout, uint64_t seed, uint64_t offset) {
+                            double scale, double dropout, Word seed, Word offset) {
   const int rank = q.rank - 2;
   BRASA_REQUIRE(rank >= 0 && rank <= kMaxAttentionBatch, "2 to 8 dimensions needed");
   BRASA_REQUIRE(k.rank == q.rank && v.rank == q.rank, "ranks differ");
@@ -96,7 +96,7 @@ void bind_forward(py::module_& m) {
   m.def(
       "attention_forward",
       [](In q, In k, In v, OptionalIn mask, Out y, OptionalOut log_sum, bool causal, double scale,
-         double dropout, uint64_t seed, uint64_t offset) {
+         double dropout, Word seed, Word offset) {
         AttentionParams p = read_params(q, k, v, y, causal, scale, dropout, seed, offset);
         p.y = output_strides(y, q, p.l, p.ev);
         if (log_sum) require_log_sum(log_sum, q);
@@ -128,8 +128,7 @@ void bind_backward(py::module_& m) {
   m.def(
       "attention_backward",
       [](In dy, In q, In k, In v, OptionalIn mask, In y, In log_sum, OptionalOut dq, OptionalOut dk,
-         OptionalOut dv, bool causal, double scale, double dropout, uint64_t seed,
-         uint64_t offset) {
+         OptionalOut dv, bool causal, double scale, double dropout, Word seed, Word offset) {
         AttentionParams p = read_params(q, k, v, y, causal, scale, dropout, seed, offset);
         p.y = strides_of(y, q, p.l, p.ev);
         require_same_dtype(q, dy);

@@ -195,12 +195,12 @@ static void load_kept(const AttentionPosition<T>& a, const QueryBlock& q, const 
                       const AttentionScratch<T>& own) {
   constexpr int64_t kWords = (kKeys + 4 + 31) / 32 * 32;
   alignas(64) uint32_t words[kWords];
-  const PhiloxKeys keys(a.p.seed);
+  const PhiloxKeys keys(a.p.seed.value);
   const uint64_t threshold = philox::threshold(a.p.dropout);
   const T scale = threshold > 0xffffffffu ? T(0) : T(1 / (1 - a.p.dropout));
   for (int64_t i = 0; i < q.live; ++i) {
     const int64_t first = (a.index * a.p.l + q.first + i) * a.p.s + k.first;
-    philox_words(keys, a.p.offset + uint64_t(first / 4), kWords, words);
+    philox_words(keys, a.p.offset.value + uint64_t(first / 4), kWords, words);
     for (int64_t j = 0; j < k.live; ++j)
       own.rows[i * kKeys + j] = words[first % 4 + j] < threshold ? T(0) : scale;
   }

@@ -287,7 +287,7 @@ template <bool kAcross> struct MmaScores {
       const auto element = uint64_t((index * p.l + i) * p.s + j);
       if (element / 4 != counter) {
         counter = element / 4;
-        philox_words(p.seed, p.offset + counter, word);
+        philox_words(simt::read(p.seed), simt::read(p.offset) + counter, word);
       }
       const auto which = unsigned(element % 4);
       const uint32_t low = which & 1 ? word[1] : word[0], high = which & 1 ? word[3] : word[2];

@@ -199,7 +199,7 @@ template <class T> struct Scores {
       const int64_t j = key + place<T>(thread_column<AttentionTile<T>>(), e % kPer);
       const auto element = uint64_t((index * p.l + i) * p.s + j);
       uint32_t word[4];
-      philox_words(p.seed, p.offset + element / 4, word);
+      philox_words(simt::read(p.seed), simt::read(p.offset) + element / 4, word);
       const auto which = unsigned(element % 4);
       const uint32_t low = which & 1 ? word[1] : word[0], high = which & 1 ? word[3] : word[2];
       bits |= unsigned((which & 2 ? high : low) >= dropout.threshold) << e;

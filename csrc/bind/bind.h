@@ -97,6 +97,28 @@ template <> struct type_caster<brasa::Out> : view_caster<brasa::Out, true, false
 template <> struct type_caster<brasa::OptionalIn> : view_caster<brasa::OptionalIn, false, true> {};
 template <> struct type_caster<brasa::OptionalOut> : view_caster<brasa::OptionalOut, true, true> {};
 
+/// An integer, or a device array of one int64.
+template <> struct type_caster<brasa::Word> {
+  PYBIND11_TYPE_CASTER(brasa::Word, const_name("int"));
+  bool load(handle source, bool) {
+    value = {0, nullptr};
+    if (PyLong_Check(source.ptr())) {
+      value.value = PyLong_AsUnsignedLongLong(source.ptr());
+      if (!PyErr_Occurred()) return true;
+      PyErr_Clear();
+      return false;
+    }
+#if defined(BRASA_FOR_CUDA)
+    brasa::In view;
+    if (!brasa::load_view(source, view, false) || view.dtype != brasa::DType::int64) return false;
+    value.at = view.as<const uint64_t>();
+    return view.size == 1;
+#else
+    return false;
+#endif
+  }
+};
+
 /// (kind, alpha, beta), or None.
 template <> struct type_caster<brasa::Activation> {
   PYBIND11_TYPE_CASTER(brasa::Activation, const_name("tuple"));

@@ -1,7 +1,19 @@
 // What the CUDA modules have beside the operators.
 #include "bind/bind.h"
+#include "core/words.h"
 
 namespace brasa {
+
+/// Writes the bytes of `words`, a NumPy array of 64-bit numbers, to the beginning of `to`.
+static void store_words(const py::buffer& words, const Out& to) {
+  const py::buffer_info source = words.request();
+  BRASA_REQUIRE(source.itemsize == 8 && source.ndim == 1, "64-bit numbers needed");
+  BRASA_REQUIRE(source.size <= kMostWords && source.size <= to.size, "too many words");
+  require_dtype(to, DType::int64);
+  require_c_order(to);
+  cuda::store_words(make_context(to), static_cast<const uint64_t*>(source.ptr), int(source.size),
+                    to.as<uint64_t>());
+}
 
 void bind_device(py::module_& m) {
   m.def("layout", [](const In& x) { return int(layout_of(x)); }, "x"_a);
@@ -11,6 +23,8 @@ void bind_device(py::module_& m) {
         callbacks() = {std::move(current_stream), std::move(allocate)};
       },
       "current_stream"_a, "allocate"_a);
+  m.attr("_MOST_WORDS") = kMostWords;
+  m.def("_store_words", &store_words, "words"_a, "to"_a);
   m.def("_set_tf32", [](bool on) { math_mode() = on ? MathMode::tf32 : MathMode::ieee; }, "on"_a);
 }
 

@@ -19,4 +19,11 @@ struct Context {
   MathMode math_mode;  ///< unused on the CPU
 };
 
+/// A number that a kernel is passed, or reads from the device when it runs: a captured launch is
+/// repeated with the same arguments, but finds in memory what was written since.
+struct Word {
+  uint64_t value;
+  const uint64_t* at;  ///< in device memory; null on the CPU
+};
+
 }  // namespace brasa

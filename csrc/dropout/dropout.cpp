@@ -39,11 +39,11 @@ void drop(const uint32_t* words, uint32_t threshold, T scale, int64_t n, const T
 template <bool kStream, class T>
 void drop_range(const T* x, T* y, DropoutParams params, int64_t begin, int64_t end) {
   alignas(64) uint32_t words[kWords];
-  const PhiloxKeys keys(params.seed);
+  const PhiloxKeys keys(params.seed.value);
   const uint32_t threshold = uint32_t(philox::threshold(params.p));
   for (int64_t i = begin; i < end; i += kWords) {
     const int64_t live = end - i < kWords ? end - i : kWords;
-    philox_words(keys, params.offset + uint64_t(i / 4), (live + 31) / 32 * 32, words);
+    philox_words(keys, params.offset.value + uint64_t(i / 4), (live + 31) / 32 * 32, words);
     drop<kStream>(words, threshold, T(1 / (1 - params.p)), live, x + i, y + i);
   }
   if (kStream) finish_streaming();

@@ -12,9 +12,10 @@ template <class T> constexpr int kPerThread = simt::kPackLanes<T> < 4 ? 4 : simt
 
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    dropout_kernel(const T* x, T* y, int64_t n, bool packs, uint64_t seed, uint64_t offset,
+    dropout_kernel(const T* x, T* y, int64_t n, bool packs, Word seed_word, Word offset_word,
                    uint64_t threshold, Wide<T> scale) {
   constexpr int kLanes = simt::kPackLanes<T>, kMine = kPerThread<T>;
+  const uint64_t seed = simt::read(seed_word), offset = simt::read(offset_word);
   const int64_t stride = int64_t(gridDim.x) * kThreads * kMine;
   for (int64_t i = (int64_t(blockIdx.x) * kThreads + threadIdx.x) * kMine; i < n; i += stride) {
     uint32_t words[kMine / 4][4];

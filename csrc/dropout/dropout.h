@@ -14,7 +14,7 @@ namespace brasa {
 
 struct DropoutParams {
   double p;  ///< probability of dropping an element, in [0, 1]
-  uint64_t seed, offset;
+  Word seed, offset;
 };
 
 }  // namespace brasa

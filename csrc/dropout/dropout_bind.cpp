@@ -6,7 +6,7 @@ namespace brasa {
 void bind_dropout(py::module_& m) {
   m.def(
       "dropout_forward",
-      [](In x, Out y, double p, uint64_t seed, uint64_t offset) {
+      [](In x, Out y, double p, Word seed, Word offset) {
         require_same_dtype(x, y);
         require_same_dense_layout(x, y);
         BRASA_REQUIRE(p >= 0 && p <= 1, "p is no probability");

@@ -77,19 +77,22 @@ template <class T> bool unscale_range(T* g, T scale, int64_t begin, int64_t end)
 
 }  // namespace
 
-template <class T> void sgd_step(Context ctx, StepList<T> list, SgdParams params) {
+template <class T> void sgd_step(Context ctx, StepList<T> list, SgdParams params, StepNumbers) {
   step_all(ctx, list, params);
 }
-template <class T> void adam_step(Context ctx, StepList<T> list, AdamParams params) {
+template <class T> void adam_step(Context ctx, StepList<T> list, AdamParams params, StepNumbers) {
   step_all(ctx, list, params);
 }
-template <class T> void rmsprop_step(Context ctx, StepList<T> list, RmspropParams params) {
+template <class T>
+void rmsprop_step(Context ctx, StepList<T> list, RmspropParams params, StepNumbers) {
   step_all(ctx, list, params);
 }
-template <class T> void adagrad_step(Context ctx, StepList<T> list, AdagradParams params) {
+template <class T>
+void adagrad_step(Context ctx, StepList<T> list, AdagradParams params, StepNumbers) {
   step_all(ctx, list, params);
 }
-template <class T> void adadelta_step(Context ctx, StepList<T> list, AdadeltaParams params) {
+template <class T>
+void adadelta_step(Context ctx, StepList<T> list, AdadeltaParams params, StepNumbers) {
   step_all(ctx, list, params);
 }
 

@@ -13,6 +13,17 @@ template <class T> struct StepTable {
   int count;
 };
 
+/// `params` with the numbers that the device has.
+template <class Params> BRASA_DEVICE_FN Params read_params(Params params, StepNumbers numbers) {
+  if (numbers.all) {
+    auto* const number = reinterpret_cast<double*>(&params);
+#pragma unroll
+    for (int i = 0; i < Params::kNumbers; ++i) number[i] = numbers.all[i];
+  }
+  if (numbers.scale) params.scale = *numbers.scale;
+  return params;
+}
+
 /// f(tensor, i) for the elements of this block's chunk.
 template <class T, class F> BRASA_DEVICE_FN void for_chunk(const StepTable<T>& table, const F& f) {
   // The tensor of the chunk: the last one whose first chunk is not after it.
@@ -30,8 +41,10 @@ template <class T, class F> BRASA_DEVICE_FN void for_chunk(const StepTable<T>& t
   for (int64_t i = from + threadIdx.x; i < to; i += kThreads) f(t, i);
 }
 
-template <class T, class Rule>
-__global__ void __launch_bounds__(kThreads, 2) step_kernel(StepTable<T> table, Rule rule) {
+template <class T, class Rule, class Params>
+__global__ void __launch_bounds__(kThreads, 2)
+    step_kernel(StepTable<T> table, Params params, StepNumbers numbers) {
+  const Rule rule(read_params(params, numbers));
   for_chunk(table, [&](const StepTensor<T>& t, int64_t i) {
     T p = t.param[i], s[kStepStates] = {};
 #pragma unroll
@@ -82,26 +95,31 @@ void launch_tables(Context ctx, const StepList<T>& list, Kernel kernel,
 }
 
 template <class T, class Params>
-void step_all(Context ctx, StepList<T> list, const Params& params) {
-  with_rule<T>(params, [&]<class Rule>(const Rule& rule) {
-    launch_tables(ctx, list, step_kernel<T, Rule>, rule);
+void step_all(Context ctx, StepList<T> list, const Params& params, StepNumbers numbers) {
+  with_rule<T>(params, [&]<class Rule>(const Rule&) {
+    launch_tables(ctx, list, step_kernel<T, Rule, Params>, params, numbers);
   });
 }
 
-template <class T> void sgd_step(Context ctx, StepList<T> list, SgdParams params) {
-  step_all(ctx, list, params);
+template <class T>
+void sgd_step(Context ctx, StepList<T> list, SgdParams params, StepNumbers numbers) {
+  step_all(ctx, list, params, numbers);
 }
-template <class T> void adam_step(Context ctx, StepList<T> list, AdamParams params) {
-  step_all(ctx, list, params);
+template <class T>
+void adam_step(Context ctx, StepList<T> list, AdamParams params, StepNumbers numbers) {
+  step_all(ctx, list, params, numbers);
 }
-template <class T> void rmsprop_step(Context ctx, StepList<T> list, RmspropParams params) {
-  step_all(ctx, list, params);
+template <class T>
+void rmsprop_step(Context ctx, StepList<T> list, RmspropParams params, StepNumbers numbers) {
+  step_all(ctx, list, params, numbers);
 }
-template <class T> void adagrad_step(Context ctx, StepList<T> list, AdagradParams params) {
-  step_all(ctx, list, params);
+template <class T>
+void adagrad_step(Context ctx, StepList<T> list, AdagradParams params, StepNumbers numbers) {
+  step_all(ctx, list, params, numbers);
 }
-template <class T> void adadelta_step(Context ctx, StepList<T> list, AdadeltaParams params) {
-  step_all(ctx, list, params);
+template <class T>
+void adadelta_step(Context ctx, StepList<T> list, AdadeltaParams params, StepNumbers numbers) {
+  step_all(ctx, list, params, numbers);
 }
 
 template <class T>

@@ -40,11 +40,15 @@ template <class T> struct StepList {
   int64_t count, chunks, elements;
 };
 
+// The numbers of a rule, doubles first: as many as kNumbers may be read from the device (see
+// StepNumbers).
 struct SgdParams {
+  static constexpr int kNumbers = 5;
   double lr, momentum, dampening, weight_decay, scale;
   bool nesterov;
 };
 struct AdamParams {
+  static constexpr int kNumbers = 8;
   double step_size;  ///< lr / (1 - beta1^t)
   double beta1, beta2, eps;
   double root_correction;  ///< 1 / sqrt(1 - beta2^t)
@@ -53,30 +57,40 @@ struct AdamParams {
   double scale;
 };
 struct RmspropParams {
+  static constexpr int kNumbers = 6;
   double lr, alpha, eps, weight_decay, momentum, scale;
   bool centered;
 };
 struct AdagradParams {
+  static constexpr int kNumbers = 4;
   double lr;  ///< of this step, decayed
   double weight_decay, eps, scale;
 };
 struct AdadeltaParams {
+  static constexpr int kNumbers = 5;
   double lr, rho, eps, weight_decay, scale;
+};
+
+/// Where the device has numbers that take the place of those passed: all of a rule, or its scale
+/// (which wins). Null where it has not, and on the CPU.
+struct StepNumbers {
+  const double* all;
+  const double* scale;
 };
 
 }  // namespace brasa
 
 /// state[0]: the momentum buffers; unused without momentum.
-BRASA_KERNEL(sgd_step, StepList<T> list, SgdParams params)
+BRASA_KERNEL(sgd_step, StepList<T> list, SgdParams params, StepNumbers numbers)
 /// state[0], [1]: the averages of the gradient and of its square.
-BRASA_KERNEL(adam_step, StepList<T> list, AdamParams params)
+BRASA_KERNEL(adam_step, StepList<T> list, AdamParams params, StepNumbers numbers)
 /// state[0]: average of squares; then, each if it is wanted, the momentum buffer and the average
 /// gradient.
-BRASA_KERNEL(rmsprop_step, StepList<T> list, RmspropParams params)
+BRASA_KERNEL(rmsprop_step, StepList<T> list, RmspropParams params, StepNumbers numbers)
 /// state[0]: sum of squares.
-BRASA_KERNEL(adagrad_step, StepList<T> list, AdagradParams params)
+BRASA_KERNEL(adagrad_step, StepList<T> list, AdagradParams params, StepNumbers numbers)
 /// state[0], [1]: averages of the squares of gradients and of steps.
-BRASA_KERNEL(adadelta_step, StepList<T> list, AdadeltaParams params)
+BRASA_KERNEL(adadelta_step, StepList<T> list, AdadeltaParams params, StepNumbers numbers)
 
 /// param[i] *= scale, and found[0] = 1 where one was infinite or NaN: the gradients of a scaled
 /// loss stand in `param`, and nothing else is used. A scale of 1 only looks.

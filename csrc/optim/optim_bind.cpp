@@ -148,81 +148,107 @@ class Operands {
   std::vector<NamedArrays> states_;
 };
 
+/// The device's numbers: `all` as many as Params has, `scale` one.
+template <class Params> StepNumbers device_numbers(const OptionalIn& all, const OptionalIn& scale) {
+#if !defined(BRASA_FOR_CUDA)
+  BRASA_REQUIRE(!all && !scale, "numbers in device memory are for CUDA");
+#endif
+  if (all) {
+    require_dtype(all, DType::float64);
+    require_c_order(all);
+    BRASA_REQUIRE(all.size >= Params::kNumbers, "too few numbers");
+  }
+  if (scale) {
+    require_dtype(scale, DType::float64);
+    BRASA_REQUIRE(scale.size == 1, "one scale needed");
+  }
+  return {all.as<const double>(), scale.as<const double>()};
+}
+
 }  // namespace
 
-// Every step returns what Operands::step does.
+// Every step returns what Operands::step does. Its numbers come in the order of its Params.
 void bind_optim(py::module_& m) {
   using Arrays = py::handle;
   m.def(
       "sgd_step",
       [](Arrays params, Arrays grads, Arrays buffers, double lr, double momentum, double dampening,
-         double weight_decay, bool nesterov, double scale) {
+         double weight_decay, double scale, bool nesterov, OptionalIn numbers,
+         OptionalIn scale_at) {
+        const StepNumbers n = device_numbers<SgdParams>(numbers, scale_at);
         const SgdParams p{lr, momentum, dampening, weight_decay, scale, nesterov};
         std::vector<NamedArrays> states;
         if (momentum != 0) states.emplace_back("buffers", buffers);
         return Operands(params, grads, std::move(states))
-            .step(
-                [&]<class T>(Context ctx, StepList<T> list) { device::sgd_step<T>(ctx, list, p); });
+            .step([&]<class T>(Context ctx, StepList<T> list) {
+              device::sgd_step<T>(ctx, list, p, n);
+            });
       },
       "params"_a, "grads"_a, "buffers"_a, "lr"_a, "momentum"_a, "dampening"_a, "weight_decay"_a,
-      "nesterov"_a, "scale"_a);
+      "scale"_a, "nesterov"_a, "numbers"_a, "scale_at"_a);
 
   m.def(
       "adam_step",
       [](Arrays params, Arrays grads, Arrays exp_avg, Arrays exp_avg_sq, double step_size,
          double beta1, double beta2, double eps, double root_correction, double weight_decay,
-         double decay, double scale) {
+         double decay, double scale, OptionalIn numbers, OptionalIn scale_at) {
+        const StepNumbers n = device_numbers<AdamParams>(numbers, scale_at);
         const AdamParams p{step_size,       beta1,        beta2, eps,
                            root_correction, weight_decay, decay, scale};
         return Operands(params, grads, {{"exp_avg", exp_avg}, {"exp_avg_sq", exp_avg_sq}})
             .step([&]<class T>(Context ctx, StepList<T> list) {
-              device::adam_step<T>(ctx, list, p);
+              device::adam_step<T>(ctx, list, p, n);
             });
       },
       "params"_a, "grads"_a, "exp_avg"_a, "exp_avg_sq"_a, "step_size"_a, "beta1"_a, "beta2"_a,
-      "eps"_a, "root_correction"_a, "weight_decay"_a, "decay"_a, "scale"_a);
+      "eps"_a, "root_correction"_a, "weight_decay"_a, "decay"_a, "scale"_a, "numbers"_a,
+      "scale_at"_a);
 
   m.def(
       "rmsprop_step",
       [](Arrays params, Arrays grads, Arrays square_avg, Arrays momentum_buffer, Arrays grad_avg,
-         double lr, double alpha, double eps, double weight_decay, double momentum, bool centered,
-         double scale) {
+         double lr, double alpha, double eps, double weight_decay, double momentum, double scale,
+         bool centered, OptionalIn numbers, OptionalIn scale_at) {
+        const StepNumbers n = device_numbers<RmspropParams>(numbers, scale_at);
         const RmspropParams p{lr, alpha, eps, weight_decay, momentum, scale, centered};
         std::vector<NamedArrays> states{{"square_avg", square_avg}};
         if (momentum != 0) states.emplace_back("momentum_buffer", momentum_buffer);
         if (centered) states.emplace_back("grad_avg", grad_avg);
         return Operands(params, grads, std::move(states))
             .step([&]<class T>(Context ctx, StepList<T> list) {
-              device::rmsprop_step<T>(ctx, list, p);
+              device::rmsprop_step<T>(ctx, list, p, n);
             });
       },
       "params"_a, "grads"_a, "square_avg"_a, "momentum_buffer"_a, "grad_avg"_a, "lr"_a, "alpha"_a,
-      "eps"_a, "weight_decay"_a, "momentum"_a, "centered"_a, "scale"_a);
+      "eps"_a, "weight_decay"_a, "momentum"_a, "scale"_a, "centered"_a, "numbers"_a, "scale_at"_a);
 
   m.def(
       "adagrad_step",
       [](Arrays params, Arrays grads, Arrays state_sum, double lr, double weight_decay, double eps,
-         double scale) {
+         double scale, OptionalIn numbers, OptionalIn scale_at) {
+        const StepNumbers n = device_numbers<AdagradParams>(numbers, scale_at);
         const AdagradParams p{lr, weight_decay, eps, scale};
         return Operands(params, grads, {{"state_sum", state_sum}})
             .step([&]<class T>(Context ctx, StepList<T> list) {
-              device::adagrad_step<T>(ctx, list, p);
+              device::adagrad_step<T>(ctx, list, p, n);
             });
       },
-      "params"_a, "grads"_a, "state_sum"_a, "lr"_a, "weight_decay"_a, "eps"_a, "scale"_a);
+      "params"_a, "grads"_a, "state_sum"_a, "lr"_a, "weight_decay"_a, "eps"_a, "scale"_a,
+      "numbers"_a, "scale_at"_a);
 
   m.def(
       "adadelta_step",
       [](Arrays params, Arrays grads, Arrays square_avg, Arrays acc_delta, double lr, double rho,
-         double eps, double weight_decay, double scale) {
+         double eps, double weight_decay, double scale, OptionalIn numbers, OptionalIn scale_at) {
+        const StepNumbers n = device_numbers<AdadeltaParams>(numbers, scale_at);
         const AdadeltaParams p{lr, rho, eps, weight_decay, scale};
         return Operands(params, grads, {{"square_avg", square_avg}, {"acc_delta", acc_delta}})
             .step([&]<class T>(Context ctx, StepList<T> list) {
-              device::adadelta_step<T>(ctx, list, p);
+              device::adadelta_step<T>(ctx, list, p, n);
             });
       },
       "params"_a, "grads"_a, "square_avg"_a, "acc_delta"_a, "lr"_a, "rho"_a, "eps"_a,
-      "weight_decay"_a, "scale"_a);
+      "weight_decay"_a, "scale"_a, "numbers"_a, "scale_at"_a);
 
   m.def(
       "unscale_gradients",

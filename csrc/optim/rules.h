@@ -24,7 +24,7 @@ template <class T, bool kMomentum> struct Sgd {
   static constexpr int kStates = kMomentum ? 1 : 0;
   T minus_lr, momentum, kept, weight_decay, scale;
   bool nesterov;
-  explicit Sgd(const SgdParams& p)
+  constexpr explicit Sgd(const SgdParams& p)
       : minus_lr(T(-p.lr)),
         momentum(T(p.momentum)),
         kept(T(1 - p.dampening)),
@@ -45,7 +45,7 @@ template <class T, bool kMomentum> struct Sgd {
 template <class T> struct Adam {
   static constexpr int kStates = 2;
   T minus_step, beta1, rest1, beta2, rest2, eps, root_correction, weight_decay, minus_decay, scale;
-  explicit Adam(const AdamParams& p)
+  constexpr explicit Adam(const AdamParams& p)
       : minus_step(T(-p.step_size)),
         beta1(T(p.beta1)),
         rest1(T(1 - p.beta1)),
@@ -69,7 +69,7 @@ template <class T> struct Adam {
 template <class T, bool kMomentum, bool kCentered> struct Rmsprop {
   static constexpr int kStates = 1 + kMomentum + kCentered, kAverage = kStates - 1;
   T minus_lr, alpha, rest, eps, weight_decay, momentum, scale;
-  explicit Rmsprop(const RmspropParams& p)
+  constexpr explicit Rmsprop(const RmspropParams& p)
       : minus_lr(T(-p.lr)),
         alpha(T(p.alpha)),
         rest(T(1 - p.alpha)),
@@ -96,7 +96,7 @@ template <class T, bool kMomentum, bool kCentered> struct Rmsprop {
 template <class T> struct Adagrad {
   static constexpr int kStates = 1;
   T minus_lr, weight_decay, eps, scale;
-  explicit Adagrad(const AdagradParams& p)
+  constexpr explicit Adagrad(const AdagradParams& p)
       : minus_lr(T(-p.lr)), weight_decay(T(p.weight_decay)), eps(T(p.eps)), scale(T(p.scale)) {}
 
   template <class V> BRASA_RULE_FN void apply(V& p, V grad, V* s) const {
@@ -109,7 +109,7 @@ template <class T> struct Adagrad {
 template <class T> struct Adadelta {
   static constexpr int kStates = 2;
   T minus_lr, rho, rest, eps, weight_decay, scale;
-  explicit Adadelta(const AdadeltaParams& p)
+  constexpr explicit Adadelta(const AdadeltaParams& p)
       : minus_lr(T(-p.lr)),
         rho(T(p.rho)),
         rest(T(1 - p.rho)),

@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from brasa import _capture
+
 __all__ = ["PURPOSES", "Generator", "default_generator", "manual_seed"]
 
 PURPOSES = ("initialisation", "dropout", "shuffle", "augmentation")
@@ -85,8 +87,11 @@ class Generator:
     def __repr__(self) -> str:
         return f"Generator({self._seed})"
 
-    def next(self, n: int, purpose: str = "dropout") -> tuple[int, int]:
+    def next(self, n: int, purpose: str = "dropout") -> tuple[Any, Any]:
         """Reserve `n` random words and return (seed, offset) for the kernel that draws them.
+
+        While a step is captured (`brasa.cuda.graph`) both are device arrays of one element, which every
+        replay fills with what this method would return then.
 
         Parameters
         ----------
@@ -97,7 +102,14 @@ class Generator:
         """
         if n < 0:
             raise ValueError(f"n: expected at least 0, got {n}")
-        return self._take((n + 3) // 4, purpose)
+        counters = (n + 3) // 4
+        taken = self._take(counters, purpose)
+        recording = _capture.current()
+        if recording is None:
+            return taken
+        words = recording.reserve(taken, np.int64)
+        recording.renew(lambda: self._take(counters, purpose))
+        return words[:1], words[1:]
 
     def _take(self, counters: int, purpose: str) -> tuple[int, int]:
         with self._lock:

@@ -109,3 +109,16 @@ def test_refusals():
             ops.dropout(x, 0.5, seed, 0)
         with pytest.raises(error, match="offset"):
             ops.dropout(x, 0.5, 0, seed)
+
+
+def test_seed_and_offset_in_device_memory(device):
+    """What a captured step passes: the kernel reads them when it runs."""
+    x = np.arange(1, 40, dtype=np.float32)
+    seed, offset = (device.asarray(np.array([v])) for v in (7, 2**40))
+    y = ops.dropout(device.asarray(x), 0.4, seed, offset)
+    np.testing.assert_array_equal(device.asnumpy(y), expected(x, 0.4, 7, 2**40))
+    t = Tensor(device.asarray(x), requires_grad=True)
+    ops.dropout(t, 0.4, seed, offset).backward(Tensor(device.asarray(x)))
+    np.testing.assert_array_equal(device.asnumpy(t.grad.data), device.asnumpy(y))
+    with pytest.raises(TypeError, match="seed: expected an int or one int64, got 2 of int64"):
+        ops.dropout(device.asarray(x), 0.4, device.asarray(np.array([1, 2])), 0)

@@ -284,3 +284,17 @@ def test_torch_agrees(name):
             options = options | {"step": t}
         CASES[own][0](params, [g], *lists_of(own, states), **options)
     np.testing.assert_allclose(params[0], theirs.detach().numpy(), rtol=2e-5, atol=2e-6)
+
+
+def test_a_scale_in_device_memory(device):
+    """What a clipping finds out on the device has the bits of the number on the host."""
+    rng = np.random.default_rng(0)
+    arrays = [rng.normal(size=9).astype(np.float32) for _ in range(3)]
+    results = []
+    for scale in (0.3, device.asarray(np.array(0.3))):
+        p, g, v = map(device.asarray, map(np.copy, arrays))
+        ops.sgd_step([p], [g], [v], lr=0.1, momentum=0.9, scale=scale)
+        results.append(device.asnumpy(p).copy())
+    np.testing.assert_array_equal(*results)
+    with pytest.raises(TypeError, match="scale: expected a number or one float64, got float32"):
+        ops.sgd_step([p], [g], None, lr=0.1, scale=device.asarray(np.array(0.3, np.float32)))

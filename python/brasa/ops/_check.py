@@ -10,6 +10,7 @@ import operator
 import os
 from typing import Any
 
+from brasa import _cpu
 from brasa._backend import as_array, backend_of, contiguous, is_narrow, kernels, to_numpy
 
 FLOATING = "float32 or float64"
@@ -19,6 +20,7 @@ ANY_FLOATING = "float16, bfloat16, float32 or float64"
 # then goes the general way, which words the error or converts the argument.
 UNUSUAL = (AttributeError, IndexError, TypeError, ValueError)
 
+_LARGEST_WORD = 2**64 - 1
 _INT = frozenset({int})
 _MOST = 2**31 - 1
 
@@ -133,6 +135,16 @@ def integer(name: str, value: Any, *, minimum: int | None = None, maximum: int |
     if number > limit:
         raise ValueError(f"{name}: expected at most {limit}, got {number}")
     return number
+
+
+def word(name: str, value: Any, like: Any) -> Any:
+    """`value` as an int of 64 bits, or as it is: a one-element int64 array beside `like`, on a device."""
+    if type(value) is not int and type(value) is type(like) and not isinstance(value, (int, float)):
+        if value.size != 1 or value.dtype.char != "l":
+            raise TypeError(f"{name}: expected an int or one int64, got {value.size} of {value.dtype}")
+        if kernels(value) is not _cpu:
+            return value
+    return integer(name, value, minimum=0, maximum=_LARGEST_WORD)
 
 
 def integers(name: str, value: Any, count: int, *, minimum: int | None = None) -> tuple[int, ...]:

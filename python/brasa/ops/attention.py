@@ -20,7 +20,6 @@ from brasa.ops import _check
 
 __all__ = ["attention", "attention_backward"]
 
-_LARGEST = 2**64 - 1
 _FLOAT32 = np.dtype(np.float32)
 _MOST_FEATURES = 128  # that the kernels of 16 bits take
 
@@ -91,13 +90,12 @@ def _mask(mask: Any, q: Any, k: Any) -> Any:
     return _broadcast("mask", mask, (*q.shape[:-1], k.shape[-2]))
 
 
-def _numbers(q: Any, scale: Any, dropout_p: Any, seed: Any, offset: Any) -> tuple[float, float, int, int]:
+def _numbers(q: Any, scale: Any, dropout_p: Any, seed: Any, offset: Any) -> tuple[float, float, Any, Any]:
     scale = 1 / sqrt(q.shape[-1]) if scale is None else _check.number("scale", scale)
     probability = _check.number("dropout_p", dropout_p)
     if not 0.0 <= probability <= 1.0:
         raise ValueError(f"dropout_p: expected a probability in [0, 1], got {dropout_p!r}")
-    seed = _check.integer("seed", seed, minimum=0, maximum=_LARGEST)
-    return scale, probability, seed, _check.integer("offset", offset, minimum=0, maximum=_LARGEST)
+    return scale, probability, _check.word("seed", seed, q), _check.word("offset", offset, q)
 
 
 def _laid_out(x: Any, shape: tuple[int, ...]) -> Any:

@@ -15,15 +15,12 @@ from brasa.ops import _check
 
 __all__ = ["dropout", "dropout_backward"]
 
-_LARGEST = 2**64 - 1
-
 
 def _apply(x: Any, p: Any, seed: Any, offset: Any) -> Any:
     probability = _check.number("p", p)
     if not 0.0 <= probability <= 1.0:
         raise ValueError(f"p: expected a probability in [0, 1], got {p!r}")
-    seed = _check.integer("seed", seed, minimum=0, maximum=_LARGEST)
-    offset = _check.integer("offset", offset, minimum=0, maximum=_LARGEST)
+    seed, offset = _check.word("seed", seed, x), _check.word("offset", offset, x)
     y = _backend.empty_like(x)
     _backend.backend_of(x).kernels.dropout_forward(x, y, probability, seed, offset)
     return y
@@ -39,7 +36,8 @@ def _dropout(x: Any, p: float, seed: int, offset: int, *, save: bool = False) ->
     p : float
         The probability of dropping an element, in [0, 1]. What is dropped is 0, whatever it was.
     seed, offset : int
-        Where the random numbers come from, in [0, 2**64).
+        Where the random numbers come from, in [0, 2**64); for arrays on a device also device arrays of one
+        int64, which the kernel reads when it runs.
     save : bool, default False
         Also return what `dropout_backward` needs.
 

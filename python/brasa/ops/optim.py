@@ -2,8 +2,8 @@
 
 Each function takes lists of arrays, one entry per parameter: float32 or float64, all of one dtype on one
 device, the parameters and their states C-contiguous. ``scale`` multiplies every gradient first: it undoes
-the scaling of a loss, applies the factor of a clipping, or, negative, climbs. `brasa.optim` keeps the
-states and calls these.
+the scaling of a loss, applies the factor of a clipping, or, negative, climbs. For arrays on a device it may
+be one float64 there, which is not waited for. `brasa.optim` keeps the states and calls these.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from brasa import _backend, _cpu
+import numpy as np
+
+from brasa import _backend, _capture, _cpu
 from brasa.ops import _check
 
 __all__ = ["adadelta_step", "adagrad_step", "adam_step", "rmsprop_step", "sgd_step"]
@@ -32,10 +34,37 @@ def _memory(name: str, value: Any) -> float:
     return share
 
 
-def _step(name: str, params: Arrays, grads: Arrays, *arguments: Any) -> None:
+def _split(scale: Any) -> tuple[float, Any]:
+    """`scale` as a number, and the device array that takes its place, or None."""
+    if type(scale) is float:
+        return scale, None
+    if getattr(scale, "size", 0) == 1 and type(scale) is not np.ndarray and _backend.is_array(scale):
+        if scale.dtype != np.float64:
+            raise TypeError(f"scale: expected a number or one float64, got {scale.dtype}")
+        return 1.0, scale
+    return _check.number("scale", scale), None
+
+
+def _step(
+    name: str,
+    params: Arrays,
+    grads: Arrays,
+    states: Sequence[Arrays | None],
+    numbers: Sequence[float],
+    scale_at: Any,
+    *choices: bool,
+) -> None:
+    """Call the kernel. `numbers`, the scale among them, and `choices` are what its Params hold, in order."""
+    collected = _capture.collected()
+    if collected is not None:
+        collected.append((numbers, choices))
+        return
     if not isinstance(params, (list, tuple)):
         raise TypeError(f"params: expected a list of arrays, got {type(params).__name__}")
+    recording = _capture.current()
+    at = None if recording is None else recording.reserve(numbers, np.float64)
     kernel = getattr(_backend.backend_of(params[0]).kernels if params else _cpu, name)
+    arguments = *states, *numbers, *choices, at, scale_at
     if not kernel(params, grads, *arguments):
         kernel(params, [_backend.contiguous(g) for g in grads], *arguments)
 
@@ -83,10 +112,12 @@ def sgd_step(
     >>> p
     array([0.5, 1.5], dtype=float32)
     """
-    lr, momentum, dampening, weight_decay, scale = _numbers(
-        lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay, scale=scale
-    )
-    _step("sgd_step", params, grads, buffers, lr, momentum, dampening, weight_decay, bool(nesterov), scale)
+    scale, scale_at = _split(scale)
+    numbers = [
+        *_numbers(lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay),
+        scale,
+    ]
+    _step("sgd_step", params, grads, [buffers], numbers, scale_at, bool(nesterov))
 
 
 def adam_step(
@@ -139,12 +170,13 @@ def adam_step(
     array([0.5, 0.5], dtype=float32)
     """
     step = _check.integer("step", step, minimum=1, maximum=2**63 - 1)
-    lr, eps, weight_decay, scale = _numbers(lr=lr, eps=eps, weight_decay=weight_decay, scale=scale)
+    scale, scale_at = _split(scale)
+    lr, eps, weight_decay = _numbers(lr=lr, eps=eps, weight_decay=weight_decay)
     beta1, beta2 = _memory("beta1", beta1), _memory("beta2", beta2)
     step_size, root_correction = lr / (1 - beta1**step), (1 - beta2**step) ** -0.5
     decay, added = (lr * weight_decay, 0.0) if decoupled else (0.0, weight_decay)
     numbers = step_size, beta1, beta2, eps, root_correction, added, decay, scale
-    _step("adam_step", params, grads, exp_avg, exp_avg_sq, *numbers)
+    _step("adam_step", params, grads, [exp_avg, exp_avg_sq], numbers, scale_at)
 
 
 def rmsprop_step(
@@ -195,11 +227,13 @@ def rmsprop_step(
     >>> p, s
     (array([0.], dtype=float32), array([4.], dtype=float32))
     """
-    lr, alpha, eps, weight_decay, momentum, scale = _numbers(
-        lr=lr, alpha=alpha, eps=eps, weight_decay=weight_decay, momentum=momentum, scale=scale
-    )
-    numbers = lr, alpha, eps, weight_decay, momentum, bool(centered), scale
-    _step("rmsprop_step", params, grads, square_avg, momentum_buffer, grad_avg, *numbers)
+    scale, scale_at = _split(scale)
+    numbers = [
+        *_numbers(lr=lr, alpha=alpha, eps=eps, weight_decay=weight_decay, momentum=momentum),
+        scale,
+    ]
+    states = [square_avg, momentum_buffer, grad_avg]
+    _step("rmsprop_step", params, grads, states, numbers, scale_at, bool(centered))
 
 
 def adagrad_step(
@@ -244,11 +278,10 @@ def adagrad_step(
     (array([0.5], dtype=float32), array([9.], dtype=float32))
     """
     step = _check.integer("step", step, minimum=1, maximum=2**63 - 1)
-    lr, lr_decay, weight_decay, eps, scale = _numbers(
-        lr=lr, lr_decay=lr_decay, weight_decay=weight_decay, eps=eps, scale=scale
-    )
-    lr /= 1 + (step - 1) * lr_decay
-    _step("adagrad_step", params, grads, state_sum, lr, weight_decay, eps, scale)
+    scale, scale_at = _split(scale)
+    lr, lr_decay, weight_decay, eps = _numbers(lr=lr, lr_decay=lr_decay, weight_decay=weight_decay, eps=eps)
+    numbers = lr / (1 + (step - 1) * lr_decay), weight_decay, eps, scale
+    _step("adagrad_step", params, grads, [state_sum], numbers, scale_at)
 
 
 def adadelta_step(
@@ -290,7 +323,6 @@ def adadelta_step(
     >>> p, s, u
     (array([0.5], dtype=float32), array([4.], dtype=float32), array([4.], dtype=float32))
     """
-    lr, rho, eps, weight_decay, scale = _numbers(
-        lr=lr, rho=rho, eps=eps, weight_decay=weight_decay, scale=scale
-    )
-    _step("adadelta_step", params, grads, square_avg, acc_delta, lr, rho, eps, weight_decay, scale)
+    scale, scale_at = _split(scale)
+    numbers = [*_numbers(lr=lr, rho=rho, eps=eps, weight_decay=weight_decay), scale]
+    _step("adadelta_step", params, grads, [square_avg, acc_delta], numbers, scale_at)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from brasa import _capture
 from brasa._backend import as_array, beside, device_of, namespace
 from brasa.tensor import Tensor
 
@@ -47,10 +48,11 @@ class _Gathered:
             if param is not member or grad is None or param.data is not data:
                 return False
             grads.append(grad.data)
-        self.batch.step += 1
+        step = self.states[0]["step"] + 1  # replays of a captured step count there, too
+        self.batch.step = step
         self.batch.grads = grads
         for state in self.states:
-            state["step"] += 1
+            state["step"] = step
         return True
 
 
@@ -126,21 +128,24 @@ class Optimizer:
             for param in group["params"]:
                 param.grad = None
 
-    def step(self, *, scale: float = 1.0) -> None:
+    def step(self, *, scale: Any = 1.0) -> None:
         """Update every parameter that has a gradient, in place.
 
         Parameters
         ----------
         scale : float, default 1.0
             Multiplies all gradients first: the factor of a gradient clipping, or what undoes the
-            scaling of a loss.
+            scaling of a loss. On a device also one float64 there.
         """
+        recording = _capture.current()
         for group in self.param_groups:
             for batch, members in self._gather(group):
                 self._update(group, batch, scale)
                 batch.grads = []  # kept, they would lie beside those of the next step
                 for param in members:
                     param._cell[0] += 1
+                if recording is not None:
+                    recording.renew(_Repeat(self, group, batch, members, scale))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state in torch's form; the arrays share memory with the optimiser.
@@ -284,6 +289,53 @@ class Optimizer:
                 )
             loaded[name] = array
         return loaded
+
+
+class _Repeat:
+    """The numbers of the next step of parameters whose step was captured; calling it counts the step.
+
+    Raises
+    ------
+    StaleCapture
+        Parameters, states or options are not those that the captured kernel works on.
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, group: dict[str, Any], batch: Batch, members: list[Tensor], scale: Any
+    ) -> None:
+        self.optimizer, self.group, self.members, self.scale = optimizer, group, members, scale
+        self.batch = Batch(batch.step, batch.params, [], batch.slots)
+        self.states = [optimizer._state[id(param)] for param in members]
+        self.choices = self._numbers()[1]
+
+    def _numbers(self) -> tuple[Any, Any]:
+        numbers: list[Any] = []
+        with _capture.collect(numbers):
+            self.optimizer._update(self.group, self.batch, self.scale)
+        return numbers[0]
+
+    def _check(self) -> None:
+        optimizer, names = self.optimizer, tuple(self.batch.slots)
+        whole = any(group is self.group for group in optimizer.param_groups)
+        for param, data, state in zip(self.members, self.batch.params, self.states, strict=True):
+            whole = whole and param.data is data and optimizer._state.get(id(param)) is state
+        if not whole or optimizer._slot_names(self.group) != names:
+            raise _capture.StaleCapture(
+                "a captured step updates arrays that are no longer those of the optimiser: parameters were "
+                "moved, a state was loaded or an option chosen since; capture the step anew"
+            )
+
+    def __call__(self) -> Any:
+        self._check()
+        step = self.batch.step = self.states[0]["step"] + 1
+        numbers, choices = self._numbers()
+        if choices != self.choices:
+            raise _capture.StaleCapture("an option of the optimiser was switched; capture the step anew")
+        for state in self.states:
+            state["step"] = step
+        for param in self.members:
+            param._cell[0] += 1
+        return numbers
 
 
 def like(value: Any, data: Any) -> Any:

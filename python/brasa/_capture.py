@@ -1,0 +1,115 @@
+"""What a captured step still takes from the host.
+
+A CUDA graph repeats launches with the arguments that they were captured with. Some of those change from step
+to step: where dropout's random numbers begin, an optimiser's learning rate and its count of steps. While a
+graph is captured, whoever has such a number asks the `Recording` for a place in device memory, hands the
+kernel that place, and says how the number is found again. Every replay asks for all numbers, in the order of
+the capture, and writes them in front of the graph: as the step would have, had it been run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import numpy as np
+
+_recording: ContextVar[Recording | None] = ContextVar("brasa_recording", default=None)
+_collected: ContextVar[list[Any] | None] = ContextVar("brasa_collected", default=None)
+
+current = _recording.get
+collected = _collected.get
+
+
+class StaleCapture(RuntimeError):
+    """What was captured is no longer what a step would do."""
+
+
+class _Place:
+    """Some words of a block, and what finds their values at a replay (None: they stay as they are)."""
+
+    __slots__ = ("again", "host")
+
+    def __init__(self, host: np.ndarray) -> None:
+        self.host = host
+        self.again: Callable[[], Sequence[Any]] | None = None
+
+
+class Recording:
+    """The numbers of one graph, in device memory of the kind that `backend` has.
+
+    Made before the capture begins: a block is allocated then, and others as they are needed.
+    """
+
+    def __init__(self, backend: Any) -> None:
+        self._backend = backend
+        self._size = backend.kernels._MOST_WORDS  # what one launch can write
+        self._blocks: list[tuple[np.ndarray, Any]] = []  # on the host, on the device
+        self._used = 0
+        self._places: list[_Place] = []
+        self._add_block()
+
+    def _add_block(self) -> None:
+        device = self._backend.empty((self._size,), np.dtype(np.int64), False)
+        self._blocks.append((np.zeros(self._size, np.int64), device))
+        self._used = 0
+
+    def reserve(self, values: Sequence[Any], dtype: Any) -> Any:
+        """A device array of `dtype` (64 bits) that holds `values` at the first replay."""
+        if self._used + len(values) > self._size:
+            self._add_block()
+        host, device = self._blocks[-1]
+        part = slice(self._used, self._used + len(values))
+        self._used = part.stop
+        place = _Place(host[part].view(dtype))
+        place.host[:] = values
+        self._places.append(place)
+        return device[part].view(dtype)
+
+    def renew(self, again: Callable[[], Sequence[Any]]) -> None:
+        """Let later replays fill what was reserved last with ``again()``."""
+        self._places[-1].again = again
+
+    def advance(self) -> None:
+        """Find the numbers of the next step."""
+        for place in self._places:
+            if place.again is not None:
+                place.host[:] = place.again()
+
+    def store(self) -> None:
+        """Write the numbers to the device, in stream order."""
+        for i, (host, device) in enumerate(self._blocks):
+            used = self._used if i == len(self._blocks) - 1 else self._size
+            if used:
+                self._backend.kernels._store_words(host[:used], device)
+
+
+@contextmanager
+def record(recording: Recording) -> Iterator[None]:
+    """Within the block, in this thread or task, a step is captured."""
+    token = _recording.set(recording)
+    try:
+        yield
+    finally:
+        _recording.reset(token)
+
+
+@contextmanager
+def collect(numbers: list[Any]) -> Iterator[None]:
+    """Within the block optimiser steps append (numbers, choices) to the list, and do nothing else."""
+    token = _collected.set(numbers)
+    try:
+        yield
+    finally:
+        _collected.reset(token)
+
+
+def forbid_host(array: Any) -> None:
+    """A captured copy from the host would read memory that is gone at the replay."""
+    if current() is not None and type(array) is np.ndarray:
+        raise RuntimeError(
+            f"a step that is captured cannot copy from the host, and a NumPy array of shape {array.shape} "
+            "is on its way to the device; make it before, or pass it to the graph"
+        )
