@@ -16,7 +16,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_MODULES = ("autograd", "data", "decode", "io", "models", "nn", "ops", "optim", "random", "testing")
+_MODULES = ("autograd", "cuda", "data", "decode", "io", "models", "nn", "ops", "optim", "random", "testing")
 
 _HOMES = {
     "_autocast": ("autocast",),

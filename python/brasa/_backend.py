@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from brasa import _cpu
+from brasa import _capture, _cpu
 
 C_ORDER, CHANNELS_LAST = 1, 2  # what `layout` answers for dense arrays; 0 for every other
 
@@ -313,9 +313,15 @@ def beside(array: Any, like: Any) -> Any:
         return array
     if backend_of(like).name == "cpu":
         return to_numpy(array)
+    _capture.forbid_host(array)
     device = getattr(like, "device", None)  # CuPy allocates on the current device, whatever it copies
     with device if device is not None and hasattr(device, "__enter__") else nullcontext():
         return namespace(like).asarray(array)
+
+
+def cuda_backend() -> Backend:
+    """What belongs to CuPy's arrays."""
+    return backend_of(import_cupy("cuda").empty(0))
 
 
 def import_cupy(device: str) -> ModuleType:

@@ -14,7 +14,7 @@ from brasa.autograd import no_grad
 from brasa.nn import Module
 from brasa.tensor import Tensor
 
-from .metrics import Metric, RunningMeans
+from .metrics import Metric, RunningMeans, total
 
 __all__ = ["PRECISIONS", "Engine"]
 
@@ -89,12 +89,20 @@ class Engine:
             return array.astype(self._dtype)
         return array
 
-    def forward(self, x: Any) -> Tensor:
-        """Call the model; a tuple of arrays is its several arguments."""
+    def inputs(self, x: Any) -> tuple[Any, ...]:
+        """The arguments of the model, on its device; a tuple of arrays is several."""
+        return tuple(
+            [self.on_device(part) for part in x] if isinstance(x, tuple | list) else [self.on_device(x)]
+        )
+
+    def call(self, *inputs: Any) -> Tensor:
+        """Call the model with arrays on its device."""
         with self._precision():
-            if isinstance(x, tuple | list):
-                return self.model(*(self.on_device(part) for part in x))
-            return self.model(self.on_device(x))
+            return self.model(*inputs)
+
+    def forward(self, x: Any) -> Tensor:
+        """Call the model with `inputs`."""
+        return self.call(*self.inputs(x))
 
     def loss_of(self, output: Tensor, target: Any) -> Tensor:
         """The loss of a batch."""
@@ -105,12 +113,11 @@ class Engine:
         """The array of an output, of 16 bits as float32."""
         return cast(output.data, "float32") if is_narrow(output.dtype) else output.data
 
-    def measure(self, means: RunningMeans, output: Tensor, target: Any, loss: Any) -> None:
-        """Add a batch to the means."""
+    def totals(self, output: Tensor, target: Any, loss: Any) -> dict[str, tuple[Any, int]]:
+        """What a batch adds to the means."""
         samples, values = len(target), self.values(output)
-        means.add("loss", loss, samples)
-        for name, metric in self.metrics.items():
-            means.add(name, metric(values, target), samples)
+        measured = {name: metric(values, target) for name, metric in self.metrics.items()}
+        return {name: total(value, samples) for name, value in {"loss": loss, **measured}.items()}
 
     def _precision(self) -> AbstractContextManager[None]:
         return autocast(self._narrow) if self._narrow else nullcontext()

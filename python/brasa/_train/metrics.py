@@ -131,6 +131,14 @@ def named_metrics(
     return resolved
 
 
+def total(value: Any, samples: int) -> tuple[Any, int]:
+    """The sum, in float64 on the device, of one number per sample or of the mean of `samples` samples."""
+    value = value if hasattr(value, "ndim") else np.asarray(value)
+    if value.ndim:
+        return namespace(value).sum(value, dtype="float64"), value.size
+    return value.astype("float64") * samples, samples
+
+
 class RunningMeans:
     """Means over the samples of an epoch, summed in float64 on the device of what is added.
 
@@ -142,15 +150,11 @@ class RunningMeans:
         self._sums: dict[str, Any] = dict.fromkeys(names, 0.0)
         self._counts: dict[str, int] = dict.fromkeys(names, 0)
 
-    def add(self, name: str, value: Any, samples: int) -> None:
-        """Add one number per sample, or the mean of `samples` samples."""
-        value = value if hasattr(value, "ndim") else np.asarray(value)
-        if value.ndim:
-            total, count = namespace(value).sum(value, dtype="float64"), value.size
-        else:
-            total, count = value.astype("float64") * samples, samples
-        self._sums[name] = self._sums[name] + total
-        self._counts[name] += count
+    def add(self, totals: Mapping[str, tuple[Any, int]]) -> None:
+        """Add the totals of a batch, by name: what `total` returns."""
+        for name, (total, count) in totals.items():
+            self._sums[name] = self._sums[name] + total
+            self._counts[name] += count
 
     def values(self) -> dict[str, float]:
         """Return the means so far; NaN where nothing was added."""

@@ -86,7 +86,7 @@ class Updates:
             self._add_penalty_gradient()
         scale = 1.0 / self.pending
         if self.clip_norm is not None:
-            scale *= min(1.0, self.clip_norm / (self._gradient_norm() * scale + 1e-6))
+            scale = self._clipped(scale)
         updated = self.scaler.step(self.optimizer, scale=scale)
         self.scaler.update()
         self.discard()
@@ -113,10 +113,16 @@ class Updates:
                 # Not in place: two parameters' gradients may be one array.
                 param.grad = Tensor(param.grad.data + param.data.dtype.type(factor) * param.data)
 
-    def _gradient_norm(self) -> float:
+    def _clipped(self, scale: float) -> Any:
+        """`scale`, less where the gradients' norm is too large: a float64 beside them, not waited for."""
         params = (p for group in self.optimizer.param_groups for p in group["params"])
-        squares = sum(_sum_of_squares(p.grad.data) for p in params if p.grad is not None)
-        return float(squares) ** 0.5 / self.scaler.get_scale()
+        gradients = [p.grad.data for p in params if p.grad is not None]
+        if not gradients:
+            return scale
+        xp = namespace(gradients[0])
+        squares = [_sum_of_squares(gradient) for gradient in gradients]
+        norm = xp.sqrt(sum(squares[1:], squares[0])) * (scale / self.scaler.get_scale())
+        return scale * xp.fmin(1.0, self.clip_norm / (norm + 1e-6))
 
 
 def _sum_of_squares(array: Any) -> Any:

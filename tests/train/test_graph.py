@@ -1,0 +1,87 @@
+"""Trainer(graph=True): the run of a trainer without graphs, bit for bit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import brasa as br
+from brasa import nn, optim
+from small_training import samples
+
+
+def model_on(device):
+    br.manual_seed(1)
+    net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 3))
+    for tensor in (*net.parameters(), *net.buffers()):
+        tensor.data = device.asarray(tensor.data)
+    return net
+
+
+def trainer_on(device, *, graph, schedule=None, **options):
+    net = model_on(device)
+    optimizer = optim.Adam(net.parameters(), lr=0.02)
+    return br.Trainer(
+        net,
+        optimizer,
+        nn.CrossEntropyLoss(),
+        scheduler=schedule(optimizer) if schedule else None,
+        graph=graph,
+        progress=False,
+        **options,
+    )
+
+
+def equal(a, b, device):
+    assert a.history.epochs == b.history.epochs
+    for name in a.history:
+        assert a.history[name] == b.history[name], name
+    for p, q in zip(a.model.state_dict().values(), b.model.state_dict().values(), strict=True):
+        np.testing.assert_array_equal(p.numpy(), q.numpy())
+
+
+OPTIONS = {
+    "plain": {},
+    "penalty and clipping": {"l2": 0.1, "clip_norm": 0.5},
+    "one-cycle": {"schedule": lambda o: optim.OneCycleLR(o, max_lr=0.05, total_steps=24)},
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_same_history_and_weights(device, name):
+    """40 samples in batches of 16: the last one is smaller, and has a graph of its own."""
+    runs = []
+    for graph in (False, True):
+        run = trainer_on(device, graph=graph, **OPTIONS[name])
+        run.fit(samples(40), validation=samples(20), epochs=4, batch_size=16)
+        runs.append(run)
+    equal(*runs, device)
+
+
+def test_many_shapes_are_not_all_captured(device):
+    x, y = samples(60)
+    batches = [(x[:n], y[:n]) for n in range(3, 16)] * 3
+    runs = [trainer_on(device, graph=graph) for graph in (False, True)]
+    for run in runs:
+        br.manual_seed(2)
+        run.fit(batches, epochs=1)
+    equal(*runs, device)
+
+
+def test_a_run_is_resumed_exactly(device, tmp_path):
+    whole = trainer_on(device, graph=True)
+    whole.fit(samples(40), epochs=4, batch_size=16)
+    first = trainer_on(device, graph=True)
+    first.fit(samples(40), epochs=2, batch_size=16)
+    first.save(tmp_path / "a")
+    resumed = trainer_on(device, graph=True)
+    resumed.fit(samples(40), epochs=4, batch_size=16, resume=tmp_path / "a")
+    equal(whole, resumed, device)
+
+
+def test_what_has_no_graph_is_a_value_error(device):
+    net = nn.Linear(2, 2)
+    with pytest.raises(ValueError, match=r"the model is on the cpu; pass device='cuda'"):
+        br.Trainer(net, optim.SGD(net.parameters()), nn.MSELoss(), graph=True)
+    with pytest.raises(ValueError, match="updates after every batch, got accumulate=2"):
+        trainer_on(device, graph=True, accumulate=2)
