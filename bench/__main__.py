@@ -240,7 +240,8 @@ def on_gpu(cases: list[Case], options: argparse.Namespace) -> int:
         cuda.prepare_torch()
         more["gpu"] |= cuda.tensor_core_rates()
     if "torch-tf32" in options.against:
-        cases = [with_tf32(case) if case.flops else case for case in cases]
+        # A captured step stays in the precision that it was captured in.
+        cases = [with_tf32(case) if case.flops and case.family != "train graph" else case for case in cases]
     machine = cuda.limits()
     print(report.gpu_line(machine, more["gpu"]))
     print(report.header())

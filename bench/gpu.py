@@ -136,6 +136,12 @@ def train(peers: Peers, _: Sequence[str]) -> Iterator[Case]:
         yield cases.training_step(name, batch, in_torch, autocast=half)
 
 
+def train_graph(peers: Peers, _: Sequence[str]) -> Iterator[Case]:
+    """The steps that wait for Python, as CUDA graphs on both sides; PyTorch's eager mode is one more peer."""
+    for name, batch in (("mlp", 128), ("lenet", 128), ("resnet20", 128)):
+        yield cases.training_step(name, batch, step_peers("graph_steps", name, peers), graph=True)
+
+
 def infer(peers: Peers, _: Sequence[str]) -> Iterator[Case]:
     for name, batch in STEPS:
         yield cases.inference(name, batch, step_peers("inferences", name, peers))
@@ -155,5 +161,6 @@ FAMILIES: dict[str, Family] = {
     "rnn": rnn,
     "calls": calls,
     "train": train,
+    "train/graph": train_graph,
     "infer": infer,
 }

@@ -104,6 +104,35 @@ def steps(
     }
 
 
+def graph_steps(name: str, x: np.ndarray, target: np.ndarray, values: list[np.ndarray]) -> dict[str, Call]:
+    """The same as CUDA graphs; beside them, as a peer of its own, eager mode."""
+    eager = steps(name, x, target, values)
+    graphs = {
+        f"torch/{label}": captured(step(name, x, target, values, memory_format, capturable=True))
+        for label, memory_format in _formats(name).items()
+    }
+    return graphs | {call.replace("torch", "torch-eager", 1): run for call, run in eager.items()}
+
+
+def captured(run: Call) -> Call:
+    """The call as a CUDA graph."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            run()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = run()
+
+    def replay() -> Any:
+        graph.replay()
+        return result
+
+    return replay
+
+
 def step(
     name: str,
     x: np.ndarray,
@@ -111,6 +140,8 @@ def step(
     values: list[np.ndarray] | None,
     layout: Any,
     autocast: str | None = None,
+    *,
+    capturable: bool = False,
 ) -> Call:
     """A training step: forward and loss, in mixed precision where `autocast` names a dtype; backward, Adam."""
     model = network(name, values).to(memory_format=layout)
@@ -120,7 +151,7 @@ def step(
     loss_function = nn.MSELoss() if NETWORKS[name].classes is None else nn.CrossEntropyLoss()
     if NETWORKS[name].classes is None:
         wanted = images
-    adam = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
+    adam = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True, capturable=capturable)
 
     dtype = getattr(torch, autocast) if autocast else None
 

@@ -31,11 +31,17 @@ def random_batch(name: str, batch: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def training_step(
-    name: str, batch: int, peers: MakePeers | None = None, *, autocast: str | None = None
+    name: str,
+    batch: int,
+    peers: MakePeers | None = None,
+    *,
+    autocast: str | None = None,
+    graph: bool = False,
 ) -> Case:
     """Forward, loss, backward and Adam on random samples. The call returns the loss.
 
-    With `autocast` forward and loss are computed in mixed precision of that dtype.
+    With `autocast` forward and loss are computed in mixed precision of that dtype; with `graph` the step is a
+    CUDA graph, of peers who also capture theirs.
     """
 
     def make() -> dict[str, Call]:
@@ -47,7 +53,7 @@ def training_step(
         loss_function = nn.MSELoss() if NETWORKS[name].classes is None else nn.CrossEntropyLoss()
         adam = optim.Adam(network.parameters(), lr=1e-3)
 
-        def step() -> Any:
+        def step(x: Any = x, target: Any = target) -> Any:
             with brasa.autocast(autocast) if autocast else nullcontext():
                 loss = loss_function(network(x), target)
             loss.backward()
@@ -55,12 +61,16 @@ def training_step(
             adam.zero_grad()
             return loss
 
-        return {"brasa": step, **(peers(x, target, values) if peers else {})}
+        captured = brasa.cuda.graph(step) if graph else step
+        call = (lambda: captured(x, target)) if graph else step
+        return {"brasa": call, **(peers(x, target, values) if peers else {})}
 
     # The backward computes about twice what the forward does: a gradient for each operand of a product.
     work = 3.0 * batch * forward_flops(name)
-    label = f"{name} training step, Adam, batch {batch}" + (f", {autocast}" if autocast else "")
-    return Case(f"train {autocast}" if autocast else "train", label, make, work, 0, launches=True)
+    ways = [f", {autocast}" if autocast else "", ", CUDA graph" if graph else ""]
+    family = "train graph" if graph else f"train {autocast}" if autocast else "train"
+    label = f"{name} training step, Adam, batch {batch}{''.join(ways)}"
+    return Case(family, label, make, work, 0, launches=True)
 
 
 def inference(name: str, batch: int, peers: MakePeers | None = None) -> Case:
