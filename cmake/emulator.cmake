@@ -3,7 +3,7 @@
 #
 #   brasa_add_emulated_module(<name> [RACE] SOURCES <file.cu|file.cpp>...)
 #
-# RACE instruments the kernel files, and only those, for the emulator's race check. All sources see
+# RACE instruments the kernel files, and only those, for the emulator's race check and access lint. All sources see
 # BRASA_FOR_CUDA and BRASA_EMULATED, the others also BRASA_MODULE=<name>. The module has bind_emulator().
 
 set(_brasa_csrc "${CMAKE_CURRENT_LIST_DIR}/../csrc")
@@ -74,7 +74,8 @@ function(brasa_add_emulated_module name)
   # to have one without instrumentation.
   set(objects $<TARGET_OBJECTS:brasa_emulator>)
   if(arg_RACE)
-    target_compile_options(${name}_kernels PRIVATE -fsanitize=thread
+    # A pack of 16 bytes is to stay one access: the lint counts instructions.
+    target_compile_options(${name}_kernels PRIVATE -O1 -fno-tree-sra -fsanitize=thread
                                                    "SHELL:--param tsan-instrument-func-entry-exit=0")
     list(APPEND objects $<TARGET_OBJECTS:brasa_emulator_race>)
   endif()

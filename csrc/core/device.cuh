@@ -187,7 +187,8 @@ void launch(const LaunchConfig& config, void (*kernel)(Parameters...), Arguments
                             .block = config.block,
                             .dynamic_shared = config.smem,
                             .cooperative = config.cooperative,
-                            .cluster = config.cluster};
+                            .cluster = config.cluster,
+                            .kernel = reinterpret_cast<const void*>(kernel)};
   Call call{kernel, {static_cast<Parameters>(arguments)...}};
   emulator::enqueue(config.stream, [grid, call]() mutable {
     emulator::run_grid(

@@ -11,6 +11,7 @@
 #include "core/ptx_cluster.cuh"
 
 #if BRASA_EMULATED_DEVICE
+#include "emulator/proxy.h"
 #include "emulator/ptx_tma.h"
 #else
 #include <cuda.h>
@@ -65,9 +66,11 @@ BRASA_DEVICE_FN void tma_store(const TensorMap& map, const void* shared, int x, 
   emulator::tensor_store(map, shared, x, y, z);
 }
 
-/// Each thread that wrote shared memory calls this before the barrier: the copy engine then sees
-/// it.
-BRASA_DEVICE_FN void tma_store_fence() {}
+/// Each thread that wrote shared memory calls this before the barrier: the copy engine and wgmma()
+/// then see it.
+BRASA_DEVICE_FN void tma_store_fence() {
+  emulator::proxy_fence();
+}
 
 /// Waits until at most N of the calling thread's stores have not read their shared memory.
 template <int N> BRASA_DEVICE_FN void tma_store_wait() {

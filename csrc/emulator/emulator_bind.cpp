@@ -1,10 +1,12 @@
 // What an emulated module has beyond the GPU's: device memory, since no other library hands it out,
 // and the emulator's options.
+#include <dlfcn.h>
 #include <pybind11/pybind11.h>
 
 #include <string>
 
 #include "emulator/capture.h"
+#include "emulator/lint.h"
 #include "emulator/runtime.h"
 
 namespace py = pybind11;
@@ -23,8 +25,29 @@ static void bind_capture(py::module_& m) {
   m.def("_forget", &emulator::forget);
 }
 
+/// Where in this module's file, as addr2line wants it.
+static int64_t offset_in_module(const void* address) {
+  Dl_info info;
+  if (dladdr(address, &info) == 0) return -1;
+  return static_cast<const char*>(address) - static_cast<const char*>(info.dli_fbase);
+}
+
+static py::list access_lines() {
+  py::list result;
+  for (const emulator::AccessLine& line : emulator::take_access_lines()) {
+    const void* const instruction = static_cast<const char*>(line.pc) - 1;
+    result.append(py::make_tuple(offset_in_module(line.kernel), offset_in_module(instruction),
+                                 line.shared, line.write, line.requests, line.moved, line.ideal));
+  }
+  return result;
+}
+
 void bind_emulator(py::module_& m) {
   bind_capture(m);
+  m.def("_access_lines", &access_lines,
+        "What instructions asked of memory while the option lint was on, since the last call: "
+        "(kernel, instruction, shared, write, requests, moved, ideal), the first two as offsets in "
+        "the module's file.");
   m.def(
       "alloc",
       [](size_t nbytes) { return reinterpret_cast<uintptr_t>(emulator::device_alloc(nbytes)); },
@@ -40,7 +63,8 @@ void bind_emulator(py::module_& m) {
       },
       py::arg("name"), py::arg("value"),
       "order of threads: 'forward', 'reverse', 'random'; async, when asynchronous copies land: "
-      "'lazy', 'eager', 'random'; race: 'on', 'off'; seed: a number for what is random; capability "
+      "'lazy', 'eager', 'random'; race and lint: 'on', 'off'; seed: a number for what is random; "
+      "capability "
       "and multiprocessors of the GPU.");
   m.def(
       "stats",

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "emulator/proxy.h"
 #include "emulator/scheduler.h"
 
 namespace brasa::simt::emulator {
@@ -117,6 +118,7 @@ void land(const TensorLoad& load) {
       land_line(load.block->arena, offset, map, at);
     }
   }
+  forget_accesses(*load.block, load.offset, offset - load.offset);
   load.barrier->bytes = load.barrier->bytes - static_cast<int64_t>(offset - load.offset);
   settle(load.barrier);
 }
@@ -185,6 +187,9 @@ void tensor_store(const TensorMap& map, const void* shared, int x, int y, int z)
   Fiber& me = running_fiber();
   const auto offset = static_cast<const std::byte*>(shared) - me.block->arena;
   const TensorStore store{map, static_cast<size_t>(offset), {x, y, z}};
+  const size_t bytes = kLineBytes * static_cast<size_t>(map.box[1] * map.box[2]);
+  note_access(shared, bytes, kRead, __builtin_return_address(0));
+  require_fenced(*me.block, store.offset, bytes, "tma_store");
   if (Scheduler::instance().copies_land_at_once())
     carry_out(store, me.block->arena);
   else

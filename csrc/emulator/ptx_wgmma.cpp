@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "core/half.h"
+#include "emulator/proxy.h"
 #include "emulator/scheduler.h"
 
 namespace brasa::simt::emulator {
@@ -38,16 +39,36 @@ float read(WgmmaType type, const std::byte* at) {
   return type == WgmmaType::f16 ? host::widen(float16{bits}) : host::widen(bfloat16{bits});
 }
 
-/// Element (i, k) of the operand that `descriptor` tells of, i along its rows (columns).
-float element(const Block& block, uint64_t descriptor, bool along, WgmmaType type, int i, int k) {
+/// Where element (i, k) of the operand that `descriptor` tells of begins, i along its rows
+/// (columns).
+int place(uint64_t descriptor, bool along, WgmmaType type, int i, int k) {
   const auto field = [&](int bit) { return static_cast<int>(descriptor >> bit & 0x3fff) << 4; };
   const int item = item_bytes(type), per_line = kLineBytes / item;
   const int eight_lines = field(32), panel = field(16);
   const int line = along ? i : k;
   int byte = field(0) + line / 8 * eight_lines + line % 8 * kLineBytes;
   byte += along ? k * item : i / per_line * panel + i % per_line * item;
-  byte ^= byte >> 3 & 0x70;
-  return read(type, block.arena + byte);
+  return byte ^ (byte >> 3 & 0x70);
+}
+
+float element(const Block& block, uint64_t descriptor, bool along, WgmmaType type, int i, int k) {
+  return read(type, block.arena + place(descriptor, along, type, i, k));
+}
+
+/// Whether what threads wrote of the operands is for the tensor cores to see.
+void require_fenced_operands(Block& block, int warp, const Argument& p) {
+  if (!Scheduler::instance().options.race) return;
+  const int item = item_bytes(p.type), depth = kDepthBytes / item;
+  const auto check = [&](uint64_t descriptor, bool along, int first, int count) {
+    for (int i = first; i < first + count; ++i) {
+      for (int k = 0; k < depth; ++k) {
+        const int byte = place(descriptor, along, p.type, i, k);
+        require_fenced(block, static_cast<size_t>(byte), static_cast<size_t>(item), "wgmma");
+      }
+    }
+  };
+  check(p.a, p.a_along, warp % 4 * kRows, kRows);
+  check(p.b, p.b_along, 0, p.n);
 }
 
 void multiply(const Block& block, int warp, const WgmmaProduct& p) {
@@ -88,6 +109,8 @@ void run_product(void* const* arguments, uint32_t lanes) {
     product.d[lane] = mine.d;
   }
   Fiber& me = running_fiber();
+  require_fenced_operands(*me.block, static_cast<int>(me.warp),
+                          *static_cast<const Argument*>(arguments[0]));
   if (Scheduler::instance().copies_land_at_once() && groups_of_warp().back().empty() &&
       groups_of_warp().size() == 1) {
     multiply(*me.block, static_cast<int>(me.warp), product);  // nothing before it waits

@@ -17,6 +17,7 @@
 #include <cstdint>
 
 #include "emulator/memory.h"
+#include "emulator/proxy.h"
 #include "emulator/scheduler.h"
 
 namespace brasa::simt::emulator {
@@ -151,6 +152,7 @@ void start_clocks(Block& block) {
   clocks.serial = next_serial++;
   clocks.clock.assign(threads, 1);
   clocks.seen_by_all.assign(threads, 0);
+  clocks.fenced.assign(threads, 0);
   clocks.seen.clear();
 }
 
@@ -176,21 +178,63 @@ void order_threads(Block& block, const std::vector<Fiber*>& threads) {
   }
 }
 
-void note_access(const void* pointer, size_t bytes, unsigned kind, const void* pc) {
-  if (!Scheduler::instance().options.race || bytes == 0) return;
-  if (current_thread == nullptr) return check_host_access(pointer, bytes, kind, pc);
+void proxy_fence() {
+  if (!Scheduler::instance().options.race) return;
   const Fiber& me = running_fiber();
+  BlockClocks& clocks = me.block->clocks;
+  clocks.fenced[me.index] = clocks.clock[me.index]++;
+}
+
+void require_fenced(Block& block, size_t offset, size_t bytes, const char* reader) {
+  if (!Scheduler::instance().options.race) return;
+  const BlockClocks& clocks = block.clocks;
+  const size_t end =
+      std::min((offset + bytes + kWord - 1) / kWord * kAccessesPerWord, clocks.shared.size());
+  for (size_t i = offset / kWord * kAccessesPerWord; i < end; ++i) {
+    const Access& access = clocks.shared[i];
+    if (access.block_serial != clocks.serial || (access.kind & kWrite) == 0) continue;
+    if (access.clock <= clocks.fenced[access.thread]) continue;
+    const size_t byte = i / kAccessesPerWord * kWord;
+    Scheduler::instance().abandon(
+        {.message = std::string(reader) + " reads byte " + std::to_string(byte) +
+                    " of shared memory, which thread " + std::to_string(access.thread) +
+                    " wrote without tma_store_fence() behind it",
+         .places = {{"the write at", unpack_place(access.place)}}});
+  }
+}
+
+void forget_accesses(Block& block, size_t offset, size_t bytes) {
+  if (!Scheduler::instance().options.race) return;
+  Shadow& shadow = block.clocks.shared;
+  const size_t end = std::min((offset + bytes) / kWord * kAccessesPerWord, shadow.size());
+  for (size_t i = offset / kWord * kAccessesPerWord; i < end; ++i) shadow[i] = {};
+}
+
+void note_access(const void* pointer, size_t bytes, unsigned kind, const void* pc) {
+  const Options& options = Scheduler::instance().options;
+  if (!(options.race || options.lint) || bytes == 0) return;
+  if (current_thread == nullptr) {
+    if (options.race) check_host_access(pointer, bytes, kind, pc);
+    return;
+  }
+  Fiber& me = running_fiber();
   const auto* address = static_cast<const std::byte*>(pointer);
   if (address >= me.stack.base && address < me.stack.top) return;
   const std::vector<Fiber>& threads = me.block->threads;  // read as threadIdx and its like
   if (pointer >= threads.data() && pointer < threads.data() + threads.size()) return;
   const auto offset = static_cast<size_t>(address - me.block->arena);
-  if (offset < kArenaBytes) return check_shared(*me.block, offset, bytes, kind, pc);
+  if (offset < kArenaBytes) {
+    if (options.lint) count_access(me, pointer, bytes, true, kind, pc);
+    if (options.race) check_shared(*me.block, offset, bytes, kind, pc);
+    return;
+  }
   Buffer* buffer = find_buffer(pointer);
   if (buffer == nullptr) return;  // constants and arguments of the kernel
   if (address < buffer->data || address + bytes > buffer->data + buffer->bytes) {
     report_outside(pointer, bytes, kind, pc);
   }
+  if (options.lint) count_access(me, pointer, bytes, false, kind, pc);
+  if (!options.race) return;
   check_words(buffer->shadow, first_serial_of_epoch, buffer->data,
               static_cast<size_t>(address - buffer->data), bytes, kind, pc);
 }

@@ -33,7 +33,8 @@ struct BlockClocks {
   uint32_t serial = 0;  // numbers the runs of blocks; a grid barrier starts a new one
   std::vector<uint32_t> clock;
   std::vector<uint32_t> seen_by_all;
-  std::vector<uint32_t> seen;  // (threads,threads); empty until a part of the block synchronises
+  std::vector<uint32_t> fenced;  // the clock at a thread's last proxy_fence()
+  std::vector<uint32_t> seen;    // (threads,threads); empty until a part of the block synchronises
   Shadow shared;
 };
 

@@ -53,6 +53,7 @@ struct Grid {
   size_t dynamic_shared;
   bool cooperative;
   unsigned cluster;
+  const void* kernel;  // what the access lint calls it by
 };
 
 /// Runs thread_main(closure) once per thread of the grid and returns when all have ended.
@@ -104,8 +105,9 @@ void note_access(const void* pointer, size_t bytes, unsigned kind, const void* p
 // ---- options and counters, for tests
 
 /// "order" of threads: forward, reverse or random; "async", when asynchronous copies land: lazy,
-/// eager or random; "seed": a number for what is random; "race": on or off; "capability" (80, 90)
-/// and "multiprocessors" of the GPU that host code sees. Anything else: std::invalid_argument.
+/// eager or random; "seed": a number for what is random; "race" and "lint": on or off; "capability"
+/// (80, 90) and "multiprocessors" of the GPU that host code sees. Anything else:
+/// std::invalid_argument.
 void set_option(const std::string& name, const std::string& value);
 
 int capability();

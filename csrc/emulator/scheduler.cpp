@@ -84,6 +84,7 @@ void Scheduler::run(const Grid& grid, void (*thread_main)(void*), void* closure)
   if (remembered_ != nullptr) throw error_of(*std::exchange(remembered_, nullptr));
   thread_main_ = thread_main;
   closure_ = closure;
+  kernel_ = grid.kernel;
   random_.seed(options.seed);
   const uint64_t blocks = volume(grid.grid);
   const uint64_t together = grid.cooperative ? blocks : grid.cluster;
@@ -161,7 +162,12 @@ void Scheduler::run_resident_blocks() {
   }
   const bool stuck = std::any_of(resident_.begin(), resident_.end(),
                                  [](const auto& block) { return block && block->alive != 0; });
-  if (failure_ == nullptr && !stuck) return;
+  if (failure_ == nullptr && !stuck) {
+    for (const auto& block : resident_) {
+      if (block) settle_requests(*block, kernel_);
+    }
+    return;
+  }
   const Failure failure = failure_ != nullptr ? std::move(*failure_) : deadlock();
   drop_threads();
   throw error_of(failure);
@@ -191,6 +197,7 @@ void Scheduler::drop_threads() {
       if (thread.stack.base != nullptr) stacks_.give_back(thread.stack);
     }
     block->threads.clear();
+    block->requests.reset();
     block->alive = 0;
   }
   ready_.clear();

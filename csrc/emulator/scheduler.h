@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "emulator/fiber.h"
+#include "emulator/lint.h"
 #include "emulator/ptx_tma.h"
 #include "emulator/race.h"
 #include "emulator/runtime.h"
@@ -40,6 +41,7 @@ struct Options {
   uint32_t capability = 90;
   uint32_t multiprocessors = kMaxResidentBlocks;
   bool race = false;
+  bool lint = false;
   bool instrumented = false;  // the module reports its accesses
 };
 
@@ -129,6 +131,7 @@ struct Block {
   size_t arena_used = 0;
   std::vector<SharedArray> arrays;
   BlockClocks clocks;  // race check only
+  Requests requests;   // access lint only
 };
 
 /// Why a launch ended early. Places are instructions, turned into file and line at the end, because
@@ -188,6 +191,7 @@ class Scheduler {
   uint64_t yields_in_a_row_ = 0;
   void (*thread_main_)(void*) = nullptr;
   void* closure_ = nullptr;
+  const void* kernel_ = nullptr;
 };
 
 inline Fiber& running_fiber() {

@@ -127,6 +127,59 @@ __global__ void __launch_bounds__(32)
 #endif
 }
 
+// ---- what threads write for the copy engine and the tensor cores: a panel of 64 lines of 64
+// numbers
+
+/// Where piece `piece`, 16 bytes, of line `line` lies.
+BRASA_DEVICE_FN unsigned char* swizzled(unsigned char* panel, int line, int piece) {
+  return panel + line * kLine + ((piece ^ (line & 7)) * 16);
+}
+
+/// y = x, for 64 lines of x.
+template <PanelBug Bug>
+__global__ void __launch_bounds__(kMultipliers)
+    copy_panel_kernel(const uint16_t* x, const __grid_constant__ simt::TensorMap y) {
+#if BRASA_HAS_WGMMA
+  BRASA_DYN_SHARED(unsigned char, panel);
+  for (int i = int(threadIdx.x); i < kRows * 8; i += kMultipliers) {
+    const auto words = simt::load_pack<4>(reinterpret_cast<const float*>(x) + 4 * i);
+    simt::store_pack<4>(reinterpret_cast<float*>(swizzled(panel, i / 8, i % 8)), words);
+  }
+  if (Bug != PanelBug::kNoFence) simt::tma_store_fence();
+  if (Bug != PanelBug::kNoBarrier) __syncthreads();
+  if (threadIdx.x == 0) {
+    simt::tma_store(y, panel, 0, 0, 0);
+    simt::tma_store_wait<0>();
+  }
+#endif
+}
+
+/// y (64,128) = x x^T twice side by side, x of 64 lines, by wgmma of what threads wrote.
+template <PanelBug Bug>
+__global__ void __launch_bounds__(kMultipliers) square_panel_kernel(const uint16_t* x, float* y) {
+#if BRASA_HAS_WGMMA
+  BRASA_DYN_SHARED(unsigned char, panel);
+  for (int i = int(threadIdx.x); i < 2 * kRows * 8; i += kMultipliers) {
+    const auto words =
+        simt::load_pack<4>(reinterpret_cast<const float*>(x) + 4 * (i % (kRows * 8)));
+    simt::store_pack<4>(reinterpret_cast<float*>(swizzled(panel, i / 8, i % 8)), words);
+  }
+  if (Bug != PanelBug::kNoFence) simt::tma_store_fence();
+  __syncthreads();
+  float sum[kColumns / 2];
+  simt::wgmma_fence();
+#pragma unroll
+  for (int step = 0; step < 4; ++step) {
+    const uint64_t operand = simt::wgmma_operand(panel, 32 * step, 0);
+    simt::wgmma<bfloat16, kColumns, true, true>(sum, operand, operand, step > 0);
+  }
+  simt::wgmma_commit();
+  simt::wgmma_wait<0>();
+  simt::wgmma_done(sum);
+  store({kRows, kColumns, kDepth}, sum, y);
+#endif
+}
+
 simt::TensorMap map_of(const uint16_t* data, int64_t rows, int64_t k, int lines) {
   return simt::make_tensor_map({.base = data,
                                 .item_bytes = 2,
@@ -174,6 +227,21 @@ void ring_gemm(const uint16_t* a, const uint16_t* b, float* c, int m, int n, int
     BRASA_CASE(kNotInitialised)
 #undef BRASA_CASE
   }
+}
+
+void panel(const char* kind, const uint16_t* x, void* y, PanelBug bug) {
+  const bool copies = kind[0] == 'c';
+  const simt::LaunchConfig config{.block = dim3(kMultipliers), .smem = size_t(2 * kRows * kLine)};
+  const auto run = [&]<PanelBug Bug>() {
+    if (copies)
+      simt::launch(config, copy_panel_kernel<Bug>, x,
+                   map_of(static_cast<uint16_t*>(y), kRows, kDepth, kRows));
+    else
+      simt::launch(config, square_panel_kernel<Bug>, x, static_cast<float*>(y));
+  };
+  if (bug == PanelBug::kNone) run.operator()<PanelBug::kNone>();
+  if (bug == PanelBug::kNoFence) run.operator()<PanelBug::kNoFence>();
+  if (bug == PanelBug::kNoBarrier) run.operator()<PanelBug::kNoBarrier>();
 }
 
 }  // namespace brasa::selftest

@@ -91,6 +91,17 @@ __global__ void __launch_bounds__(kSoftmaxThreads)
   for (int i = thread; i < n; i += kSoftmaxThreads) y[i] = expf(x[i] - maximum) / sum;
 }
 
+// ---- access lint: a strided read, a column of a square in shared memory, and packs of it
+
+__global__ void access_pattern_kernel(const float* x, float* y, int stride, int pad) {
+  BRASA_SHARED(float, square, [32 * 36]);
+  const int lane = int(threadIdx.x), width = 32 + pad;
+  square[lane * width] = x[lane * stride];
+  __syncwarp();
+  y[lane] = square[lane * width];
+  if (lane < 8) simt::store_pack<4>(square + 4 * lane, simt::load_pack<4>(square + 4 * lane));
+}
+
 // ---- block_reduce, packs, ballots, atomics, shuffles
 
 template <class T>
@@ -317,6 +328,10 @@ void shuffles(int* y) {
 
 void reverse(const float* x, float* y, int n, int n_shared) {
   launch({.block = dim3(256), .smem = n_shared * sizeof(float)}, reverse_kernel, x, y, n);
+}
+
+void access_pattern(const float* x, float* y, int stride, int pad) {
+  launch({.block = dim3(32)}, access_pattern_kernel, x, y, stride, pad);
 }
 
 void mistake(const char* name, float* y) {

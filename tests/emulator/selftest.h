@@ -70,6 +70,15 @@ void load_pixels(const uint16_t* x, uint16_t* y, const PixelImage& image, const 
 /// y[l] = 2^x[l] for l < 32, by the special function unit.
 void powers_of_two(const float* x, float* y);
 
+/// "copy": y = x, 64 lines of 64 numbers of 16 bits, by way of shared memory and the copy engine;
+/// "square": y (64,128) = x x^T twice side by side, of bfloat16, by wgmma.
+enum class PanelBug { kNone, kNoFence, kNoBarrier };
+void panel(const char* kind, const uint16_t* x, void* y, PanelBug bug);
+
+/// y[i] = x[stride i] for i < 32, by way of a square in shared memory that is written along
+/// columns, with `pad` floats behind each row: what the access lint counts is known.
+void access_pattern(const float* x, float* y, int stride, int pad);
+
 /// Kernels with one mistake each, by name; `y` has room for 64 floats.
 void mistake(const char* name, float* y);
 

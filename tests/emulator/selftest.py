@@ -14,6 +14,7 @@ TIMINGS = ["lazy", "eager", "random"]
 MISSING_BARRIER, DIVERGENT_BARRIER, READ_PAST_END = 1, 2, 3
 WEAK_WAIT, STAGE_REUSED = 1, 2
 # Bugs of the ring of stages.
+NO_FENCE, NO_BARRIER = 1, 2  # of a panel
 NO_WAIT_FOR_STAGE, GIVEN_BACK_EARLY, NO_WAIT_FOR_PRODUCT, WRONG_BYTES, NOT_INITIALISED = 1, 2, 3, 4, 5
 
 
@@ -96,6 +97,15 @@ def run_load_pixels(
     source = DeviceArray(emulator, x)
     result = DeviceArray(emulator, np.full((24, 64), 0xFFFF, np.uint16))
     emulator.load_pixels(source.address, result.address, x.shape, walk, at)
+    return result.get()
+
+
+def run_panel(emulator: ModuleType, kind: str, x: np.ndarray, bug: int = 0) -> np.ndarray:
+    """A copy (64, 64) of the bits of x, or x @ x.T twice side by side."""
+    source = DeviceArray(emulator, to_bf16(x))
+    shape, dtype = ((64, 64), np.uint16) if kind == "copy" else ((64, 128), np.float32)
+    result = DeviceArray(emulator, np.zeros(shape, dtype))
+    emulator.panel(kind, source.address, result.address, bug)
     return result.get()
 
 

@@ -66,6 +66,12 @@ void bind_matrix_kernels(py::module_& m) {
 
 void bind_ring(py::module_& m) {
   m.def(
+      "panel",
+      [](const std::string& kind, Address x, Address y, int bug) {
+        panel(kind.c_str(), as<uint16_t>(x), as<void>(y), static_cast<PanelBug>(bug));
+      },
+      Release());
+  m.def(
       "ring_gemm",
       [](Address a, Address b, Address c, int m, int n, int k, int bug) {
         ring_gemm(as<uint16_t>(a), as<uint16_t>(b), as<float>(c), m, n, k,
@@ -113,6 +119,12 @@ void bind_other_kernels(py::module_& m) {
       "reverse",
       [](Address x, Address y, int n, int n_shared) {
         reverse(as<float>(x), as<float>(y), n, n_shared);
+      },
+      Release());
+  m.def(
+      "access_pattern",
+      [](Address x, Address y, int stride, int pad) {
+        access_pattern(as<float>(x), as<float>(y), stride, pad);
       },
       Release());
   m.def(

@@ -16,12 +16,14 @@ from emulator.selftest import (
     DeviceArray,
     normal,
     run_load_pixels,
+    run_panel,
     run_ring_gemm,
     run_sgemm,
     run_softmax,
     run_tensor_gemm,
     small_integers,
     softmax_reference,
+    to_bf16,
 )
 
 # ---- right kernels
@@ -243,6 +245,18 @@ def test_powers_of_two(plain: ModuleType) -> None:
     expected = np.exp2(x.astype(np.float64))
     expected[3] = 0
     np.testing.assert_allclose(result.get(), expected, rtol=2.0**-22)
+
+
+@pytest.mark.parametrize("timing", TIMINGS)
+@pytest.mark.parametrize("order", ORDERS)
+def test_panels_that_threads_write(
+    emulator: ModuleType, order: str, timing: str, rng: np.random.Generator
+) -> None:
+    x = small_integers(rng, 64, 64)
+    emulator.set_option("order", order)
+    emulator.set_option("async", timing)
+    np.testing.assert_array_equal(run_panel(emulator, "copy", x), to_bf16(x))
+    np.testing.assert_array_equal(run_panel(emulator, "square", x), np.tile(x @ x.T, 2))
 
 
 # ---- memory

@@ -12,6 +12,8 @@ from emulator.selftest import (
     DIVERGENT_BARRIER,
     GIVEN_BACK_EARLY,
     MISSING_BARRIER,
+    NO_BARRIER,
+    NO_FENCE,
     NO_WAIT_FOR_PRODUCT,
     NO_WAIT_FOR_STAGE,
     NOT_INITIALISED,
@@ -23,6 +25,7 @@ from emulator.selftest import (
     WRONG_BYTES,
     DeviceArray,
     normal,
+    run_panel,
     run_ring_gemm,
     run_sgemm,
     run_softmax,
@@ -215,6 +218,27 @@ def test_mistake_with_a_barrier_is_reported(
         run_ring_gemm(emulator, a, b, bug=bug)
     assert_mentions(error, message)
     np.testing.assert_array_equal(run_ring_gemm(emulator, a, b), a @ b.T)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("kind", ["copy", "square"])
+def test_a_write_without_a_fence_is_reported_where_the_engine_reads_it(
+    race: ModuleType, kind: str, order: str, rng: np.random.Generator
+) -> None:
+    x = small_integers(rng, 64, 64)
+    race.set_option("order", order)
+    with pytest.raises(RuntimeError) as error:
+        run_panel(race, kind, x, NO_FENCE)
+    reader = {"copy": "tma_store", "square": "wgmma"}[kind]
+    assert_mentions(error, f"{reader} reads byte", "without tma_store_fence() behind it", "hopper.cu:")
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_store_before_the_barrier_is_a_race(race: ModuleType, order: str, rng: np.random.Generator) -> None:
+    race.set_option("order", order)
+    with pytest.raises(RuntimeError) as error:
+        run_panel(race, "copy", small_integers(rng, 64, 64), NO_BARRIER)
+    assert_mentions(error, "data race at byte", "of shared memory", "hopper.cu:")
 
 
 def assert_mentions(error: pytest.ExceptionInfo[RuntimeError], *parts: str) -> None:
