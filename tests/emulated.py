@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import sys
 from functools import partial, wraps
+from types import SimpleNamespace
 
 import _cuda_emu
 import _cuda_emu_race
@@ -26,7 +27,7 @@ cuda.kernels = kernels
 class EmulatedArray(np.ndarray):
     """An array on the emulated device. As with CuPy, reductions give arrays of rank 0, not scalars."""
 
-    device = 0  # NumPy's own attribute says "cpu"
+    device = SimpleNamespace(id=0)  # NumPy's own attribute says "cpu"
 
     @property
     def __cuda_array_interface__(self):

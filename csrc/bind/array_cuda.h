@@ -18,6 +18,7 @@ namespace py = pybind11;
 struct Callbacks {
   py::object current_stream;  ///< () -> int
   py::object allocate;        ///< (bytes) -> object with .ptr, freed in stream order when it dies
+  py::object current_device;  ///< () -> int, where there are several; else null
 };
 inline Callbacks& callbacks() {
   static Callbacks* the_callbacks = new Callbacks;  // never destroyed: Python may be gone by then
@@ -39,8 +40,23 @@ inline bool is_bfloat16(const py::object& dtype) {
   return py::str(dtype.attr("name")).cast<std::string>() == "bfloat16";
 }
 
+/// Kernels run on the current device and see its memory alone.
+inline void require_current_device(py::handle array) {
+  const py::object& current = callbacks().current_device;
+  if (!current) return;
+  const int there = array.attr("device").attr("id").cast<int>(), here = current().cast<int>();
+  if (there == here) return;
+  const std::string number = std::to_string(there);
+  throw py::value_error("an array is on cuda:" + number +
+                        ", and the current device is cuda:" + std::to_string(here) +
+                        ": move it, or compute within the block of "
+                        "cupy.cuda.Device(" +
+                        number + ")");
+}
+
 inline bool load_view(py::handle source, ArrayView& view, bool writable) {
   if (!py::hasattr(source, "__cuda_array_interface__")) return false;
+  require_current_device(source);
   const py::dict interface = source.attr("__cuda_array_interface__");
   const auto data = interface["data"].cast<py::tuple>();
   const auto shape = interface["shape"].cast<py::tuple>();

@@ -41,6 +41,7 @@ def register(
     *,
     current_stream: Callable[[], int],
     allocate: Callable[[int], Any],
+    current_device: Callable[[], int] | None = None,
 ) -> None:
     """Add a kind of device array.
 
@@ -57,6 +58,9 @@ def register(
     allocate : callable
         Returns an object whose ``ptr`` is the address of that many bytes of device memory, which live
         as long as the object, in stream order.
+    current_device : callable, optional
+        Returns the number of the device that work goes to now, where there are several: arrays on
+        another one (by their ``device.id``) are then refused.
     """
 
     def empty(shape: tuple[int, ...], dtype: Any, channels_last: bool) -> Any:
@@ -69,7 +73,7 @@ def register(
     def empty_like(array: Any) -> Any:
         return empty(array.shape, array.dtype, kernels.layout(array) == CHANNELS_LAST)
 
-    kernels._set_callbacks(current_stream, allocate)
+    kernels._set_callbacks(current_stream, allocate, current_device)
     kernels._set_tf32(_tf32)
     _backends[kind] = Backend("cuda", namespace, kernels, empty, empty_like)
 
@@ -97,12 +101,17 @@ def _register_cupy(kind: type) -> Backend:
             "this build of brasa has no CUDA kernels, so it cannot compute on CuPy arrays; "
             "build it with BRASA_CUDA=on, or pass NumPy arrays"
         ) from error
+    runtime = cupy.cuda.runtime
+    fault = _fault_of_gpu(cupy, runtime.getDevice())
+    if fault:
+        raise TypeError(f"brasa cannot compute on CuPy arrays: {fault}")
     register(
         kind,
         cupy,
         _cuda,
         current_stream=lambda: cupy.cuda.get_current_stream().ptr,
         allocate=cupy.cuda.alloc,
+        current_device=runtime.getDevice if runtime.getDeviceCount() > 1 else None,
     )
     return _backends[kind]
 
@@ -131,7 +140,8 @@ def as_array(x: Any, name: str = "x") -> Any:
     """The door: `x` itself when it is an array, else converted to one.
 
     Python floats become float32, ints int64, bools bool. Anything with DLPack or ``__array__`` (a torch
-    tensor, a subclass of ndarray) becomes a NumPy array, without a copy where its library allows that. A
+    tensor, a subclass of ndarray) becomes a NumPy array, or a CuPy array where it lies on a GPU, without a
+    copy where its library allows that. A
     NumPy array that is misaligned or of foreign byte order is copied.
 
     Raises
@@ -144,6 +154,8 @@ def as_array(x: Any, name: str = "x") -> Any:
     if _is_cupy(x):
         backend_of(x)
         return x
+    if _is_on_gpu(x):
+        return _from_gpu(x, name)
     try:
         converted = np.asarray(x)
     except ValueError:  # a sequence of unequal shapes, such as what a recurrent layer returns
@@ -154,6 +166,28 @@ def as_array(x: Any, name: str = "x") -> Any:
     if converted.dtype == np.float64 and not is_typed:
         converted = converted.astype(np.float32)
     return _native(converted)
+
+
+_ON_CUDA = (2, 13)  # DLPack's device types: CUDA memory, and managed
+
+
+def _is_on_gpu(x: Any) -> bool:
+    """Whether another library's array, such as a tensor of PyTorch or JAX, lies on an NVIDIA GPU."""
+    ask = getattr(type(x), "__dlpack_device__", None)
+    if ask is not None:
+        return ask(x)[0] in _ON_CUDA
+    return hasattr(type(x), "__cuda_array_interface__")
+
+
+def _from_gpu(x: Any, name: str) -> Any:
+    """A CuPy array that shares the memory of `x`."""
+    cupy = import_cupy("cuda")
+    try:
+        array = cupy.from_dlpack(x) if hasattr(x, "__dlpack__") else cupy.asarray(x)
+    except (BufferError, TypeError, RuntimeError) as error:  # such as a tensor that requires a gradient
+        raise TypeError(f"{name}: a {type(x).__name__} on a GPU could not be shared: {error}") from error
+    backend_of(array)
+    return array
 
 
 def _native(x: np.ndarray) -> np.ndarray:
@@ -325,16 +359,53 @@ def cuda_backend() -> Backend:
 
 
 def import_cupy(device: str) -> ModuleType:
-    """The module cupy, or a ValueError that says what is missing for `device`."""
+    """The module cupy, or a ValueError that says what is missing for `device`, such as ``"cuda:1"``."""
     try:
         import cupy
     except ImportError as error:
         raise ValueError(
             f"device {device!r} needs CuPy: install the extra [cuda] of the package {distribution()}"
         ) from error
-    if not cupy.cuda.is_available():
-        raise ValueError(f"device {device!r} is not there: CUDA finds no GPU on this machine")
+    number = int(device.partition(":")[2] or 0)
+    fault = _fault_of_gpu(cupy, number)
+    if fault:
+        raise ValueError(f"device {device!r} cannot be used: {fault}")
     return cupy
+
+
+_OLDEST_CUDA, _OLDEST_DRIVER = 13000, 580  # what the toolkit that builds _cuda asks for
+_OLDEST_GPU = 8, 0
+
+
+def _fault_of_gpu(cupy: Any, number: int) -> str:
+    """What keeps GPU `number` from being used, in words; empty where nothing does."""
+    runtime = cupy.cuda.runtime
+    driver = runtime.driverGetVersion()  # 0 without one
+    if not driver:
+        return "this machine has no NVIDIA driver"
+    if driver < _OLDEST_CUDA:
+        return (
+            f"the NVIDIA driver is of CUDA {driver // 1000}.{driver % 1000 // 10}, brasa's kernels need "
+            f"CUDA {_OLDEST_CUDA // 1000}: install driver {_OLDEST_DRIVER} or later"
+        )
+    try:
+        count = runtime.getDeviceCount()
+    except runtime.CUDARuntimeError as error:
+        if error.status != runtime.errorNoDevice:
+            return f"CUDA says {error}"
+        count = 0
+    if not count:
+        return "CUDA finds no GPU on this machine"
+    if number >= count:
+        return f"this machine has {count} GPU{'s' * (count > 1)}, counted from cuda:0"
+    found = runtime.getDeviceProperties(number)
+    capability = found["major"], found["minor"]
+    if capability < _OLDEST_GPU:
+        return (
+            f"the GPU ({found['name'].decode()}) has compute capability {capability[0]}.{capability[1]}, "
+            f"brasa's kernels need {_OLDEST_GPU[0]}.{_OLDEST_GPU[1]} or more"
+        )
+    return ""
 
 
 def distribution() -> str:
