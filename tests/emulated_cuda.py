@@ -179,6 +179,11 @@ class MemoryPool:
                 kernels.free(ptr)
 
 
+def alloc_pinned_memory(nbytes):
+    """Host memory that copies are made from."""
+    return bytearray(nbytes)
+
+
 @contextmanager
 def using_allocator(malloc):
     before = getattr(_local, "malloc", Memory)

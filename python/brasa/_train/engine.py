@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -15,6 +15,7 @@ from brasa.nn import Module
 from brasa.tensor import Tensor
 
 from .metrics import Metric, RunningMeans, total
+from .transfer import copied_ahead
 
 __all__ = ["PRECISIONS", "Engine"]
 
@@ -82,12 +83,26 @@ class Engine:
         """Start measuring."""
         return RunningMeans(["loss", *self.metrics])
 
-    def on_device(self, value: Any) -> Any:
-        """The array that the model can take: on its device, and in its precision where floating."""
-        array = beside(as_array(value), self._anchor.data)
+    def converted(self, value: Any) -> Any:
+        """The array of `value`, in the model's precision where floating."""
+        array = as_array(value)
         if array.dtype.kind == "f" and array.dtype != self._dtype:
             return array.astype(self._dtype)
         return array
+
+    def on_device(self, value: Any) -> Any:
+        """The array that the model can take: on its device, and in its precision where floating."""
+        return beside(self.converted(value), self._anchor.data)
+
+    def batches(
+        self, batches: Iterable[tuple[Any, Any]], position: Callable[[], Any] = lambda: None
+    ) -> Iterator[tuple[Any, Any, Any]]:
+        """(x, y, position()) of every batch; on a GPU they are copied there ahead of their use."""
+        if self.device != "cpu":
+            yield from copied_ahead(batches, self.converted, self._anchor.data, position)
+            return
+        for x, y in batches:
+            yield x, y, position()
 
     def inputs(self, x: Any) -> tuple[Any, ...]:
         """The arguments of the model, on its device; a tuple of arrays is several."""

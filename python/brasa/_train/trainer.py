@@ -223,7 +223,7 @@ class Trainer:
         means = self.engine.new_means()
         batches = as_batches(data, "data", batch_size)
         with self.engine.evaluating(), open_batches(batches) as iterator:
-            for x, y in iterator:
+            for x, y, _ in self.engine.batches(iterator):
                 y = self.engine.on_device(y)
                 output = self.engine.forward(x)
                 means.add(self.engine.totals(output, y, self.engine.loss_of(output, y).data))
@@ -305,11 +305,11 @@ class Trainer:
         count = len(batches) if isinstance(batches, Sized) else None
         progress.begin(self.epoch + 1, count, self.batch)
         with open_batches(batches, self.batch if loader is None else 0) as iterator:
-            for x, y in iterator:
+            position = loader.state_dict if loader is not None else lambda: None
+            for x, y, behind in self.engine.batches(iterator, position):
                 self._train_batch(x, y)
                 self.batch += 1
-                if loader is not None:
-                    self._loader_state = loader.state_dict()
+                self._loader_state = behind
                 progress.advance(self._means.values)
                 self._tell("on_batch_end")
                 self._obey_interrupt()
