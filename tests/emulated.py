@@ -30,6 +30,11 @@ class EmulatedArray(np.ndarray):
     device = SimpleNamespace(id=0)  # NumPy's own attribute says "cpu"
 
     @property
+    def data(self):
+        """What CuPy's arrays have in place of a buffer: an object with the address."""
+        return SimpleNamespace(ptr=self.ctypes.data)
+
+    @property
     def __cuda_array_interface__(self):
         return {
             "shape": self.shape, "typestr": self.dtype.str, "strides": self.strides, "version": 3,

@@ -19,11 +19,13 @@ void bind_device(py::module_& m) {
   m.def("layout", [](const In& x) { return int(layout_of(x)); }, "x"_a);
   m.def(
       "_set_callbacks",
-      [](py::object current_stream, py::object allocate, py::object current_device) {
+      [](py::object kind, py::object current_stream, py::object allocate,
+         py::object current_device) {
         if (current_device.is_none()) current_device = {};
-        callbacks() = {std::move(current_stream), std::move(allocate), std::move(current_device)};
+        callbacks() = {std::move(kind), std::move(current_stream), std::move(allocate),
+                       std::move(current_device)};
       },
-      "current_stream"_a, "allocate"_a, "current_device"_a);
+      "kind"_a, "current_stream"_a, "allocate"_a, "current_device"_a);
   m.attr("_MOST_WORDS") = kMostWords;
   m.def("_store_words", &store_words, "words"_a, "to"_a);
   m.def("_set_tf32", [](bool on) { math_mode() = on ? MathMode::tf32 : MathMode::ieee; }, "on"_a);

@@ -48,7 +48,7 @@ def register(
     Parameters
     ----------
     kind : type
-        The arrays' type. They have ``__cuda_array_interface__``.
+        The arrays' type. They have ``shape``, ``strides``, ``dtype`` and ``data.ptr``, an address.
     namespace : module
         What NumPy's functions are for this type, such as the module ``cupy``.
     kernels : module
@@ -73,7 +73,7 @@ def register(
     def empty_like(array: Any) -> Any:
         return empty(array.shape, array.dtype, kernels.layout(array) == CHANNELS_LAST)
 
-    kernels._set_callbacks(current_stream, allocate, current_device)
+    kernels._set_callbacks(kind, current_stream, allocate, current_device)
     kernels._set_tf32(_tf32)
     _backends[kind] = Backend("cuda", namespace, kernels, empty, empty_like)
 
@@ -105,11 +105,12 @@ def _register_cupy(kind: type) -> Backend:
     fault = _fault_of_gpu(cupy, runtime.getDevice())
     if fault:
         raise TypeError(f"brasa cannot compute on CuPy arrays: {fault}")
+    stream_in_use = cupy.cuda.get_current_stream
     register(
         kind,
         cupy,
         _cuda,
-        current_stream=lambda: cupy.cuda.get_current_stream().ptr,
+        current_stream=lambda: stream_in_use().ptr,
         allocate=cupy.cuda.alloc,
         current_device=runtime.getDevice if runtime.getDeviceCount() > 1 else None,
     )

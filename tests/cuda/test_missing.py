@@ -123,9 +123,9 @@ def callbacks(emulated):
     """Sets the callbacks of the emulated kernels; they are as before after the test."""
     cuda = emulated.cuda
     yield lambda allocate=cuda.alloc, device=None: emulated.kernels._set_callbacks(
-        lambda: cuda.get_current_stream().ptr, allocate, device
+        emulated.ndarray, lambda: cuda.get_current_stream().ptr, allocate, device
     )
-    emulated.kernels._set_callbacks(lambda: cuda.get_current_stream().ptr, cuda.alloc, None)
+    emulated.kernels._set_callbacks(emulated.ndarray, lambda: cuda.get_current_stream().ptr, cuda.alloc, None)
 
 
 def test_an_array_on_another_gpu(emulated, callbacks):
