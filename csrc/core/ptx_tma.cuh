@@ -60,6 +60,19 @@ BRASA_DEVICE_FN void tma_load_pixels(void* shared, const TensorMap& map, Barrier
   emulator::pixel_load(shared, map, barrier, channel, w, h, image, right, down);
 }
 
+/// tma_load() into every block of the cluster whose bit is set in `blocks`: to the same place, and
+/// its bytes are completed on the barrier of each at the same place.
+BRASA_DEVICE_FN void tma_load_multicast(void* shared, const TensorMap& map, Barrier* barrier, int x,
+                                        int y, int z, unsigned blocks) {
+  emulator::tensor_load_multicast(shared, map, barrier, x, y, z, blocks);
+}
+
+/// Arrives at the barrier at the same place in block `rank` of the cluster.
+BRASA_DEVICE_FN void barrier_arrive_at(Barrier* barrier, unsigned rank,
+                                       emulator::Location where = emulator::Location::current()) {
+  emulator::barrier_arrive_at(barrier, rank, where);
+}
+
 /// Starts writing the box at (x, y, z) from shared memory, which tma_store_fence() and a barrier
 /// came before; what lies outside the tensor is not written.
 BRASA_DEVICE_FN void tma_store(const TensorMap& map, const void* shared, int x, int y, int z) {
@@ -138,6 +151,25 @@ BRASA_DEVICE_FN void tma_load_pixels(void* shared, const TensorMap& map, Barrier
       "[%0], [%1, {%3, %4, %5, %6}], [%2], {%7, %8};" ::"r"(shared_address(shared)),
       "l"(&map), "r"(shared_address(barrier)), "r"(channel), "r"(w), "r"(h), "r"(image),
       "h"(uint16_t(right)), "h"(uint16_t(down))
+      : "memory");
+}
+
+BRASA_DEVICE_FN void tma_load_multicast(void* shared, const TensorMap& map, Barrier* barrier, int x,
+                                        int y, int z, unsigned blocks) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+      ".multicast::cluster [%0], [%1, {%3, %4, %5}], [%2], %6;" ::"r"(shared_address(shared)),
+      "l"(&map), "r"(shared_address(barrier)), "r"(x), "r"(y), "r"(z),
+      "h"(static_cast<uint16_t>(blocks))
+      : "memory");
+}
+
+BRASA_DEVICE_FN void barrier_arrive_at(Barrier* barrier, unsigned rank) {
+  asm volatile(
+      "{ .reg .b32 remote; mapa.shared::cluster.u32 remote, %0, %1;"
+      " mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote]; }" ::"r"(
+          shared_address(barrier)),
+      "r"(rank)
       : "memory");
 }
 

@@ -9,8 +9,11 @@
 // types may be, a line is one step of the depth and holds 64 rows (columns); more of them follow at
 // a distance of `panel` bytes.
 //
-// The product runs on while the threads do: operands may be overwritten and D be read after
-// wgmma_wait().
+// The left operand may be in registers: those of mma_m16n8k16_* and mma_m16n8k8_tf32, for the 16
+// rows of each warp.
+//
+// The product runs on while the threads do: operands, registers too, may be overwritten and D be
+// read after wgmma_wait().
 #pragma once
 
 #include "core/half.h"
@@ -44,15 +47,27 @@ BRASA_DEVICE_FN uint64_t wgmma_operand(const void* tile, int skip, int panel) {
 
 #if BRASA_EMULATED_DEVICE
 
+template <class T>
+inline constexpr emulator::WgmmaType kWgmmaType =
+    std::is_same_v<T, float>     ? emulator::WgmmaType::tf32
+    : std::is_same_v<T, float16> ? emulator::WgmmaType::f16
+                                 : emulator::WgmmaType::bf16;
+
 /// Starts D = A B, + D where `accumulate`.
 template <class T, int N, bool kAAlong, bool kBAlong>
 BRASA_DEVICE_FN void wgmma(float (&d)[N / 2], uint64_t a, uint64_t b, bool accumulate,
                            emulator::Location where = emulator::Location::current()) {
-  constexpr emulator::WgmmaType kType = std::is_same_v<T, float>     ? emulator::WgmmaType::tf32
-                                        : std::is_same_v<T, float16> ? emulator::WgmmaType::f16
-                                                                     : emulator::WgmmaType::bf16;
   static_assert(sizeof(T) == 2 || (kAAlong && kBAlong), "tf32 is read along the depth only");
-  emulator::wgmma(kType, N, kAAlong, kBAlong, d, a, b, accumulate, where);
+  emulator::wgmma(kWgmmaType<T>, N, kAAlong, kBAlong, d, a, b, accumulate, where);
+}
+
+/// The same with A in registers.
+template <class T, int N, bool kBAlong>
+BRASA_DEVICE_FN void wgmma_from_registers(
+    float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b, bool accumulate,
+    emulator::Location where = emulator::Location::current()) {
+  static_assert(sizeof(T) == 2 || kBAlong, "tf32 is read along the depth only");
+  emulator::wgmma_from_registers(kWgmmaType<T>, N, kBAlong, d, a, b, accumulate, where);
 }
 
 /// Before the first product: D and what it is made of are as written.
@@ -134,6 +149,43 @@ BRASA_DEVICE_FN void wgmma(float (&d)[N / 2], uint64_t a, uint64_t b, bool accum
   }
 }
 
+#define BRASA_WGMMA_FROM_16(shape, type, registers, inout, a0, a1, a2, a3, b_, p_, tb_)        \
+  asm volatile("{ .reg .pred p; setp.ne.b32 p, " p_ ", 0; wgmma.mma_async.sync.aligned." shape \
+               ".f32." type "." type " " registers ", {" a0 "," a1 "," a2 "," a3 "}, " b_      \
+               ", p, 1, 1, " tb_ "; }"                                                         \
+               : inout                                                                         \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int(accumulate)),     \
+                 "n"(kBAlong ? 0 : 1))
+#define BRASA_WGMMA_FROM_TF32(shape, registers, inout, a0, a1, a2, a3, b_, p_)                   \
+  asm volatile("{ .reg .pred p; setp.ne.b32 p, " p_ ", 0; wgmma.mma_async.sync.aligned." shape   \
+               ".f32.tf32.tf32 " registers ", {" a0 "," a1 "," a2 "," a3 "}, " b_ ", p, 1, 1; }" \
+               : inout                                                                           \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int(accumulate)))
+#define BRASA_WGMMA_FROM_N(n, count, a0, a1, a2, a3, b_, p_, tb_)                                  \
+  if constexpr (std::is_same_v<T, float>)                                                          \
+    BRASA_WGMMA_FROM_TF32("m64n" n "k8", BRASA_REGISTERS_##count, BRASA_INOUT_##count(d, 0), a0,   \
+                          a1, a2, a3, b_, p_);                                                     \
+  else if constexpr (std::is_same_v<T, float16>)                                                   \
+    BRASA_WGMMA_FROM_16("m64n" n "k16", "f16", BRASA_REGISTERS_##count, BRASA_INOUT_##count(d, 0), \
+                        a0, a1, a2, a3, b_, p_, tb_);                                              \
+  else                                                                                             \
+    BRASA_WGMMA_FROM_16("m64n" n "k16", "bf16", BRASA_REGISTERS_##count,                           \
+                        BRASA_INOUT_##count(d, 0), a0, a1, a2, a3, b_, p_, tb_)
+
+template <class T, int N, bool kBAlong>
+BRASA_DEVICE_FN void wgmma_from_registers(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b,
+                                          bool accumulate) {
+  static_assert(N == 64 || N == 128);
+  if constexpr (N == 128) {
+    BRASA_WGMMA_FROM_N("128", 64, "%64", "%65", "%66", "%67", "%68", "%69", "%70");
+  } else {
+    BRASA_WGMMA_FROM_N("64", 32, "%32", "%33", "%34", "%35", "%36", "%37", "%38");
+  }
+}
+
+#undef BRASA_WGMMA_FROM_N
+#undef BRASA_WGMMA_FROM_TF32
+#undef BRASA_WGMMA_FROM_16
 #undef BRASA_WGMMA_N
 #undef BRASA_WGMMA_TF32
 #undef BRASA_WGMMA_16

@@ -216,4 +216,8 @@ unsigned cluster_rank() {
   return running_fiber().block->rank;
 }
 
+void check_barrier(const CountingBarrier* barrier) {
+  require_initialised(barrier);
+}
+
 }  // namespace brasa::simt::emulator

@@ -27,6 +27,10 @@ void pixel_load(void* shared, const TensorMap& map, CountingBarrier* barrier, in
                 int h, int image, int right, int down);
 void tensor_store(const TensorMap& map, const void* shared, int x, int y, int z);
 void tensor_store_wait(int stores_left);
+void tensor_load_multicast(void* shared, const TensorMap& map, CountingBarrier* barrier, int x,
+                           int y, int z, unsigned blocks);
+void barrier_arrive_at(CountingBarrier* barrier, unsigned rank, Location where);
+void check_barrier(const CountingBarrier* barrier);
 unsigned cluster_rank();
 const void* in_cluster(const void* shared, unsigned rank);
 

@@ -22,6 +22,7 @@ struct Argument {
   float* d;
   uint64_t a, b;
   bool accumulate;
+  const uint32_t* a_registers;  // null where `a` tells of shared memory
 };
 
 int item_bytes(WgmmaType type) {
@@ -67,8 +68,17 @@ void require_fenced_operands(Block& block, int warp, const Argument& p) {
       }
     }
   };
-  check(p.a, p.a_along, warp % 4 * kRows, kRows);
+  if (p.a_registers == nullptr) check(p.a, p.a_along, warp % 4 * kRows, kRows);
   check(p.b, p.b_along, 0, p.n);
+}
+
+/// Element (i, k) of the warp's 16 rows, from the registers of the lane that has it.
+float element(const WgmmaProduct& p, WgmmaType type, int i, int k) {
+  const int per_lane = 4 / item_bytes(type);  // neighbours in a register
+  const int of_half = k % (4 * per_lane);
+  const int lane = i % 8 * 4 + of_half / per_lane, which = i / 8 + 2 * (k / (4 * per_lane));
+  const auto* bytes = reinterpret_cast<const std::byte*>(&p.a[lane][which]);
+  return read(type, bytes + of_half % per_lane * item_bytes(type));
 }
 
 void multiply(const Block& block, int warp, const WgmmaProduct& p) {
@@ -77,7 +87,9 @@ void multiply(const Block& block, int warp, const WgmmaProduct& p) {
   float a[kRows][16], b[16];
   for (int i = 0; i < kRows; ++i) {
     for (int k = 0; k < depth; ++k)
-      a[i][k] = element(block, first.a, first.a_along, first.type, warp % 4 * kRows + i, k);
+      a[i][k] = first.a_registers
+                    ? element(p, first.type, i, k)
+                    : element(block, first.a, first.a_along, first.type, warp % 4 * kRows + i, k);
   }
   for (int j = 0; j < first.n; ++j) {
     for (int k = 0; k < depth; ++k) b[k] = element(block, first.b, first.b_along, first.type, j, k);
@@ -107,6 +119,7 @@ void run_product(void* const* arguments, uint32_t lanes) {
     const auto& first = *static_cast<const Argument*>(arguments[0]);
     if (mine.a != first.a || mine.b != first.b) fail("wgmma: operands differ between lanes");
     product.d[lane] = mine.d;
+    product.a[lane] = mine.a_registers;
   }
   Fiber& me = running_fiber();
   require_fenced_operands(*me.block, static_cast<int>(me.warp),
@@ -140,7 +153,13 @@ constexpr WarpFunction kWait{"wgmma_wait", &run_wait, false};
 
 void wgmma(WgmmaType type, int n, bool a_along, bool b_along, float* d, uint64_t a, uint64_t b,
            bool accumulate, Location where) {
-  Argument argument{type, n, a_along, b_along, d, a, b, accumulate};
+  Argument argument{type, n, a_along, b_along, d, a, b, accumulate, nullptr};
+  join_warp(kProduct, kAllLanes, &argument, where);
+}
+
+void wgmma_from_registers(WgmmaType type, int n, bool b_along, float* d, const uint32_t* a,
+                          uint64_t b, bool accumulate, Location where) {
+  Argument argument{type, n, true, b_along, d, 0, b, accumulate, a};
   join_warp(kProduct, kAllLanes, &argument, where);
 }
 

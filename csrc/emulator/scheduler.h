@@ -57,8 +57,9 @@ using AsyncGroup = std::vector<AsyncCopy>;
 
 /// A product that a warp has started: the arguments, and each lane's part of the result.
 struct WgmmaProduct {
-  alignas(8) std::byte argument[48];
+  alignas(8) std::byte argument[56];
   float* d[32];
+  const uint32_t* a[32];  // each lane's registers, where the left operand is in them
 };
 using WgmmaGroup = std::vector<WgmmaProduct>;
 

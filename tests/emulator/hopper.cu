@@ -130,10 +130,14 @@ __global__ void __launch_bounds__(32)
 // ---- what threads write for the copy engine and the tensor cores: a panel of 64 lines of 64
 // numbers
 
+#if BRASA_HAS_WGMMA
+
 /// Where piece `piece`, 16 bytes, of line `line` lies.
 BRASA_DEVICE_FN unsigned char* swizzled(unsigned char* panel, int line, int piece) {
   return panel + line * kLine + ((piece ^ (line & 7)) * 16);
 }
+
+#endif
 
 /// y = x, for 64 lines of x.
 template <PanelBug Bug>

@@ -75,6 +75,16 @@ void powers_of_two(const float* x, float* y);
 enum class PanelBug { kNone, kNoFence, kNoBarrier };
 void panel(const char* kind, const uint16_t* x, void* y, PanelBug bug);
 
+/// y (2,3): the sums of three boxes of 64 x 64 numbers, x (192,64), as each block of a cluster
+/// finds what one of them loads for both.
+enum class CastBug { kNone, kNoWait, kOneBlock, kEndsEarly };
+void multicast(const uint16_t* x, float* y, CastBug bug);
+
+/// y (64,n) = a (64,D) b (n,D)^T by wgmma with a in registers: "tf32" with D = 32, "bf16" or "f16"
+/// with D = 64; n is 64 or 128. `overwritten`: before the product is done.
+void register_product(const char* type, int n, const void* a, const void* b, float* y,
+                      bool overwritten);
+
 /// y[i] = x[stride i] for i < 32, by way of a square in shared memory that is written along
 /// columns, with `pad` floats behind each row: what the access lint counts is known.
 void access_pattern(const float* x, float* y, int stride, int pad);

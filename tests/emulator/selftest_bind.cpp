@@ -64,6 +64,21 @@ void bind_matrix_kernels(py::module_& m) {
       Release());
 }
 
+void bind_cluster(py::module_& m) {
+  m.def(
+      "multicast",
+      [](Address x, Address y, int bug) {
+        multicast(as<uint16_t>(x), as<float>(y), static_cast<CastBug>(bug));
+      },
+      Release());
+  m.def(
+      "register_product",
+      [](const std::string& type, int n, Address a, Address b, Address y, bool overwritten) {
+        register_product(type.c_str(), n, as<void>(a), as<void>(b), as<float>(y), overwritten);
+      },
+      Release());
+}
+
 void bind_ring(py::module_& m) {
   m.def(
       "panel",
@@ -139,5 +154,6 @@ PYBIND11_MODULE(BRASA_MODULE, m) {
   bind_matrix_kernels(m);
   bind_ring(m);
   bind_pixels(m);
+  bind_cluster(m);
   bind_other_kernels(m);
 }
