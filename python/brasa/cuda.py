@@ -118,9 +118,10 @@ class Graph:
         self._fill(arguments)
         if self._graph is None:
             if self._left:
-                self._left -= 1
                 with self._own_memory():
-                    return self._function(*self._arguments)
+                    results = self._function(*self._arguments)
+                self._left -= 1
+                return results
             self._capture()
         self._recording.store()
         self._graph.launch(self._cuda.get_current_stream())
@@ -217,7 +218,9 @@ def _array_of(value: Any) -> Any:
     """The array that an argument is or holds, or None for a constant."""
     if isinstance(value, Tensor):
         return value.data
-    return value if _backend.is_array(value) else None
+    if _backend.is_array(value):
+        return value
+    return _backend.as_array(value) if hasattr(type(value), "__dlpack__") else None
 
 
 def _is_channels_last(array: Any) -> bool:

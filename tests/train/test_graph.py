@@ -41,6 +41,7 @@ def equal(a, b, device):
 
 
 OPTIONS = {
+    "mixed precision": {"precision": "bf16"},
     "plain": {},
     "penalty and clipping": {"l2": 0.1, "clip_norm": 0.5},
     "one-cycle": {"schedule": lambda o: optim.OneCycleLR(o, max_lr=0.05, total_steps=24)},
@@ -83,5 +84,7 @@ def test_what_has_no_graph_is_a_value_error(device):
     net = nn.Linear(2, 2)
     with pytest.raises(ValueError, match=r"the model is on the cpu; pass device='cuda'"):
         br.Trainer(net, optim.SGD(net.parameters()), nn.MSELoss(), graph=True)
+    with pytest.raises(ValueError, match="the scaler of 'fp16' waits for the device at every update"):
+        trainer_on(device, graph=True, precision="fp16")
     with pytest.raises(ValueError, match="updates after every batch, got accumulate=2"):
         trainer_on(device, graph=True, accumulate=2)

@@ -23,7 +23,7 @@ from .batches import as_batches, describe_data, is_dataset, open_batches, sample
 from .callbacks import Callback
 from .checkpoint import load_checkpoint, save_checkpoint
 from .engine import Engine
-from .graphs import CapturedSteps
+from .graphs import CapturedSteps, require_capturable
 from .history import History
 from .interrupt import Interrupt
 from .metrics import Metric, named_metrics
@@ -73,7 +73,7 @@ class Trainer:
     graph : bool, default False
         Capture the step of each shape of batch in a CUDA graph and repeat that (`brasa.cuda.graph`): the
         same results, without the time that Python takes to launch the kernels. For models on a GPU whose
-        steps read no value and branch on none; not with `accumulate`.
+        steps read no value and branch on none; not with `accumulate`, nor with "fp16", whose scaler reads.
     seed : int, default 0
         Of the order and the transforms. Dropout draws from the generator of ``br.manual_seed``.
     progress : bool, default True
@@ -141,7 +141,9 @@ class Trainer:
         self.stop = False
         self.about: dict[str, Any] = {}
         self._progress_wanted = progress
-        self._graph_wanted = _check_graph(graph, self.engine, accumulate)
+        self._graph_wanted = bool(graph)
+        if graph:
+            require_capturable(self.engine.device, accumulate, precision)
         self._captured: CapturedSteps | None = None  # during a fit
         self._interrupt = Interrupt()
         self._loader_state: dict[str, Any] | None = None
@@ -419,16 +421,6 @@ def _set_position(batches: Iterable[Any], state: Mapping[str, Any] | None) -> No
         batches.load_state_dict(state)
     elif isinstance(batches, DataLoader) or state is not None:
         raise ValueError("train: the checkpoint is of a run with another kind of data")
-
-
-def _check_graph(graph: bool, engine: Engine, accumulate: int) -> bool:
-    if graph and not engine.device.startswith("cuda"):
-        raise ValueError(
-            f"graph=True captures a CUDA graph, and the model is on the {engine.device}; pass device='cuda'"
-        )
-    if graph and accumulate > 1:
-        raise ValueError(f"graph=True updates after every batch, got accumulate={accumulate}")
-    return bool(graph)
 
 
 def _check_arguments(model: Any, optimizer: Any, loss: Any, callbacks: Any) -> None:
