@@ -89,22 +89,21 @@ static AxisParts cut_axes(Arena& arena, const ConvParams& p, const Direction& di
   return parts;
 }
 
-/// Lists where weights are packed, the panels of one combination of residues after those of
-/// another, and returns where each begins in `begin`.
+/// Lists at which rows of panels weights are packed, those of one combination of residues after
+/// those of another, and returns where each begins in `begin`.
 template <class T>
-static void list_packed(Gather<T>& g, const ConvParams& p, bool backward, T* packed, T** begin) {
+static void list_packed(Gather<T>& g, const ConvParams& p, bool backward, int64_t* begin) {
   int64_t count[3];
   count_classes(p, backward, count);
-  const int64_t columns = Panels<T>(g.group_out).padded() * g.groups;
-  for (int64_t k = 0; k < p.taps(); ++k) g.packed_tap[k] = {};
+  int64_t row = 0;
+  for (int64_t k = 0; k < p.taps(); ++k) g.weights.first_row[k] = -1;
   for (int64_t i = 0; i < count[0]; ++i)
     for (int64_t j = 0; j < count[1]; ++j)
       for (int64_t k = 0; k < count[2]; ++k) {
         const Axis axis[3] = {axis_of(p, backward, 0, i), axis_of(p, backward, 1, j),
                               axis_of(p, backward, 2, k)};
-        *begin++ = packed;
-        list_packed_taps(axis, packed, p.kernel, g.group_in, g.packed_tap);
-        packed += axis[0].taps * axis[1].taps * axis[2].taps * g.group_in * columns;
+        *begin++ = row;
+        row = list_rows(axis, p.kernel, g.group_in, row, g.weights.first_row);
       }
 }
 
@@ -115,15 +114,15 @@ static void fill_class(GatherClass<T>& part, const Gather<T>& g, const ConvParam
   int64_t first[3], whole[3];
   part.pixels = g.batch;
   part.inside = covers;
-  part.depth = g.group_in;
   bool inside = true;
+  int64_t depth = g.group_in;
   for (int d = 0; d < 3; ++d) {
     part.axis[d] = at[d]->axis;
     part.pixels *= part.axis[d].count;
     inside &= at[d]->inside;
     first[d] = at[d]->tap_first;
     whole[d] = axis_of(p, backward, d, at[d]->residue).taps;
-    part.depth *= whole[d];
+    depth *= whole[d];
   }
   part.inside |= inside;
   const Axis* a = part.axis;
@@ -132,13 +131,14 @@ static void fill_class(GatherClass<T>& part, const Gather<T>& g, const ConvParam
   part.taps = a[0].taps * a[1].taps * (merged ? smaller(a[2].taps, 1) : a[2].taps);
   part.tap = tap;
   list_taps(part, g.source, first, whole, g.group_in, merged);
-  part.line = line_length(g, part);
+  part.line = line_length(g, part, depth);
+  part.block = g.block;
   part.blocks = count_blocks(part);
 }
 
 template <class T>
 static void list_classes(Gather<T>& g, const ConvParams& p, bool backward, const AxisParts& parts,
-                         T* const* packed, Tap* tap) {
+                         const int64_t* first_row, Tap* tap) {
   int64_t count[3];
   count_classes(p, backward, count);
   for (int64_t i = 0; i < parts.classes(); ++i) {
@@ -147,7 +147,10 @@ static void list_classes(Gather<T>& g, const ConvParams& p, bool backward, const
                              parts.part[2] + i % parts.count[2]};
     GatherClass<T>& part = g.classes[i];
     fill_class(part, g, p, backward, at, g.source.covers, tap);
-    part.packed = packed[(at[0]->residue * count[1] + at[1]->residue) * count[2] + at[2]->residue];
+    part.first_row =
+        first_row[(at[0]->residue * count[1] + at[1]->residue) * count[2] + at[2]->residue];
+    part.first_block = g.blocks;
+    g.blocks += part.blocks;
     tap += part.taps;
   }
 }
@@ -156,7 +159,7 @@ static void list_classes(Gather<T>& g, const ConvParams& p, bool backward, const
 /// may be null while it only counts.
 template <class T>
 static Gather<T> plan_gather(Arena& arena, const ConvParams& p, const Direction& direction,
-                             const T* in, T* out) {
+                             const T* in, T* out, int threads) {
   Gather<T> g{};
   g.batch = p.batch;
   g.groups = p.groups;
@@ -173,48 +176,32 @@ static Gather<T> plan_gather(Arena& arena, const ConvParams& p, const Direction&
   g.zeros = arena.take<T>(direction.in_channels);
   g.start = arena.take<T>(columns);
   g.classes = arena.take<GatherClass<T>>(g.class_count);
-  g.packed_tap = arena.take<PackedTap<T>>(p.taps());
   Tap* tap = arena.take<Tap>(parts.all_taps());
-  T** begin = arena.take<T*>(count[0] * count[1] * count[2]);
-  T* packed = arena.take<T>(p.taps() * g.group_in * columns);
+  int64_t* begin = arena.take<int64_t>(count[0] * count[1] * count[2]);
+  g.weights = plan_panels<T>(arena, p.taps(), p.groups, g.group_in, g.group_out, threads);
+  const int64_t pixels = p.batch * direction.out[0] * direction.out[1] * direction.out[2];
+  g.block = block_pixels(pixels, g.weights.splits, threads);
   g.out = out;
   g.out_step[2] = direction.out_channels;
   g.out_step[1] = direction.out[2] * g.out_step[2];
   g.out_step[0] = direction.out[1] * g.out_step[1];
   g.out_image = direction.out[0] * g.out_step[0];
   if (!g.classes) return g;
-  list_packed(g, p, direction.backward, packed, begin);
+  list_packed(g, p, direction.backward, begin);
   list_classes(g, p, direction.backward, parts, begin, tap);
   return g;
 }
 
-/// Work items: block of pixels x share of the panels. Panels are shared out only where there are
-/// too few blocks for the threads.
-template <class T> static void number_items(Context ctx, Gather<T>& g) {
-  constexpr int64_t kItemsPerThread = 24;  // the last one of them is waited for
-  int64_t blocks = 0;
-  for (int64_t k = 0; k < g.class_count; ++k) blocks += g.classes[k].blocks;
-  const int64_t wanted = kItemsPerThread * ctx.threads,
-                panels = g.groups * Panels<T>(g.group_out).count;
-  g.splits = ctx.threads == 1 || blocks >= wanted
-                 ? 1
-                 : smaller(panels, ceil_div(wanted, larger(blocks, 1)));
-  for (int64_t k = 0; k < g.class_count; ++k) {
-    g.classes[k].first_item = g.items;
-    g.items += g.classes[k].blocks * g.splits;
-  }
-}
-
 /// Items per chunk: enough for a few microseconds of work.
-template <class T> static int64_t item_grain(Context ctx, const Gather<T>& g) {
+template <class T> static int64_t item_grain(Context ctx, const Gather<T>& g, int64_t items) {
   constexpr int64_t kLeastWork = 256 * 1024;  // multiply-adds
   int64_t work = 0;
   for (int64_t k = 0; k < g.class_count; ++k) {
     const GatherClass<T>& part = g.classes[k];
     work += part.pixels * part.taps * part.run;
   }
-  work = larger(1, work * g.groups * g.group_out / larger(1, g.items));
-  return larger(1, smaller(kLeastWork / work, g.items / (8 * ctx.threads)));
+  work = larger(1, work * g.groups * g.group_out / larger(1, items));
+  return larger(1, smaller(kLeastWork / work, items / (8 * ctx.threads)));
 }
 
 /// The epilogue of `count` pixels from `first` on, `step` apart and just written, for these panels;
@@ -241,39 +228,41 @@ static void finish_pixels(const Gather<T>& g, const RowEpilogue<T>& epilogue, T*
 
 template <class T>
 static void run_item(const Gather<T>& g, const GatherClass<T>& part, int64_t block,
-                     PanelRange range, const RowEpilogue<T>& epilogue) {
+                     const PackedRange<T>& from, const RowEpilogue<T>& epilogue) {
   const bool finish = !epilogue.epilogue.is_trivial();
   if (part.line) {
     const LineBlock<T> lines = place_lines(g, part, block);
-    run_lines(g, part, lines, range);
+    run_lines(g, part, lines, from);
     const int64_t step = line_step(part, g.out_step);
     for (int64_t i = 0; finish && i < lines.count; ++i)
-      finish_pixels(g, epilogue, lines.out[i], lines.length[i], step, range);
+      finish_pixels(g, epilogue, lines.out[i], lines.length[i], step, from.range);
     return;
   }
   PixelBlock<T> pixels;
-  const int64_t begin = block * kConvBlock;
-  place_pixels(g, part, begin, smaller(kConvBlock, part.pixels - begin), pixels);
-  run_table(g, part, pixels, range);
+  const int64_t begin = block * part.block;
+  place_pixels(g, part, begin, smaller(part.block, part.pixels - begin), pixels);
+  run_table(g, part, pixels, from);
   for (int64_t i = 0, next; finish && i < pixels.count; i = next) {
     for (next = i + 1; next < pixels.count; ++next)
       if (pixels.out[next] != pixels.out[next - 1] + g.out_step[2]) break;
-    finish_pixels(g, epilogue, pixels.out[i], next - i, g.out_step[2], range);
+    finish_pixels(g, epilogue, pixels.out[i], next - i, g.out_step[2], from.range);
   }
 }
 
+/// Work items: a split of the panels x a block of pixels, all blocks of a split in a row.
 template <class T>
-static void run_gather(Context ctx, Gather<T>& g, const RowEpilogue<T>& epilogue) {
-  number_items(ctx, g);
-  const int64_t panels = g.groups * Panels<T>(g.group_out).count;
-  parallel_for(ctx, g.items, item_grain(ctx, g), [&](int64_t begin, int64_t end) {
-    int64_t k = 0;
-    for (int64_t item = begin; item < end; ++item) {
-      while (k + 1 < g.class_count && item >= g.classes[k + 1].first_item) ++k;
-      const int64_t block = (item - g.classes[k].first_item) / g.splits;
-      const int64_t split = (item - g.classes[k].first_item) % g.splits;
-      run_item(g, g.classes[k], block, {panels * split / g.splits, panels * (split + 1) / g.splits},
-               epilogue);
+static void run_gather(Context ctx, const Gather<T>& g, const RowEpilogue<T>& epilogue) {
+  const int64_t splits = splits_of(ctx, g.weights, g.blocks), panels = g.weights.count(),
+                items = splits * g.blocks, grain = item_grain(ctx, g, items);
+  parallel_chunks(ctx, ceil_div(items, grain), [&](int member, int64_t chunk) {
+    const int64_t end = smaller(items, (chunk + 1) * grain);
+    for (int64_t item = chunk * grain, k = 0; item < end; ++item) {
+      const int64_t split = item / g.blocks, block = item % g.blocks;
+      if (block == 0) k = 0;
+      while (k + 1 < g.class_count && block >= g.classes[k + 1].first_block) ++k;
+      const PanelRange range{panels * split / splits, panels * (split + 1) / splits};
+      run_item(g, g.classes[k], block - g.classes[k].first_block,
+               {range, g.weights.of(member, range)}, epilogue);
     }
   });
 }
@@ -290,10 +279,11 @@ template <class T>
 static void convolve(Context ctx, const T* in, const T* w, T* out, const ConvParams& p,
                      bool backward, Arena& arena, const Epilogue<T>& epilogue) {
   const Direction direction(p, backward);
-  Gather<T> g = plan_gather(arena, p, direction, in, out);
+  Gather<T> g = plan_gather(arena, p, direction, in, out, ctx.threads);
+  g.weights.w = w;
+  g.weights.backward = backward;
   zero_fill(g.zeros, direction.in_channels);
   spread_bias(g, epilogue.bias);
-  pack_weights(ctx, g, w, p.taps(), backward);
   if (g.staged)
     fill_staged(ctx, g.source, g.staged, in, direction.in_channels_last, p.batch,
                 direction.in_channels);
@@ -317,10 +307,10 @@ void conv_forward(Context ctx, const T* x, const T* w, T* y, const ConvParams& p
 template <class T> size_t conv_forward_workspace(const ConvParams& params, int threads) {
   if (params.is_depthwise()) return depthwise_workspace<T>(params, threads);
   if (is_narrow(params)) return narrow_forward_workspace<T>(params, threads);
-  if (is_planar(params)) return planar_workspace<T>(params);
+  if (is_planar(params)) return planar_workspace<T>(params, threads);
   if (is_product_forward(params)) return product_forward_workspace<T>(params, threads);
   Arena arena(nullptr);
-  plan_gather<T>(arena, params, Direction(params, false), nullptr, nullptr);
+  plan_gather<T>(arena, params, Direction(params, false), nullptr, nullptr, threads);
   return arena.used();
 }
 
@@ -351,7 +341,7 @@ template <class T> size_t conv_backward_input_workspace(const ConvParams& params
   if (is_folded(params)) return arena.used() + fold_workspace<T>(params, threads);
   if (is_projected(params)) return arena.used() + project_workspace<T>(params, threads);
   if (is_product_input(params)) return arena.used() + product_input_workspace<T>(params, threads);
-  plan_gather<T>(arena, params, Direction(params, true), nullptr, nullptr);
+  plan_gather<T>(arena, params, Direction(params, true), nullptr, nullptr, threads);
   return arena.used();
 }
 

@@ -11,10 +11,10 @@
 // channels of one tap, each pixel's through a pointer, so that strides and dilation cost nothing
 // there. The image is cut where the taps that lie in it change: border pixels are problems of fewer
 // taps, and padding is never multiplied (19 % of a 3x3 on 7x7). Against that a padded copy lost 5
-// to 18 % with 3 and 16 channels and won nothing with one. Weights are packed once per call into
-// panels that the loop reads front to back; larger pieces at a time, or prefetching them, brought
-// nothing; nor did writing a result beyond the caches past them. Backward data is the same loop
-// over transposed weights; a stride s gives s^d dense problems, one per residue of the pixel's
+// to 18 % with 3 and 16 channels and won nothing with one. Each thread packs the panels of
+// weights that it uses (conv_panels.h), which the loop reads front to back; larger pieces at a
+// time, or prefetching them, brought nothing; nor did writing a result beyond the caches past them.
+// Backward data is the same loop over transposed weights; a stride s gives s^d dense problems, one per residue of the pixel's
 // position, each cut at its borders. Backward weights keeps a tile of taps and input channels x
 // output channels in registers and runs over pixels. Few input channels would leave lanes empty in
 // backward data: conv_project.h, conv_fold.h. Layers of one tap and many channels are matrix

@@ -42,8 +42,10 @@ template <class T> static int64_t line_step(const GatherClass<T>& part, const in
   return part.axis[d].out_step * out_step[d];
 }
 
-/// How long lines are: longer than the axis where such follow one another at the same step.
-template <class T> static int64_t line_length(const Gather<T>& g, const GatherClass<T>& part) {
+/// How long lines are: longer than the axis where such follow one another at the same step. `depth`
+/// is that of all taps, also of those that lie in padding here.
+template <class T>
+static int64_t line_length(const Gather<T>& g, const GatherClass<T>& part, int64_t depth) {
   const Axis* a = part.axis;
   if (!part.inside) return 0;
   const int along = line_axis(part);
@@ -57,31 +59,30 @@ template <class T> static int64_t line_length(const Gather<T>& g, const GatherCl
     if (count > 1 && (next != line * step || out_next != line * out_step)) break;
     line *= count;
   }
-  return makes_low_tiles(g, part.depth, line) ? 0 : line;
+  return makes_low_tiles(g, depth, line) ? 0 : line;
 }
 
 /// Pieces that a line is cut into, and lines in one block: one of the two is 1. Pieces are cut
 /// between whole tiles of `rows` pixels: 222 pixels are 37 tiles of 6, not 40 of 5 and 6.
-static inline int64_t pieces_of(int64_t line) {
-  return ceil_div(line, kConvBlock);
+template <class T> static int64_t pieces_of(const GatherClass<T>& part) {
+  return ceil_div(part.line, part.block);
 }
-static inline int64_t piece_first(int64_t line, int64_t piece, int rows) {
-  return smaller(line, ceil_div(line, rows) * piece / pieces_of(line) * rows);
+template <class T> static int64_t piece_first(const GatherClass<T>& part, int64_t piece, int rows) {
+  return smaller(part.line, ceil_div(part.line, rows) * piece / pieces_of(part) * rows);
 }
 /// Of short lines several make a block, while 64 blocks are left to share out: finding where lines
 /// begin takes as long as a tile of 3 channels (12 % of 16 outputs of 3x3 on 32x32, batch 64).
 constexpr int64_t kManyLines = 4 * kConvBlock, kLeastBlocks = 64;
 static_assert(kManyLines / kLeastLine <= kConvBlock);
 
-static inline int64_t lines_per_block(int64_t line, int64_t pixels) {
-  if (line > kConvBlock) return 1;
-  return larger(kConvBlock, smaller(kManyLines, pixels / kLeastBlocks)) / line;
+template <class T> static int64_t lines_per_block(const GatherClass<T>& part) {
+  if (part.line > part.block) return 1;
+  return larger(part.block, smaller(kManyLines, part.pixels / kLeastBlocks)) / part.line;
 }
 
 template <class T> static int64_t count_blocks(const GatherClass<T>& part) {
-  if (!part.line) return ceil_div(part.pixels, kConvBlock);
-  return ceil_div(part.pixels / part.line, lines_per_block(part.line, part.pixels)) *
-         pieces_of(part.line);
+  if (!part.line) return ceil_div(part.pixels, part.block);
+  return ceil_div(part.pixels / part.line, lines_per_block(part)) * pieces_of(part);
 }
 
 /// Places pixel `index` of a class: where its first tap is read, in image coordinates and memory,
@@ -102,9 +103,10 @@ template <class T> struct Place {
   }
 };
 
-/// Panels [begin, end) of all groups' panels.
-struct PanelRange {
-  int64_t begin, end;
+/// A range of panels, packed one after another.
+template <class T> struct PackedRange {
+  PanelRange range;
+  const T* packed;
 };
 
 /// What one panel's tiles share.
@@ -114,11 +116,13 @@ template <class T> struct PanelPlace {
   const T* start;
   int64_t in_channel, out_channel, live;
 
-  PanelPlace(const Gather<T>& g, const GatherClass<T>& part, const Panels<T>& panels, int64_t i) {
+  PanelPlace(const Gather<T>& g, const GatherClass<T>& part, const Panels<T>& panels,
+             const PackedRange<T>& from, int64_t i) {
     const int64_t group = i / panels.count, panel = i % panels.count;
-    const int64_t column = group * panels.padded() + panels.column(panel);
+    const int64_t column = g.weights.column(i),
+                  before = column - g.weights.column(from.range.begin);
     width = panels.width(panel);
-    w = part.packed + column * part.depth;
+    w = from.packed + before * g.weights.depth() + part.first_row * width * kLanes<T>;
     start = g.start + column;
     in_channel = group * g.group_in;
     out_channel = group * g.group_out + panels.column(panel);
@@ -157,13 +161,12 @@ template <class T> struct LineBlock {
 template <class T>
 static LineBlock<T> place_lines(const Gather<T>& g, const GatherClass<T>& part, int64_t block) {
   LineBlock<T> lines;
-  const int64_t pieces = pieces_of(part.line), per_block = lines_per_block(part.line, part.pixels);
+  const int64_t pieces = pieces_of(part), per_block = lines_per_block(part);
   const int64_t first = block / pieces * per_block, piece = block % pieces;
   const int64_t last = smaller(part.pixels / part.line, first + per_block);
   const int rows = line_rows(Panels<T>(g.group_out).width(0));
   for (int64_t line = first; line < last; ++line)
-    lines.add(g, part, line, piece_first(part.line, piece, rows),
-              piece_first(part.line, piece + 1, rows));
+    lines.add(g, part, line, piece_first(part, piece, rows), piece_first(part, piece + 1, rows));
   return lines;
 }
 
@@ -189,7 +192,7 @@ static void run_line_panel(const LineInput<T>& input, const PanelPlace<T>& panel
 
 template <class T>
 static void run_lines(const Gather<T>& g, const GatherClass<T>& part, const LineBlock<T>& block,
-                      PanelRange range) {
+                      const PackedRange<T>& from) {
   const Panels<T> panels(g.group_out);
   const int64_t most = taps_at_a_time(part, panels);
   const int d = line_axis(part);
@@ -197,8 +200,8 @@ static void run_lines(const Gather<T>& g, const GatherClass<T>& part, const Line
   do {
     const LineInput<T> input{part.tap + first, smaller(most, part.taps - first), part.run,
                              part.axis[d].in_step * g.source.step[d], line_step(part, g.out_step)};
-    for (int64_t i = range.begin; i < range.end; ++i) {
-      const PanelPlace<T> panel(g, part, panels, i);
+    for (int64_t i = from.range.begin; i < from.range.end; ++i) {
+      const PanelPlace<T> panel(g, part, panels, from, i);
       visit_width(panel.width, [&]<int kVectors>() {
         run_line_panel<T, kVectors>(input, panel, block, first > 0);
       });
@@ -211,8 +214,8 @@ static void run_lines(const Gather<T>& g, const GatherClass<T>& part, const Line
 
 /// A block of pixels: where each is written, and its first tap.
 template <class T> struct PixelBlock {
-  static constexpr int kSlots =
-      kConvBlock + 24;  // a tile and the next one may be read beyond the last pixel
+  static constexpr int kBeyond = 24;  // a tile and the next one may be read beyond the last pixel
+  static constexpr int kSlots = kConvBlock + kBeyond;
   int64_t count;
   T* out[kSlots];
   const T* in[kSlots];
@@ -243,7 +246,7 @@ static void place_pixels(const Gather<T>& g, const GatherClass<T>& part, int64_t
     pixel.q[2] += run - 1;
     pixel.advance(a);
   }
-  for (int64_t i = count; i < PixelBlock<T>::kSlots; ++i) {
+  for (int64_t i = count; i < count + PixelBlock<T>::kBeyond; ++i) {
     block.in[i] = block.in[0];
     block.out[i] = block.out[0];
     for (int d = 0; d < 3; ++d) block.at[i][d] = block.at[0][d];
@@ -276,18 +279,19 @@ static void point_taps(const Gather<T>& g, const GatherClass<T>& part, const Pix
                        int64_t first, int64_t count, const T** table) {
   constexpr int kSlots = PixelBlock<T>::kSlots;
   static_assert(kConvTableTaps <= 64);
+  const int64_t slots = block.count + block.kBeyond;
   if (part.inside) {
     for (int64_t t = 0; t < count; ++t)
-      for (int i = 0; i < kSlots; ++i)
+      for (int64_t i = 0; i < slots; ++i)
         table[t * kSlots + i] = block.in[i] + part.tap[first + t].offset;
     return;
   }
   uint64_t exists[kSlots];
-  for (int i = 0; i < kSlots; ++i) exists[i] = existing_taps(g, part, block.at[i], first, count);
+  for (int64_t i = 0; i < slots; ++i) exists[i] = existing_taps(g, part, block.at[i], first, count);
   const T* zeros = g.zeros;
   for (int64_t t = 0; t < count; ++t) {
     const int64_t offset = part.tap[first + t].offset;
-    for (int i = 0; i < kSlots; ++i)
+    for (int64_t i = 0; i < slots; ++i)
       table[t * kSlots + i] = exists[i] >> t & 1 ? block.in[i] + offset : zeros;
   }
 }
@@ -303,7 +307,7 @@ static void run_table_panel(TableInput<T> input, const PanelPlace<T>& panel,
 
 template <class T>
 static void run_table(const Gather<T>& g, const GatherClass<T>& part, const PixelBlock<T>& block,
-                      PanelRange range) {
+                      const PackedRange<T>& from) {
   const Panels<T> panels(g.group_out);
   constexpr int kSlots = PixelBlock<T>::kSlots;
   const T* table[kConvTableTaps * kSlots];
@@ -312,8 +316,8 @@ static void run_table(const Gather<T>& g, const GatherClass<T>& part, const Pixe
   do {
     const int64_t taps = smaller(most, part.taps - first);
     point_taps(g, part, block, first, taps, table);
-    for (int64_t i = range.begin; i < range.end; ++i) {
-      const PanelPlace<T> panel(g, part, panels, i);
+    for (int64_t i = from.range.begin; i < from.range.end; ++i) {
+      const PanelPlace<T> panel(g, part, panels, from, i);
       const TableInput<T> input{table, part.tap + first, kSlots, taps, part.run, panel.in_channel};
       visit_width(panel.width, [&]<int kVectors>() {
         run_table_panel<T, kVectors>(input, panel, block, first > 0);

@@ -81,9 +81,9 @@ template <class T> struct PlanarPlan {
   int64_t pixels, pieces;  ///< of a line
   int64_t blocks;          ///< pieces of all images' lines
   T* start;                ///< what each output channel's sum begins at
-  T* packed;
+  PanelWeights<T> weights;
 
-  PlanarPlan(Arena& arena, const ConvParams& p)
+  PlanarPlan(Arena& arena, const ConvParams& p, int threads)
       : panels(p.out_channels),
         line{p.in_channels, p.in_pixels(), p.stride[2], p.out_channels, 0},
         pixels(planar_line(p)),
@@ -91,7 +91,7 @@ template <class T> struct PlanarPlan {
         blocks(p.batch * (p.out_pixels() / pixels) * pieces) {
     line.ahead = pieces > 1 ? kPlanarBlock * line.step : p.stride[1] * p.in[2];
     start = arena.take<T>(panels.padded());
-    packed = arena.take<T>(p.in_channels * panels.padded());
+    weights = plan_panels<T>(arena, 1, 1, p.in_channels, p.out_channels, threads);
   }
 };
 
@@ -113,27 +113,12 @@ template <class T> struct PlanarBlock {
   }
 };
 
-/// Packs the weights and spreads the bias.
 template <class T>
-static void pack_planar(Context ctx, const PlanarPlan<T>& plan, const T* w, const T* bias,
-                        const ConvParams& p) {
-  for (int64_t o = 0; o < plan.panels.padded(); ++o)
-    plan.start[o] = bias && o < p.out_channels ? bias[o] : T(0);
-  PackedTap<T> tap{plan.packed, p.in_channels, 0};
-  Gather<T> g{};
-  g.groups = 1;
-  g.group_in = p.in_channels;
-  g.group_out = p.out_channels;
-  g.packed_tap = &tap;
-  pack_weights(ctx, g, w, 1, false);
-}
-
-template <class T>
-static void run_planar(const PlanarPlan<T>& plan, const PlanarBlock<T>& block, int64_t begin,
-                       int64_t end) {
-  for (int64_t i = begin; i < end; ++i) {
+static void run_planar(const PlanarPlan<T>& plan, const PlanarBlock<T>& block, PanelRange range,
+                       const T* packed) {
+  for (int64_t i = range.begin; i < range.end; ++i) {
     const int64_t column = plan.panels.column(i), live = plan.panels.live(i);
-    const T* w = plan.packed + column * plan.line.channels;
+    const T* w = packed + (column - plan.panels.column(range.begin)) * plan.line.channels;
     visit_width(plan.panels.width(i), [&]<int kVectors>() {
       const EvenCut cut(block.pixels, kConvRows<kVectors>);
       for (int64_t t = 0; t < cut.count; ++t)
@@ -147,33 +132,31 @@ static void run_planar(const PlanarPlan<T>& plan, const PlanarBlock<T>& block, i
 template <class T>
 void planar_forward(Context ctx, const T* x, const T* w, T* y, const ConvParams& p,
                     const Epilogue<T>& epilogue) {
-  constexpr int64_t kItemsPerThread = 24;  // the last one of them is waited for
   Arena arena(ctx.workspace);
-  const PlanarPlan<T> plan(arena, p);
-  pack_planar(ctx, plan, w, epilogue.bias, p);
+  PlanarPlan<T> plan(arena, p, ctx.threads);
+  plan.weights.w = w;
+  plan.weights.first_row[0] = 0;
+  for (int64_t o = 0; o < plan.panels.padded(); ++o)
+    plan.start[o] = epilogue.bias && o < p.out_channels ? epilogue.bias[o] : T(0);
   Epilogue<T> rest = epilogue;
   rest.bias = nullptr;
   const RowEpilogue<T> finish(rest);
-  const int64_t wanted = kItemsPerThread * ctx.threads, count = plan.panels.count;
-  const int64_t splits =
-      ctx.threads == 1 || plan.blocks >= wanted ? 1 : smaller(count, ceil_div(wanted, plan.blocks));
-  parallel_for(ctx, plan.blocks * splits, 1, [&](int64_t first, int64_t last) {
-    for (int64_t item = first; item < last; ++item) {
-      const PlanarBlock<T> block(plan, p, x, y, item / splits);
-      const int64_t begin = count * (item % splits) / splits;
-      const int64_t end = count * (item % splits + 1) / splits;
-      run_planar(plan, block, begin, end);
-      if (!rest.is_trivial())
-        finish_channels(finish, y, block.out, p.out_channels, block.pixels,
-                        plan.panels.column(begin),
-                        smaller(p.out_channels, plan.panels.column(end)));
-    }
+  const int64_t count = plan.panels.count, splits = splits_of(ctx, plan.weights, plan.blocks);
+  parallel_chunks(ctx, plan.blocks * splits, [&](int member, int64_t item) {
+    const int64_t split = item / plan.blocks;
+    const PanelRange range{count * split / splits, count * (split + 1) / splits};
+    const PlanarBlock<T> block(plan, p, x, y, item % plan.blocks);
+    run_planar(plan, block, range, plan.weights.of(member, range));
+    if (!rest.is_trivial())
+      finish_channels(finish, y, block.out, p.out_channels, block.pixels,
+                      plan.panels.column(range.begin),
+                      smaller(p.out_channels, plan.panels.column(range.end)));
   });
 }
 
-template <class T> size_t planar_workspace(const ConvParams& p) {
+template <class T> size_t planar_workspace(const ConvParams& p, int threads) {
   Arena arena(nullptr);
-  PlanarPlan<T>(arena, p);
+  PlanarPlan<T>(arena, p, threads);
   return arena.used();
 }
 

@@ -21,6 +21,6 @@ template <class T>
 void planar_forward(Context ctx, const T* x, const T* w, T* y, const ConvParams& params,
                     const Epilogue<T>& epilogue);
 
-template <class T> size_t planar_workspace(const ConvParams& params);
+template <class T> size_t planar_workspace(const ConvParams& params, int threads);
 
 }  // namespace brasa::cpu::BRASA_ISA
