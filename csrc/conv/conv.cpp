@@ -5,6 +5,7 @@
 #include "conv/conv_depthwise.h"
 #include "conv/conv_fold.h"
 #include "conv/conv_narrow.h"
+#include "conv/conv_pack.h"
 #include "conv/conv_planes.h"
 #include "conv/conv_product.h"
 #include "conv/conv_project.h"
@@ -178,7 +179,9 @@ static Gather<T> plan_gather(Arena& arena, const ConvParams& p, const Direction&
   g.classes = arena.take<GatherClass<T>>(g.class_count);
   Tap* tap = arena.take<Tap>(parts.all_taps());
   int64_t* begin = arena.take<int64_t>(count[0] * count[1] * count[2]);
-  g.weights = plan_panels<T>(arena, p.taps(), p.groups, g.group_in, g.group_out, threads);
+  g.weights =
+      plan_panels<T>(arena, p.taps(), p.groups, g.group_in, g.group_out, p.packed_w, threads);
+  g.weights.first_row = arena.take<int64_t>(p.taps());
   const int64_t pixels = p.batch * direction.out[0] * direction.out[1] * direction.out[2];
   g.block = block_pixels(pixels, g.weights.splits, threads);
   g.out = out;
@@ -280,7 +283,7 @@ static void convolve(Context ctx, const T* in, const T* w, T* out, const ConvPar
                      bool backward, Arena& arena, const Epilogue<T>& epilogue) {
   const Direction direction(p, backward);
   Gather<T> g = plan_gather(arena, p, direction, in, out, ctx.threads);
-  g.weights.w = w;
+  (p.packed_w ? g.weights.kept : g.weights.w) = w;
   g.weights.backward = backward;
   zero_fill(g.zeros, direction.in_channels);
   spread_bias(g, epilogue.bias);
@@ -292,10 +295,18 @@ static void convolve(Context ctx, const T* in, const T* w, T* out, const ConvPar
   run_gather(ctx, g, RowEpilogue<T>(rest));
 }
 
+/// Where in packed weights those of this algorithm begin.
+template <class T> static int64_t packed_form(const ConvParams& p) {
+  const PackedForms forms = packed_forms<T>(p);
+  if (p.is_depthwise() || is_narrow(p)) return forms.plain;
+  return !is_planar(p) && is_product_forward(p) ? forms.product : forms.panels;
+}
+
 template <class T>
 void conv_forward(Context ctx, const T* x, const T* w, T* y, const ConvParams& params,
                   const Epilogue<T>& epilogue) {
   if (params.batch == 0) return;
+  if (params.packed_w) w += packed_form<T>(params);
   if (params.is_depthwise()) return depthwise_forward(ctx, x, w, y, params, epilogue);
   if (is_narrow(params)) return narrow_forward(ctx, x, w, y, params, epilogue);
   if (is_planar(params)) return planar_forward(ctx, x, w, y, params, epilogue);

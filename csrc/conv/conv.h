@@ -14,12 +14,12 @@
 // to 18 % with 3 and 16 channels and won nothing with one. Each thread packs the panels of
 // weights that it uses (conv_panels.h), which the loop reads front to back; larger pieces at a
 // time, or prefetching them, brought nothing; nor did writing a result beyond the caches past them.
-// Backward data is the same loop over transposed weights; a stride s gives s^d dense problems, one per residue of the pixel's
-// position, each cut at its borders. Backward weights keeps a tile of taps and input channels x
-// output channels in registers and runs over pixels. Few input channels would leave lanes empty in
-// backward data: conv_project.h, conv_fold.h. Layers of one tap and many channels are matrix
-// products: conv_product.h. Depthwise layers have tiles of their own, of pixels of two
-// rows (conv_depthwise.h). Images of one channel with few outputs have vectors over pixels
+// Backward data is the same loop over transposed weights; a stride s gives s^d dense problems, one
+// per residue of the pixel's position, each cut at its borders. Backward weights keeps a tile of
+// taps and input channels x output channels in registers and runs over pixels. Few input channels
+// would leave lanes empty in backward data: conv_project.h, conv_fold.h. Layers of one tap and many
+// channels are matrix products: conv_product.h. Depthwise layers have tiles of their own, of pixels
+// of two rows (conv_depthwise.h). Images of one channel with few outputs have vectors over pixels
 // (conv_narrow.h); there alone padding is multiplied, so a weight that is infinite or NaN shows at
 // their borders and not at others'.
 //
@@ -48,6 +48,7 @@ struct ConvParams {
   int64_t batch, in_channels, out_channels, groups;
   int64_t in[3], out[3], kernel[3], stride[3], dilation[3], pad_begin[3], pad_end[3];
   bool x_channels_last;                 ///< else x and dx are C-ordered
+  bool packed_w = false;                ///< of the forward pass on the CPU: w is what conv_pack() wrote
   bool aligned = false;                 ///< the arrays begin at multiples of 16 bytes (CUDA)
   MathMode math_mode = MathMode::ieee;  ///< of products of float32 (CUDA)
 
@@ -73,6 +74,15 @@ template <class T> struct Slope {
 BRASA_KERNEL(conv_forward, const T* x, const T* w, T* y, const ConvParams& params,
              const Epilogue<T>& epilogue)
 BRASA_FUNCTION(size_t, conv_forward_workspace, const ConvParams& params, int threads)
+
+#if !defined(BRASA_FOR_CUDA)
+
+/// Packs w once for all calls of conv_forward() with this instruction set, whatever their images,
+/// and the elements that this takes. Of `params` channels, groups and kernel count.
+BRASA_KERNEL(conv_pack, const T* w, T* packed, const ConvParams& params)
+BRASA_FUNCTION(int64_t, conv_packed_elements, const ConvParams& params)
+
+#endif
 
 /// dx, laid out as x, from dy (channels-last).
 BRASA_KERNEL(conv_backward_input, const T* dy, const T* w, T* dx, const ConvParams& params)

@@ -1,4 +1,5 @@
 #include <array>
+#include <cstring>
 
 #include "bind/bind.h"
 #include "conv/conv.h"
@@ -72,6 +73,98 @@ ConvParams make_params(const ArrayView& x, const ArrayView& weight, const ArrayV
   return p;
 }
 
+#if defined(BRASA_FOR_CUDA)
+
+bool read_packed(ArrayView&, const ArrayView&, int64_t) {
+  return false;
+}
+
+#else
+
+/// What weights were packed for: the cache line in front of them.
+struct PackedHeader {
+  int64_t isa, groups, rank, shape[5];
+};
+constexpr int64_t kPackedHeader = 64;
+static_assert(sizeof(PackedHeader) == kPackedHeader);
+
+/// Of weights alone: channels, groups and kernel.
+ConvParams weight_params(const PackedHeader& header) {
+  ConvParams p{};
+  BRASA_REQUIRE(header.rank >= 3 && header.rank <= 5 && header.groups > 0,
+                "weights of 1 to 3 spatial dimensions and groups needed");
+  p.groups = header.groups;
+  p.out_channels = header.shape[0];
+  p.in_channels = checked_multiply(header.shape[1], header.groups);
+  for (int d = 0; d < 3; ++d) p.kernel[d] = 1;
+  for (int64_t i = 2; i < header.rank; ++i) p.kernel[3 - header.rank + i] = header.shape[i];
+  int64_t elements = 1024;  // room for the columns of narrow panels
+  for (int64_t extent : {p.out_channels, p.in_channels, p.kernel[0], p.kernel[1], p.kernel[2]}) {
+    BRASA_REQUIRE(extent > 0, "empty weights");
+    elements = checked_multiply(elements, extent);
+  }
+  BRASA_REQUIRE(p.out_channels % p.groups == 0, "groups must divide the channels");
+  return p;
+}
+
+int64_t packed_size(const ArrayView& like, const PackedHeader& header) {
+  const ConvParams params = weight_params(header);
+  int64_t size = 0;
+  visit<float, double>(like.dtype, [&]<class T>() {
+    size = kPackedHeader / int64_t(sizeof(T)) + cpu::conv_packed_elements<T>(params);
+  });
+  return size;
+}
+
+/// A vector in place of weights is a packed one. Turns it into the weights that it stands for.
+bool read_packed(ArrayView& weight, const ArrayView& x, int64_t groups) {
+  if (weight.rank != 1) return false;
+  require_c_order(weight);
+  const int64_t item = weight.dtype == DType::float32 ? 4 : weight.dtype == DType::float64 ? 8 : 0;
+  BRASA_REQUIRE(weight.size * item >= kPackedHeader, "no packed weights");
+  PackedHeader header;
+  std::memcpy(&header, weight.data, sizeof(header));
+  BRASA_REQUIRE(header.isa == cpu::isa_index(), "weights were packed for another instruction set");
+  BRASA_REQUIRE(header.rank == x.rank && header.groups == groups,
+                "weights were packed for other images or groups");
+  BRASA_REQUIRE(weight.size == packed_size(weight, header), "no packed weights");
+  weight.data = static_cast<char*>(weight.data) + kPackedHeader;
+  weight.rank = int(header.rank);
+  weight.size = 1;
+  for (int i = weight.rank - 1; i >= 0; --i) {
+    weight.shape[i] = header.shape[i];
+    weight.strides[i] = weight.size;
+    weight.size *= header.shape[i];
+  }
+  return true;
+}
+
+PackedHeader packed_header(const ArrayView& weight, int64_t groups) {
+  PackedHeader header{cpu::isa_index(), groups, weight.rank, {}};
+  BRASA_REQUIRE(weight.rank >= 3 && weight.rank <= 5,
+                "weights of 1 to 3 spatial dimensions needed");
+  for (int i = 0; i < weight.rank; ++i) header.shape[i] = weight.shape[i];
+  return header;
+}
+
+void pack(In weight, Out packed, int64_t groups) {
+  const PackedHeader header = packed_header(weight, groups);
+  const ConvParams params = weight_params(header);
+  require_same_dtype(weight, packed);
+  require_c_order(weight);
+  require_c_order(packed);
+  require_shape(packed, packed_size(weight, header));
+  std::memcpy(packed.data, &header, sizeof(header));
+  const Context ctx = make_context(weight);
+  visit<float, double>(weight.dtype, [&]<class T>() {
+    const ReleaseGil gil(weight.size);
+    cpu::conv_pack<T>(ctx, weight.as<const T>(),
+                      packed.as<T>() + kPackedHeader / int64_t(sizeof(T)), params);
+  });
+}
+
+#endif
+
 /// Multiply-adds / 16, for ReleaseGil.
 int64_t work_of(const ConvParams& p) {
   return int64_t(double(p.batch) * double(p.out_pixels()) * double(p.out_channels) *
@@ -96,7 +189,9 @@ void require_like_result(const OptionalIn& a, const ArrayView& y) {
 void forward(In x, In weight, OptionalIn bias, OptionalIn residual, OptionalOut pre_activation,
              Out y, const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
              const std::vector<int64_t>& dilation, int64_t groups, Activation activation) {
+  const bool packed = read_packed(weight, x, groups);
   ConvParams params = make_params(x, weight, y, {stride, padding, dilation, groups});
+  params.packed_w = packed;
   const bool wide_bias = bias && bias.dtype != x.dtype;
   if (bias) {
     BRASA_REQUIRE(!wide_bias || (is_half(x.dtype) && bias.dtype == DType::float32),
@@ -190,6 +285,13 @@ void to_channels_last(In x, Out y) {
 }  // namespace
 
 void bind_conv(py::module_& m) {
+#if !defined(BRASA_FOR_CUDA)
+  m.def(
+      "_conv_packed_size",
+      [](In weight, int64_t groups) { return packed_size(weight, packed_header(weight, groups)); },
+      "weight"_a, "groups"_a);
+  m.def("_conv_pack", &pack, "weight"_a, "packed"_a, "groups"_a);
+#endif
   m.def("images_to_channels_last", &to_channels_last, "x"_a, "y"_a);
   m.def("conv_forward", &forward, "x"_a, "weight"_a, "bias"_a, "residual"_a, "pre_activation"_a,
         "y"_a, "stride"_a, "padding"_a, "dilation"_a, "groups"_a, "activation"_a);

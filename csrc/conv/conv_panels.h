@@ -24,15 +24,17 @@ struct PanelRange {
 constexpr int64_t kSplitBytes = 384 * 1024, kUnsplitBytes = 64 * 1024;
 
 template <class T> struct PanelWeights {
-  const T* w;  ///< (out_channels, in_channels / groups, taps) of the convolution
+  const T* w;     ///< (out_channels, in_channels / groups, taps) of the convolution
+  const T* kept;  ///< all panels, packed before (conv_pack.h), or null
   bool backward;
   int64_t taps, groups, group_in, group_out;  ///< as the gather sees them
-  int64_t splits;                             ///< that the panels are cut into at least
-  int64_t slot;                               ///< elements of a split
-  int64_t* first_row;  ///< of the kernel's elements in C order: where their channels begin in a
-                       ///< panel, or less than 0 where no pixel asks for them
-  int64_t* held;       ///< by threads, kHeldStep apart: the first panel that is packed, or -1
-  T* packed;           ///< by threads
+  int64_t splits = 1;                         ///< that the panels are cut into at least
+  int64_t slot = 0;                           ///< elements of a split
+  int64_t* first_row = nullptr;  ///< of the kernel's elements in C order: where their channels
+                                 ///< begin in a panel, or less than 0 where no pixel asks for them;
+                                 ///< in order where that is null
+  int64_t* held = nullptr;  ///< by threads, kHeldStep apart: the first panel that is packed, or -1
+  T* packed = nullptr;      ///< by threads
 
   int64_t depth() const { return taps * group_in; }
   int64_t count() const { return groups * Panels<T>(group_out).count; }
@@ -44,6 +46,7 @@ template <class T> struct PanelWeights {
   }
   /// The panels of a range, one after another, packed by and for one thread.
   const T* of(int member, PanelRange range) const {
+    if (kept) return kept + column(range.begin) * depth();
     T* to = packed + member * slot;
     int64_t& holds = held[member * kHeldStep];
     if (holds != range.begin) pack(range, to);
@@ -52,19 +55,6 @@ template <class T> struct PanelWeights {
   }
 
   static constexpr int64_t kHeldStep = 8;  ///< a line each
-
- private:
-  static constexpr int64_t kChannels = 32;  ///< whose weights are packed at a time
-
-  /// One vector of columns, `live` of which exist: where its weights go.
-  struct Lane {
-    T* panel;
-    int64_t live, pitch;
-
-    __attribute__((always_inline)) void put(int64_t row, Vec<T> weights) const {
-      store(panel + row * pitch, weights);
-    }
-  };
 
   void pack(PanelRange range, T* to) const {
     const Panels<T> panels(group_out);
@@ -88,12 +78,27 @@ template <class T> struct PanelWeights {
     }
   }
 
+ private:
+  static constexpr int64_t kChannels = 32;  ///< whose weights are packed at a time
+
+  /// One vector of columns, `live` of which exist: where its weights go.
+  struct Lane {
+    T* panel;
+    int64_t live, pitch;
+  };
+
+  __attribute__((always_inline)) void put(const Lane& lane, int64_t k, int64_t channel,
+                                          Vec<T> weights) const {
+    const int64_t first = first_row ? first_row[k] : k * group_in;
+    if (first >= 0) store(lane.panel + (first + channel) * lane.pitch, weights);
+  }
+
   /// Channels [begin, end) of w[column][channel][k]: a column's weights follow one another.
   void pack_forward(const Lane& lane, const T* from, int64_t begin, int64_t end) const {
     int64_t c = begin, k = 0;
     transpose_rows(from + begin * taps, depth(), lane.live, (end - begin) * taps,
                    [&](int64_t, Vec<T> weights) {
-                     if (first_row[k] >= 0) lane.put(first_row[k] + c, weights);
+                     put(lane, k, c, weights);
                      if (++k == taps) k = 0, ++c;
                    });
   }
@@ -103,27 +108,26 @@ template <class T> struct PanelWeights {
     for (int64_t c = begin; c < end; ++c) {
       const T* channel = from + c * group_out * taps;
       if (taps == 1)
-        lane.put(c, load_live(channel, lane.live));
+        put(lane, 0, c, load_live(channel, lane.live));
       else
-        transpose_rows(channel, taps, lane.live, taps, [&](int64_t k, Vec<T> weights) {
-          if (first_row[k] >= 0) lane.put(first_row[k] + c, weights);
-        });
+        transpose_rows(channel, taps, lane.live, taps,
+                       [&](int64_t k, Vec<T> weights) { put(lane, k, c, weights); });
     }
   }
 };
 
-/// Takes the memory of packed weights; they are none of `w`'s yet.
+/// Takes the memory of packed weights, where they are not `kept`; they are none of `w`'s yet.
 template <class T>
 static PanelWeights<T> plan_panels(Arena& arena, int64_t taps, int64_t groups, int64_t group_in,
-                                   int64_t group_out, int threads) {
-  PanelWeights<T> weights{nullptr, false, taps, groups, group_in, group_out, 0, 0, {}, {}, {}};
+                                   int64_t group_out, bool kept, int threads) {
+  PanelWeights<T> weights{nullptr, nullptr, false, taps, groups, group_in, group_out};
   const int64_t count = weights.count(), depth = weights.depth(),
                 bytes = depth * weights.columns() * int64_t(sizeof(T));
   weights.splits = larger(ceil_div(bytes, kSplitBytes), bytes > kUnsplitBytes ? threads : 1);
   weights.splits = larger(1, smaller(weights.splits, count));
   weights.slot =
       ceil_div(count, weights.splits) * Panels<T>(group_out).width(0) * kLanes<T> * depth;
-  weights.first_row = arena.take<int64_t>(taps);
+  if (kept) return weights;
   weights.held = arena.take<int64_t>(threads * weights.kHeldStep);
   weights.packed = arena.take<T>(threads * weights.slot);
   for (int i = 0; weights.held && i < threads; ++i) weights.held[i * weights.kHeldStep] = -1;

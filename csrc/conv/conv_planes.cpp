@@ -91,7 +91,7 @@ template <class T> struct PlanarPlan {
         blocks(p.batch * (p.out_pixels() / pixels) * pieces) {
     line.ahead = pieces > 1 ? kPlanarBlock * line.step : p.stride[1] * p.in[2];
     start = arena.take<T>(panels.padded());
-    weights = plan_panels<T>(arena, 1, 1, p.in_channels, p.out_channels, threads);
+    weights = plan_panels<T>(arena, 1, 1, p.in_channels, p.out_channels, p.packed_w, threads);
   }
 };
 
@@ -134,8 +134,7 @@ void planar_forward(Context ctx, const T* x, const T* w, T* y, const ConvParams&
                     const Epilogue<T>& epilogue) {
   Arena arena(ctx.workspace);
   PlanarPlan<T> plan(arena, p, ctx.threads);
-  plan.weights.w = w;
-  plan.weights.first_row[0] = 0;
+  (p.packed_w ? plan.weights.kept : plan.weights.w) = w;
   for (int64_t o = 0; o < plan.panels.padded(); ++o)
     plan.start[o] = epilogue.bias && o < p.out_channels ? epilogue.bias[o] : T(0);
   Epilogue<T> rest = epilogue;

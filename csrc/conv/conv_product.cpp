@@ -25,8 +25,11 @@ static bool has_many_weights(const ConvParams& p) {
   return p.in_channels * p.out_channels >= order::kConvProductWeights;
 }
 
+bool may_be_product(const ConvParams& p) {
+  return p.taps() == 1 && p.groups == 1 && is_product_of(p.in_channels, p.out_channels);
+}
 bool is_product_forward(const ConvParams& p) {
-  return is_product(p) && is_product_of(p.in_channels, p.out_channels) &&
+  return is_product(p) && may_be_product(p) &&
          (p.out_pixels() <= order::kConvProductImage || has_many_weights(p));
 }
 bool is_product_input(const ConvParams& p) {
@@ -52,7 +55,10 @@ static MatmulParams product_of(int64_t m, int64_t n, int64_t k, int64_t a_row, i
 
 static MatmulParams forward_product(const ConvParams& p) {
   const int64_t channels = p.in_channels;
-  return product_of(p.batch * p.out_pixels(), p.out_channels, channels, channels, 1, 1, channels);
+  MatmulParams product =
+      product_of(p.batch * p.out_pixels(), p.out_channels, channels, channels, 1, 1, channels);
+  product.packed_b = p.packed_w;
+  return product;
 }
 static MatmulParams input_product(const ConvParams& p) {
   const int64_t outputs = p.out_channels;
@@ -120,6 +126,14 @@ void product_forward(Context ctx, const T* x, const T* w, T* y, const ConvParams
   multiply(ctx, forward_product(p), pixels, w, y, epilogue, arena.rest());
 }
 
+template <class T> int64_t packed_product_elements(const ConvParams& p) {
+  return matmul_packed_elements<T>(p.in_channels, p.out_channels);
+}
+
+template <class T> void pack_product(Context ctx, const T* w, T* packed, const ConvParams& p) {
+  matmul_pack(ctx, w, 1, p.in_channels, p.in_channels, p.out_channels, packed);
+}
+
 template <class T> size_t product_forward_workspace(const ConvParams& p, int threads) {
   return workspace_of<T>(p, forward_product(p), threads);
 }
@@ -167,6 +181,8 @@ template <class T> size_t product_weight_workspace(const ConvParams& p, int thre
   return workspace_of<T>(p, weight_product(p), threads);
 }
 
+BRASA_INSTANTIATE(packed_product_elements, float, double)
+BRASA_INSTANTIATE(pack_product, float, double)
 BRASA_INSTANTIATE(product_forward, float, double)
 BRASA_INSTANTIATE(product_forward_workspace, float, double)
 BRASA_INSTANTIATE(product_backward_input, float, double)

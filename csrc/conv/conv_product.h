@@ -21,6 +21,12 @@ bool is_product_forward(const ConvParams& params);
 bool is_product_input(const ConvParams& params);
 bool is_product_weight(const ConvParams& params);
 
+/// Whether layers of such weights may be products forward, and what they read if these are packed
+/// once.
+bool may_be_product(const ConvParams& params);
+template <class T> int64_t packed_product_elements(const ConvParams& params);
+template <class T> void pack_product(Context ctx, const T* w, T* packed, const ConvParams& params);
+
 template <class T>
 void product_forward(Context ctx, const T* x, const T* w, T* y, const ConvParams& params,
                      const Epilogue<T>& epilogue);

@@ -84,7 +84,8 @@ constexpr int kConvWeightRows = kVectors == 1 && kConvVectors == 4 ? 30 : kConvR
 
 /// Pixels per block of a convolution, and of the lowest: multiples of the row counts. A panel of
 /// weights is read once per block, and eight tiles of 6 hide its way from L3.
-constexpr int kConvBlock = 48, kLeastConvBlock = 12;
+constexpr int kConvBlock = 48, kLeastConvBlock = 24;
+static_assert(kLeastConvBlock >= kConvLineRows<1>, "a piece of a line has a tile");
 
 /// Pixels of a depthwise tile, in each of two rows: 14 sums, 6 weights and x; with 16 registers 8.
 constexpr int kDepthwisePixels = kTileRows == 12 ? 7 : 4;

@@ -58,6 +58,25 @@ def test_training_flags_come_back_and_packed_weights_go():
     assert model[0]._kept is None
 
 
+def test_convolutions_keep_their_weights_where_that_pays():
+    br.manual_seed(4)
+    model = nn.Sequential(
+        nn.Conv2d(8, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 64, 3, groups=2), nn.Conv2d(64, 512, 1)
+    ).eval()
+    x = np.random.default_rng(0).standard_normal((2, 8, 6, 6)).astype(np.float32)
+    expected = model(x)
+    with br.inference(model):
+        for _ in range(2):
+            assert model(x).numpy().tobytes() == expected.numpy().tobytes()
+        assert kept(model[0]) is None  # too small
+        assert [kept(layer).groups for layer in (model[2], model[3])] == [2, 1]
+        first = kept(model[3])
+        model[3].weight.data = 2 * model[3].weight.data
+        model(x)
+        assert kept(model[3]) is not first
+    assert model[3]._kept is None
+
+
 def test_it_decorates_functions():
     model = small_model()
 

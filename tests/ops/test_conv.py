@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brasa import _cpu, ops
+from brasa import Tensor, _cpu, ops
+from brasa.ops.activation import native_activation
 from conftest import CpuArrays
 from descriptors.conv import draw_geometry
 from references import conv as reference
@@ -355,6 +358,60 @@ def test_nan_stays_where_it_belongs():
     expected = np.zeros((9, 9), bool)
     expected[3:6, 3:6] = True
     np.testing.assert_array_equal(np.isnan(y), np.broadcast_to(expected, y.shape))
+
+
+# (N, C, H, W), (O, C / groups, KH, KW), groups: every algorithm that reads packed weights
+PACKED = [
+    ((2, 3, 9, 8), (5, 3, 3, 3), 1),
+    ((1, 1, 12, 12), (6, 1, 5, 5), 1),
+    ((1, 1, 5, 5), (12, 1, 3, 3), 1),
+    ((2, 8, 7, 7), (8, 1, 3, 3), 8),
+    ((2, 8, 7, 7), (12, 4, 3, 3), 2),
+    ((1, 130, 7, 7), (70, 130, 1, 1), 1),
+    ((1, 130, 9, 9), (70, 130, 1, 1), 1),
+]
+
+
+@pytest.mark.parametrize("shapes", PACKED)
+def test_packed_weights_give_the_same_bits(xp, isa, shapes):
+    rng = np.random.default_rng(5)
+    (n, c, h, w), weight_shape, groups = shapes
+    for dtype, stride in itertools.product((np.float32, np.float64), (1, 2)):
+        x, weight = (xp.asarray(rng.standard_normal(s).astype(dtype)) for s in ((n, c, h, w), weight_shape))
+        bias = xp.asarray(rng.standard_normal(weight_shape[0]).astype(dtype))
+        packed = ops.prepack(weight, "conv2d", groups)
+        assert (packed.kind, packed.shape, packed.groups) == ("conv2d", weight_shape, groups)
+        for image in (x, xp.asarray(channels_last(xp.asnumpy(x)))):
+            for padding in (0, 1):
+                plain = ops.conv2d(image, weight, bias, stride, padding, groups=groups, activation="relu")
+                y = ops.conv2d(image, packed, bias, stride, padding, groups=groups, activation="relu")
+                assert xp.asnumpy(y).tobytes() == xp.asnumpy(plain).tobytes()
+                out = xp.asarray(np.empty(plain.shape, dtype))
+                assert ops.conv2d(image, packed, bias, stride, padding, groups=groups, out=out) is out
+
+
+def test_packed_weights_say_what_they_do_not_fit():
+    x, weight = np.ones((1, 4, 5, 5), np.float32), np.ones((6, 2, 3, 3), np.float32)
+    packed = ops.prepack(weight, "conv2d", 2)
+    with pytest.raises(ValueError, match="weight: expected 4 dimensions"):
+        ops.prepack(weight[0], "conv2d")
+    with pytest.raises(ValueError, match="groups: 4 does not divide the outputs"):
+        ops.prepack(weight, "conv2d", 4)
+    with pytest.raises(ValueError, match="weight: packed for groups=2, got groups=1"):
+        ops.conv2d(x[:, :2], packed)
+    with pytest.raises(TypeError, match="weight: expected float64 as x has, got one packed from float32"):
+        ops.conv2d(x.astype(np.float64), packed, groups=2)
+    with pytest.raises(ValueError, match="b: packed as 'conv2d'"):
+        ops.matmul(x, packed)
+    with pytest.raises(ValueError, match="weight: expected 4 dimensions"):
+        ops.conv2d(x, ops.prepack(weight[0, 0]))
+    with pytest.raises(TypeError, match="without gradient"):
+        ops.conv2d(Tensor(x, requires_grad=True), packed, groups=2).sum().backward()
+    y, none = np.empty((1, 6, 3, 3), np.float32), native_activation(None)
+    for size in (0, 1, 16, 17, 1000):
+        with pytest.raises((ValueError, RuntimeError)):
+            _cpu.conv_forward(x, np.zeros(size, np.float32), None, None, None, channels_last(y), (1, 1), (0,) * 4,
+                              (1, 1), 2, none)  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ CASES = {
     "few channels": ((9, 2, 28, 28), (9, 2, 5, 5), {"padding": 2}),
     "rows of taps fill vectors": ((9, 6, 14, 14), (16, 6, 5, 5), {}),
     "many channels": ((2, 33, 14, 13), (70, 33, 3, 3), {"padding": 1}),
+    "one panel, low blocks": ((1, 16, 32, 32), (16, 16, 3, 3), {"padding": 1}),
     "one image, many panels": ((1, 48, 7, 7), (260, 48, 3, 3), {"padding": 1}),
     "1x1": ((2, 130, 9, 9), (80, 130, 1, 1), {}),
     "1x1 with stride": ((2, 130, 18, 17), (80, 130, 1, 1), {"stride": 2}),
@@ -41,6 +42,9 @@ def test_same_bits_on_every_number_of_threads(name, dtype, set_threads):
                 set_threads(threads)
                 for image in (x, channels_last(x)):
                     y = ops.conv2d(image, weight, bias, **arguments, activation="relu")
+                    packed = ops.prepack(weight, "conv2d", arguments.get("groups", 1))
+                    z = ops.conv2d(image, packed, bias, **arguments, activation="relu")
+                    assert z.tobytes() == y.tobytes()
                     found = [y, *ops.conv2d_backward(y, image, weight, **arguments)[:3]]
                     bits = [np.ascontiguousarray(a).tobytes() for a in found]
                     results.setdefault((threads, isa), []).append(bits)

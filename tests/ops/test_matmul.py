@@ -176,8 +176,10 @@ def test_a_packed_operand_gives_the_same_bits(xp, kind, isa, set_threads):
 def test_a_packed_operand_says_what_it_does_not_fit():
     a, weight = np.ones((2, 3), np.float32), np.ones((4, 3), np.float32)
     packed = ops.prepack(Tensor(weight, requires_grad=True), "linear")
-    with pytest.raises(ValueError, match="kind: expected 'matmul' or 'linear'"):
-        ops.prepack(weight, "conv2d")
+    with pytest.raises(ValueError, match="kind: expected 'matmul', 'linear' or 'conv2d', got 'conv'"):
+        ops.prepack(weight, "conv")
+    with pytest.raises(ValueError, match="groups: expected 1 for the kind 'linear', got 2"):
+        ops.prepack(weight, "linear", 2)
     with pytest.raises(ValueError, match="weight: expected 2 dimensions"):
         ops.prepack(weight[0], "linear")
     with pytest.raises(TypeError, match="weight: expected float32 or float64"):

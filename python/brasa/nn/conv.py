@@ -104,6 +104,8 @@ class Conv2d(Module):
         if device is not None:
             self.to(device)
 
+    _kept: Any = None  # within `inference`: what keeps the packed weight
+
     def _checked_padding(self, padding: Any) -> str | tuple[int, int]:
         if not isinstance(padding, str):
             return pair("padding", padding, least=0)
@@ -127,9 +129,10 @@ class Conv2d(Module):
 
     def fused(self, x: Any, activation: ActivationName | None, residual: Any = None) -> Any:
         """Apply the layer with another activation; ``Sequential`` calls it."""
+        weight = self.weight if self._kept is None else self._kept.of(self.weight)
         return ops.conv2d(
             x,
-            self.weight,
+            weight,
             self.bias,
             self.stride,
             self.padding,

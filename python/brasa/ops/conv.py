@@ -13,6 +13,7 @@ from brasa import _backend
 from brasa._tape import differentiable
 from brasa.ops import _check
 from brasa.ops.activation import Native, native_activation, needs_input
+from brasa.ops.prepack import PackedWeight, check_packed_conv
 
 __all__ = ["conv2d", "conv2d_backward"]
 
@@ -102,14 +103,16 @@ def _channels_last(x: Any) -> Any:
 
 
 def _operands(x: Any, weight: Any, bias: Any, spatial: int) -> tuple[Any, Any, Any]:
-    x, weight = _check.any_floating("x", x), _check.any_floating("weight", weight)
+    x = _check.any_floating("x", x)
+    packed = type(weight) is PackedWeight
+    weight = weight if packed else _check.any_floating("weight", weight)
     _check.rank("x", x, spatial + 2, shape=_SHAPES[spatial])
     _check.rank("weight", weight, spatial + 2, shape="(O, C / groups, kernel)")
     if bias is not None:
         bias = _backend.contiguous(_check.any_floating("bias", bias))
         _check.shape("bias", bias, (weight.shape[0],), "one per output channel")
-    _check.same_dtype_but_bias(bias, x=x, weight=weight)
-    return _backend.dense(x), _backend.contiguous(weight), bias
+    _check.same_dtype_but_bias(bias, x=x, weight=None if packed else weight)
+    return _backend.dense(x), weight if packed else _backend.contiguous(weight), bias
 
 
 def _plain_forward(x: Any, weight: Any, bias: Any, options: tuple[Any, ...], native: Any) -> Any:
@@ -118,9 +121,12 @@ def _plain_forward(x: Any, weight: Any, bias: Any, options: tuple[Any, ...], nat
     """
     try:
         kind = type(x)
-        if type(weight) is not kind or not (bias is None or type(bias) is kind) or x.ndim != 4:
+        if not (bias is None or type(bias) is kind) or x.ndim != 4:
             return None
         geometry, shape = _geometry(x, weight, *options)
+        if type(weight) is not kind:
+            check_packed_conv(weight, x, geometry[3])
+            weight = weight.operand
         backend = _backend.backend_of(x)
         y = backend.empty(shape, x.dtype, True)
         backend.kernels.conv_forward(x, weight, bias, None, None, y, *geometry, native)
@@ -154,8 +160,8 @@ def _conv2d(
     x : array or Tensor
         (N, C, H, W), float32, float64, float16 or bfloat16, C-contiguous or channels-last; any other is copied
         first.
-    weight : array or Tensor
-        (O, C / groups, KH, KW), the dtype of `x`.
+    weight : array, Tensor or PackedWeight
+        (O, C / groups, KH, KW), the dtype of `x`; one packed by `prepack` is a constant.
     bias : array or Tensor, optional
         (O,). May be float32 beside 16-bit arrays.
     stride, dilation : int or (int, int), default: 1
@@ -209,6 +215,9 @@ def _conv2d(
             return (y, (None,)) if save else y
     x, weight, bias = _operands(x, weight, bias, 2)
     geometry, shape = _geometry(x, weight, stride, padding, dilation, groups)
+    if type(weight) is PackedWeight:
+        check_packed_conv(weight, x, geometry[3])
+        weight = weight.operand
     y = _backend.empty(x, shape, channels_last=True)
     if residual is not None:
         residual = _check.any_floating("residual", residual)
@@ -399,6 +408,8 @@ def conv2d_backward(
     (array([[4., 4.],
            [4., 4.]], dtype=float32), array([4.], dtype=float32))
     """
+    if type(weight) is PackedWeight:
+        raise TypeError("weight: a packed weight is a constant without gradient; pass the weight itself")
     native = native_activation(activation)
     source = y
     if native is not None and needs_input(native):
