@@ -63,14 +63,14 @@ template <class T> struct PanelWeights {
       const T* from =
           w +
           (group * group_out * group_in + panels.column(panel) * (backward ? 1 : group_in)) * taps;
-      const int64_t pitch = panels.width(panel) * kLanes<T>;
-      for (int64_t begin = 0; begin < group_in; begin += kChannels)
+      const int64_t pitch = panels.width(panel) * kLanes<T>, step = backward ? 1 : kChannels;
+      for (int64_t begin = 0; begin < group_in; begin += step)
         for (int64_t v = 0; v < panels.width(panel); ++v) {
           const Lane lane{to + v * kLanes<T>,
                           smaller(kLanes<T>, panels.live(panel) - v * kLanes<T>), pitch};
-          const int64_t end = smaller(begin + kChannels, group_in);
+          const int64_t end = smaller(begin + step, group_in);
           if (backward)
-            pack_backward(lane, from + v * kLanes<T> * taps, begin, end);
+            pack_backward(lane, from + v * kLanes<T> * taps, begin);
           else
             pack_forward(lane, from + v * kLanes<T> * depth(), begin, end);
         }
@@ -79,7 +79,7 @@ template <class T> struct PanelWeights {
   }
 
  private:
-  static constexpr int64_t kChannels = 32;  ///< whose weights are packed at a time
+  static constexpr int64_t kChannels = 32;  ///< whose weights are packed forward at a time
 
   /// One vector of columns, `live` of which exist: where its weights go.
   struct Lane {
@@ -103,16 +103,14 @@ template <class T> struct PanelWeights {
                    });
   }
 
-  /// The same of w[channel][column][k].
-  void pack_backward(const Lane& lane, const T* from, int64_t begin, int64_t end) const {
-    for (int64_t c = begin; c < end; ++c) {
-      const T* channel = from + c * group_out * taps;
-      if (taps == 1)
-        put(lane, 0, c, load_live(channel, lane.live));
-      else
-        transpose_rows(channel, taps, lane.live, taps,
-                       [&](int64_t k, Vec<T> weights) { put(lane, k, c, weights); });
-    }
+  /// One channel of w[channel][column][k].
+  void pack_backward(const Lane& lane, const T* from, int64_t c) const {
+    from += c * group_out * taps;
+    if (taps == 1)
+      put(lane, 0, c, load_live(from, lane.live));
+    else
+      transpose_rows(from, taps, lane.live, taps,
+                     [&](int64_t k, Vec<T> weights) { put(lane, k, c, weights); });
   }
 };
 
