@@ -51,7 +51,7 @@ def trainer(net, precision="float32", **options):
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 @pytest.mark.parametrize(("make", "data"), [(mlp, samples), (lenet, images)], ids=["mlp", "lenet"])
 def test_it_learns_as_in_float32(device, make, data, precision):
-    """Within 5 % of the loss of float32 and 0.01: products are rounded to 2^-9 of their terms, 2^-12 in fp16."""
+    """Within 10 % of the loss of float32 and 0.01: five layers are rounded to 2^-9 of their terms, 2^-12 in fp16."""
     losses = {}
     for name in ("float32", precision):
         run = trainer(make(device), name)
@@ -61,7 +61,7 @@ def test_it_learns_as_in_float32(device, make, data, precision):
         assert run.predict(data(6)[0]).dtype == np.float32
         assert run.evaluate(data(12))["accuracy"] > 0.6
     assert losses[precision][-1] < 0.8 * losses[precision][0]
-    assert np.all(np.abs(losses[precision] - losses["float32"]) <= 0.05 * losses["float32"] + 0.01)
+    assert np.all(np.abs(losses[precision] - losses["float32"]) <= 0.1 * losses["float32"] + 0.01)
 
 
 def test_products_are_made_in_16_bits(device):
