@@ -51,9 +51,9 @@ namespace brasa {
 struct ConvParams {
   int64_t batch, in_channels, out_channels, groups;
   int64_t in[3], out[3], kernel[3], stride[3], dilation[3], pad_begin[3], pad_end[3];
-  bool x_channels_last;                 ///< else x and dx are C-ordered
-  bool packed_w = false;                ///< of the forward pass on the CPU: w is what conv_pack() wrote
-  bool aligned = false;                 ///< the arrays begin at multiples of 16 bytes (CUDA)
+  bool x_channels_last;   ///< else x and dx are C-ordered
+  bool packed_w = false;  ///< of the forward pass on the CPU: w is what conv_pack() wrote
+  bool aligned = false;   ///< the arrays begin at multiples of 16 bytes (CUDA)
   MathMode math_mode = MathMode::ieee;  ///< of products of float32 (CUDA)
 
   constexpr int64_t in_pixels() const { return in[0] * in[1] * in[2]; }

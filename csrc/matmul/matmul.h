@@ -13,17 +13,17 @@
 // multiplies (32 x 512 x 2048: 15 % faster than before it), and keeps it for the strip's next
 // chunk; A is read as it lies, with the next tile's rows prefetched. A B that lies along K, as the
 // weights of a layer do, is not packed but read by rows: Y^T = B^T A^T is computed and each chunk
-// transposed into Y (64 x 1024 x 2048: 14 % faster, 16 x 9216 x 4096 from memory twice). So nothing is shared but the
-// operands: no barrier, and no line that another core has written. A is packed only where its
-// columns are contiguous and it is large, B not where few rows read it and its rows are contiguous.
-// Where both are packed and K is deep the team packs B first, for at most 8 MiB of K's blocks at a
-// time: the parts of rows, low since each packs its A, would otherwise pack B again each (2048 x
-// 512 x 6400, the weight gradient of a recurrent layer: 39 ms, now 30; its A, beyond L3, is what
-// the rest waits for). The bias is added as a tile is stored (a pass of its own over a shallow tile
-// cost 4-20 %). One row with a contiguous B walks B row by row. Lost, on two cores: B packed by the
-// team between barriers of every block (77 % of the peak at 256, now 89; 81 at 512, now 94); 12 x 2
-// tiles, which need a packed A (2 % of a 1024 cube); 14x32 and 8x48 tiles (equal in L1, worse
-// remainders).
+// transposed into Y (64 x 1024 x 2048: 14 % faster, 16 x 9216 x 4096 from memory twice). So nothing
+// is shared but the operands: no barrier, and no line that another core has written. A is packed
+// only where its columns are contiguous and it is large, B not where few rows read it and its rows
+// are contiguous. Where both are packed and K is deep the team packs B first, for at most 8 MiB of
+// K's blocks at a time: the parts of rows, low since each packs its A, would otherwise pack B again
+// each (2048 x 512 x 6400, the weight gradient of a recurrent layer: 39 ms, now 30; its A, beyond
+// L3, is what the rest waits for). The bias is added as a tile is stored (a pass of its own over a
+// shallow tile cost 4-20 %). One row with a contiguous B walks B row by row. Lost, on two cores: B
+// packed by the team between barriers of every block (77 % of the peak at 256, now 89; 81 at 512,
+// now 94); 12 x 2 tiles, which need a packed A (2 % of a 1024 cube); 14x32 and 8x48 tiles (equal in
+// L1, worse remainders).
 //
 // CUDA, float32 and float64 (gemm_tile.cuh): tiles of 128 x 256 results, or 128 x 128 or 64 x 64
 // where these would be too few for a GPU, 4 x 4 to 8 x 16 per thread; one chain over all of K, or

@@ -38,7 +38,7 @@ AxisShape axis_shape(const ArrayView& x, int axis) {
         const AxisShape shape = axis_shape(x, axis);                                               \
         const Context ctx = make_context(x);                                                       \
         const ReleaseGil gil(x.size);                                                              \
-        visit_floating(                                                                      \
+        visit_floating(                                                                            \
             x.dtype, [&]<class T>() { device::name<T>(ctx, x.as<const T>(), y.as<T>(), shape); }); \
       },                                                                                           \
       "x"_a, "y"_a, "axis"_a);
@@ -54,7 +54,7 @@ AxisShape axis_shape(const ArrayView& x, int axis) {
         const AxisShape shape = axis_shape(y, axis);                                  \
         const Context ctx = make_context(y);                                          \
         const ReleaseGil gil(y.size);                                                 \
-        visit_floating(y.dtype, [&]<class T>() {                                \
+        visit_floating(y.dtype, [&]<class T>() {                                      \
           device::name<T>(ctx, dy.as<const T>(), y.as<const T>(), dx.as<T>(), shape); \
         });                                                                           \
       },                                                                              \
