@@ -7,6 +7,7 @@
 #if defined(BRASA_ISA)
 #include "core/vmath.h"
 #define BRASA_RULE_FN inline __attribute__((always_inline))
+#define BRASA_RULE_INIT constexpr
 namespace brasa::cpu::BRASA_ISA {
 template <class V, class T> BRASA_INLINE V all(T c) {
   return broadcast(c);
@@ -14,6 +15,7 @@ template <class V, class T> BRASA_INLINE V all(T c) {
 #else
 #include "core/vmath.cuh"
 #define BRASA_RULE_FN BRASA_DEVICE_FN
+#define BRASA_RULE_INIT BRASA_HOST_DEVICE_FN  // kernels that read their numbers make rules too
 namespace brasa::cuda {
 template <class V, class T> BRASA_DEVICE_FN V all(T c) {
   return c;
@@ -24,7 +26,7 @@ template <class T, bool kMomentum> struct Sgd {
   static constexpr int kStates = kMomentum ? 1 : 0;
   T minus_lr, momentum, kept, weight_decay, scale;
   bool nesterov;
-  constexpr explicit Sgd(const SgdParams& p)
+  BRASA_RULE_INIT explicit Sgd(const SgdParams& p)
       : minus_lr(T(-p.lr)),
         momentum(T(p.momentum)),
         kept(T(1 - p.dampening)),
@@ -45,7 +47,7 @@ template <class T, bool kMomentum> struct Sgd {
 template <class T> struct Adam {
   static constexpr int kStates = 2;
   T minus_step, beta1, rest1, beta2, rest2, eps, root_correction, weight_decay, minus_decay, scale;
-  constexpr explicit Adam(const AdamParams& p)
+  BRASA_RULE_INIT explicit Adam(const AdamParams& p)
       : minus_step(T(-p.step_size)),
         beta1(T(p.beta1)),
         rest1(T(1 - p.beta1)),
@@ -69,7 +71,7 @@ template <class T> struct Adam {
 template <class T, bool kMomentum, bool kCentered> struct Rmsprop {
   static constexpr int kStates = 1 + kMomentum + kCentered, kAverage = kStates - 1;
   T minus_lr, alpha, rest, eps, weight_decay, momentum, scale;
-  constexpr explicit Rmsprop(const RmspropParams& p)
+  BRASA_RULE_INIT explicit Rmsprop(const RmspropParams& p)
       : minus_lr(T(-p.lr)),
         alpha(T(p.alpha)),
         rest(T(1 - p.alpha)),
@@ -96,7 +98,7 @@ template <class T, bool kMomentum, bool kCentered> struct Rmsprop {
 template <class T> struct Adagrad {
   static constexpr int kStates = 1;
   T minus_lr, weight_decay, eps, scale;
-  constexpr explicit Adagrad(const AdagradParams& p)
+  BRASA_RULE_INIT explicit Adagrad(const AdagradParams& p)
       : minus_lr(T(-p.lr)), weight_decay(T(p.weight_decay)), eps(T(p.eps)), scale(T(p.scale)) {}
 
   template <class V> BRASA_RULE_FN void apply(V& p, V grad, V* s) const {
@@ -109,7 +111,7 @@ template <class T> struct Adagrad {
 template <class T> struct Adadelta {
   static constexpr int kStates = 2;
   T minus_lr, rho, rest, eps, weight_decay, scale;
-  constexpr explicit Adadelta(const AdadeltaParams& p)
+  BRASA_RULE_INIT explicit Adadelta(const AdadeltaParams& p)
       : minus_lr(T(-p.lr)),
         rho(T(p.rho)),
         rest(T(1 - p.rho)),
