@@ -7,6 +7,7 @@ import pytest
 
 import brasa as br
 from brasa import nn, optim
+from brasa.cuda import Graph
 from small_training import samples
 
 
@@ -40,6 +41,20 @@ def equal(a, b, device):
         np.testing.assert_array_equal(p.numpy(), q.numpy())
 
 
+@pytest.fixture
+def graphs(monkeypatch):
+    """The graphs that trainers make, in order."""
+    made = []
+
+    class Kept(Graph):
+        def __init__(self, function):
+            super().__init__(function)
+            made.append(self)
+
+    monkeypatch.setattr("brasa._train.graphs.Graph", Kept)
+    return made
+
+
 OPTIONS = {
     "mixed precision": {"precision": "bf16"},
     "plain": {},
@@ -49,7 +64,7 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_same_history_and_weights(device, name):
+def test_same_history_and_weights(device, name, graphs):
     """40 samples in batches of 16: the last one is smaller, and has a graph of its own."""
     runs = []
     for graph in (False, True):
@@ -57,9 +72,10 @@ def test_same_history_and_weights(device, name):
         run.fit(samples(40), validation=samples(20), epochs=4, batch_size=16)
         runs.append(run)
     equal(*runs, device)
+    assert [graph.is_captured for graph in graphs] == [True, True]
 
 
-def test_many_shapes_are_not_all_captured(device):
+def test_many_shapes_are_not_all_captured(device, graphs):
     x, y = samples(60)
     batches = [(x[:n], y[:n]) for n in range(3, 16)] * 3
     runs = [trainer_on(device, graph=graph) for graph in (False, True)]
@@ -67,6 +83,7 @@ def test_many_shapes_are_not_all_captured(device):
         br.manual_seed(2)
         run.fit(batches, epochs=1)
     equal(*runs, device)
+    assert [graph.is_captured for graph in graphs] == 8 * [True]
 
 
 def test_a_run_is_resumed_exactly(device, tmp_path):
