@@ -2,6 +2,7 @@
 #include "conv/conv.h"
 
 #include "conv/conv_blocks.h"
+#include "conv/conv_cut.h"
 #include "conv/conv_depthwise.h"
 #include "conv/conv_fold.h"
 #include "conv/conv_narrow.h"
@@ -68,6 +69,27 @@ struct AxisParts {
 
 /// Kernels of more taps are not cut at borders, nor is what has its padding in memory.
 constexpr int64_t kMostCutTaps = 128;
+
+/// Whether less work is left where pixels are cut at borders: taps in padding are skipped, but
+/// tiles may become low, and weights are read for each of the parts. 832 -> 128 of 5x5 on 7x7 falls
+/// into 25 of two pixels each, which takes three times as long; 64 -> 64 of 3x3 on 4x4, 1.4 times.
+/// Whole, it goes by the table, whose tiles are 1/16 slower.
+static bool pays_to_cut(const ConvParams& p, const Direction& direction, int64_t panel_bytes) {
+  AxisCut whole[3], cut[3];
+  for (int d = 0; d < 3; ++d) {
+    for (int64_t r = 0; r < (direction.backward ? residues(p, d) : 1); ++r) {
+      AxisPart part[kMostAxisParts];
+      const Axis axis = axis_of(p, direction.backward, d, r);
+      whole[d].add(axis);
+      part[0].axis = axis;
+      const int64_t found = cut_axis(axis, direction.in[d], r, part);
+      for (int64_t i = 0; i < found; ++i) cut[d].add(part[i].axis);
+    }
+    if (cut[d].count > AxisCut::kMost) return true;
+  }
+  const int64_t cost = cost_of_parts(whole, p.batch, panel_bytes);
+  return cost_of_parts(cut, p.batch, panel_bytes) < cost + cost / 16;
+}
 
 static AxisParts cut_axes(Arena& arena, const ConvParams& p, const Direction& direction, bool cut) {
   AxisParts parts;
@@ -168,8 +190,9 @@ static Gather<T> plan_gather(Arena& arena, const ConvParams& p, const Direction&
   g.group_out = direction.out_channels / p.groups;
   g.source = plan_source(arena, in, direction.in_channels_last, p.batch, direction.in_channels,
                          g.group_in, direction.in, reach_of(p, direction), g.staged, false);
-  const AxisParts parts =
-      cut_axes(arena, p, direction, !g.source.covers && p.taps() <= kMostCutTaps);
+  const int64_t panel = p.taps() * g.group_in * Panels<T>(g.group_out).width(0) * kVectorBytes<T>;
+  const bool cut = !g.source.covers && p.taps() <= kMostCutTaps && pays_to_cut(p, direction, panel);
+  const AxisParts parts = cut_axes(arena, p, direction, cut);
   g.class_count = parts.classes();
   int64_t count[3];
   count_classes(p, direction.backward, count);
