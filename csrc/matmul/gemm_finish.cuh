@@ -18,7 +18,7 @@ __global__ void __launch_bounds__(kFinishThreads)
     const int64_t row = e / per_row, column = e % per_row * kFinishLanes;
     const int live = r.n - column < kFinishLanes ? int(r.n - column) : kFinishLanes;
     float v[kFinishLanes] = {};
-#pragma unroll 4
+#pragma unroll 8
     for (int64_t s = 0; s < splits; ++s) {
       float part[kFinishLanes];
       read_some(r.parts + s * size + row * r.n + column, live, r.packs, part);

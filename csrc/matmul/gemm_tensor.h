@@ -19,7 +19,18 @@ struct TensorOperand {
   int64_t bytes;  ///< of the copy
 };
 
-enum class TensorTile : int8_t { few_rows, flat, small, large, wgmma, wgmma_wide };
+/// Hopper's are 128 rows high and as wide as they are called, the flat one 64 x 128.
+enum class TensorTile : int8_t {
+  few_rows,
+  flat,
+  small,
+  large,
+  wgmma_flat,
+  wgmma_64,
+  wgmma_128,
+  wgmma_192,
+  wgmma_256
+};
 
 struct TensorPlan {
   MatmulParams p;  ///< the product as the kernel sees it

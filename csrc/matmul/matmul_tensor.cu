@@ -95,22 +95,15 @@ static void plan_copy(TensorOperand& operand, const MatmulParams& p, int64_t ext
 }
 
 constexpr int64_t kMultiprocessors = 132;  // an H100's; fixed, so that rounding is
+constexpr int64_t kMostBlocks = 8;         // of a cluster
 
 static int64_t tiles_of(const MatmulParams& p, int64_t rows, int64_t columns) {
   return simt::ceil_div(p.m, rows) * simt::ceil_div(p.n, columns) * p.batch.count;
 }
 
-/// Splits the depth where there are too few tiles for a GPU, into parts of at least 4 lines. Blocks
-/// of a cluster, eight at most, add up parts without a trip through memory.
-template <class T>
-static void plan_splits(TensorPlan& plan, int64_t tiles, int64_t wanted, bool clusters) {
-  constexpr int64_t kLeastDepth = 4 * kLine<T>, kMostBlocks = 8;
-  clusters = clusters && simt::device_properties().capability >= 90;
-  int64_t splits = tiles < 1 || 2 * tiles > wanted ? 1 : simt::ceil_div(wanted, tiles);
-  const int64_t most = simt::ceil_div(plan.p.k, kLeastDepth);
-  if (splits > most) splits = most;
-  if (clusters && splits > kMostBlocks) splits = kMostBlocks;
-  if (splits < 1) splits = 1;
+/// Cuts the depth into `splits` parts or fewer. Blocks of a cluster, eight at most, add up parts
+/// without a trip through memory.
+template <class T> static void cut_depth(TensorPlan& plan, int64_t splits, bool clusters) {
   plan.split_depth = round_up(simt::ceil_div(plan.p.k < 1 ? 1 : plan.p.k, splits), kLine<T>);
   plan.splits = plan.p.k < 1 ? 1 : simt::ceil_div(plan.p.k, plan.split_depth);
   plan.in_cluster = clusters && plan.splits > 1;
@@ -118,6 +111,18 @@ static void plan_splits(TensorPlan& plan, int64_t tiles, int64_t wanted, bool cl
       plan.splits == 1 || plan.in_cluster
           ? 0
           : plan.splits * plan.p.batch.count * plan.p.m * plan.p.n * int64_t(sizeof(float));
+}
+
+/// Splits the depth where there are too few tiles for a GPU, into parts of at least 4 lines.
+template <class T>
+static void plan_splits(TensorPlan& plan, int64_t tiles, int64_t wanted, bool clusters) {
+  constexpr int64_t kLeastDepth = 4 * kLine<T>;
+  clusters = clusters && simt::device_properties().capability >= 90;
+  int64_t splits = tiles < 1 || 2 * tiles > wanted ? 1 : simt::ceil_div(wanted, tiles);
+  const int64_t most = simt::ceil_div(plan.p.k, kLeastDepth);
+  if (splits > most) splits = most;
+  if (clusters && splits > kMostBlocks) splits = kMostBlocks;
+  cut_depth<T>(plan, splits < 1 ? 1 : splits, clusters);
 }
 
 /// Whether the copy engine finds the items of the batch: it walks one stride.
@@ -129,24 +134,75 @@ static bool has_one_stride(const BatchDims& dims, const int64_t* strides) {
   return true;
 }
 
-/// Hopper's tiles, the width that needs less time: two narrow ones take a tenth longer than a wide
-/// one. Few long sums are split.
+/// Cycles that Hopper's tiles take for a line of the depth; narrow ones wait for shared memory.
+struct WgmmaCost {
+  TensorTile tile;
+  int64_t rows, columns, cycles;
+};
+constexpr WgmmaCost kWgmmaCosts[] = {{TensorTile::wgmma_flat, 64, 128, 420},
+                                     {TensorTile::wgmma_64, 128, 64, 420},
+                                     {TensorTile::wgmma_128, 128, 128, 563},
+                                     {TensorTile::wgmma_192, 128, 192, 790},
+                                     {TensorTile::wgmma_256, 128, 256, 1024}};
+
+/// Multiprocessors that clusters of so many blocks fill: the 132 are in six groups of 16 and two of
+/// 18, and a cluster lies within one.
+static int64_t reached_by_clusters(int64_t blocks) {
+  return blocks * (6 * (16 / blocks) + 2 * (18 / blocks));
+}
+
+/// The tile that makes a product in the least cycles, its depth split, on so many multiprocessors:
+/// blocks take tiles in turn, fill their stages once and store 32 bytes a cycle. A cluster, whose
+/// blocks write their sums and meet twice, and the kernel that adds up parts cost some beside.
+template <class T>
+static int64_t fastest_tile(const MatmulParams& p, int64_t splits, int64_t multiprocessors,
+                            TensorTile& tile) {
+  constexpr int64_t kStart = 1500, kCluster = 1500, kFinish = 5000, kStored = 32, kPartBytes = 3000;
+  const int64_t lines = simt::ceil_div(simt::ceil_div<int64_t>(p.k, kLine<T>), splits);
+  const bool in_parts = splits > kMostBlocks;
+  const int64_t reached = splits > 1 && !in_parts && multiprocessors == kMultiprocessors
+                              ? reached_by_clusters(splits)
+                              : multiprocessors;
+  int64_t least = 0;
+  for (const WgmmaCost& cost : kWgmmaCosts) {
+    const int64_t item = in_parts ? int64_t(sizeof(float)) : int64_t(sizeof(T));
+    const int64_t results = cost.rows * cost.columns;
+    const int64_t stores = results * item / kStored + (splits > 1 && !in_parts ? results / 12 : 0);
+    const int64_t waves = simt::ceil_div(tiles_of(p, cost.rows, cost.columns) * splits, reached);
+    const int64_t cycles = waves * (lines * cost.cycles + stores);
+    if (least == 0 || cycles < least) least = cycles, tile = cost.tile;
+  }
+  if (splits == 1) return least + kStart;
+  if (!in_parts) return least + kStart + kCluster;
+  const int64_t parts = splits * p.batch.count * p.m * p.n * 2 * int64_t(sizeof(float));
+  return least + kStart + kFinish + parts / kPartBytes;
+}
+
+/// Hopper's tiles and a split of the depth, whichever are predicted to take the least time. The
+/// split depends on shapes alone; the tile, which changes no rounding, on the GPU, too.
 template <class T> static bool plan_wgmma(TensorPlan& plan) {
-  constexpr int64_t kFewest = 32, kLongPart = 16 * kLine<T>;
+  constexpr int64_t kFewRows = 16, kFewColumns = 32, kFewest = 64 * 64;
+  constexpr int64_t kSplits[] = {1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 48, 64};
   const MatmulParams& p = plan.p;
   const simt::DeviceProperties gpu = simt::device_properties();
-  const int64_t narrow = tiles_of(p, 128, 128), wide = tiles_of(p, 128, 256);
-  if (gpu.capability != 90 || p.m <= 64 || p.n <= 64 || p.k == 0) return false;
-  if (narrow < kFewest && narrow < gpu.multiprocessors) return false;
-  const int64_t waves = simt::ceil_div<int64_t>(narrow, gpu.multiprocessors);
-  const int64_t wide_waves = simt::ceil_div<int64_t>(wide, gpu.multiprocessors);
-  plan.tile = 11 * waves > 20 * wide_waves ? TensorTile::wgmma_wide : TensorTile::wgmma;
-  if (!has_one_stride(p.batch, p.batch.a_strides) || (sizeof(T) == 4 && !plan.a.along_depth))
+  if (gpu.capability != 90 || p.m <= kFewRows || p.n <= kFewColumns || p.m * p.n <= kFewest ||
+      p.k == 0)
+    return false;
+  const int64_t lines = simt::ceil_div<int64_t>(p.k, kLine<T>);
+  int64_t least = 0, best = 1;
+  for (const int64_t splits : kSplits) {
+    if (splits > lines || (splits > 1 && tiles_of(p, 128, 256) * splits > 2 * kMultiprocessors))
+      break;
+    const int64_t cycles = fastest_tile<T>(p, splits, kMultiprocessors, plan.tile);
+    if (least == 0 || cycles < least) least = cycles, best = splits;
+  }
+  cut_depth<T>(plan, best, best <= kMostBlocks);
+  fastest_tile<T>(p, plan.splits, gpu.multiprocessors, plan.tile);
+  const bool copies = plan.tile == TensorTile::wgmma_flat || sizeof(T) == 4;
+  if (!has_one_stride(p.batch, p.batch.a_strides) || (copies && !plan.a.along_depth))
     plan.a = {0, true, true, 0};
   if (!has_one_stride(p.batch, p.batch.b_strides) || (sizeof(T) == 4 && !plan.b.along_depth))
     plan.b = {0, true, true, 0};
-  const bool splits = 4 * narrow <= kMultiprocessors && p.k >= 4 * kLongPart;
-  plan_splits<T>(plan, narrow, splits ? 4 * narrow : 1, false);
   return true;
 }
 
@@ -240,8 +296,8 @@ void multiply_tensor(Context ctx, const MatmulParams& p, const TensorPlan& plan,
   Results<T> results{p.m, p.n, 0, y, nullptr, epilogue, whole_packs(plan, y, epilogue), {p.n}};
   const bool in_parts = plan.splits > 1 && !plan.in_cluster;
   if (in_parts) results.parts = reinterpret_cast<float*>(scratch + plan.a.bytes + plan.b.bytes);
-  plan.tile >= TensorTile::wgmma ? launch_wgmma(stream, plan, a, b, results)
-                                 : launch_mma(stream, plan, a, b, results);
+  plan.tile >= TensorTile::wgmma_flat ? launch_wgmma(stream, plan, a, b, results)
+                                      : launch_mma(stream, plan, a, b, results);
   if (in_parts) finish_parts(stream, plan.splits, p.m * p.batch.count, results);
 }
 

@@ -40,50 +40,66 @@ static simt::TensorMap map_results(const MatmulParams& p, T* y, const simt::Tens
 template <class T, class Tile, bool kLeftAlong, bool kRightAlong>
 static void launch_wgmma_tile(simt::stream_t stream, const TensorPlan& plan, const T* a, const T* b,
                               const Results<T>& results) {
-  using Left = MatrixLeft<T, kLeftAlong>;
+  using Left = MatrixLeft<T, Tile::kRows, kLeftAlong>;
   const MatmulParams& p = plan.p;
   WgmmaWork work{};
   Left left;
-  work.order = {unsigned(simt::ceil_div<int64_t>(p.m, kWgmmaRows)),
+  work.order = {unsigned(simt::ceil_div<int64_t>(p.m, Tile::kRows)),
                 unsigned(simt::ceil_div<int64_t>(p.n, Tile::kColumns))};
   work.splits = int(plan.splits), work.k = p.k, work.split_depth = plan.split_depth;
-  work.items = p.batch.count;
+  work.items = p.batch.count, work.in_cluster = plan.in_cluster;
   work.units = int64_t(work.order.count()) * work.splits * work.items;
   const simt::TensorMap a_map =
-      map_operand(plan.a, a, p.m, p.k, p.batch, p.batch.a_strides, kWgmmaRows, left.repeats);
+      map_operand(plan.a, a, p.m, p.k, p.batch, p.batch.a_strides, Tile::kRows, left.repeats);
   const simt::TensorMap b_map =
       map_operand(plan.b, b, p.n, p.k, p.batch, p.batch.b_strides, Tile::kColumns, work.b_repeats);
-  work.panels = sizeof(T) == 2 && results.packs && !results.parts && results.epilogue.is_trivial();
+  work.panels = leave_in_panels(results) && !work.in_cluster;
   const simt::TensorMap y_map = map_results(p, results.y, a_map, work.panels);
-  const int64_t most = simt::device_properties().multiprocessors;
+  const int64_t most = work.in_cluster ? work.units : simt::device_properties().multiprocessors;
   simt::launch({.grid = dim3(unsigned(work.units < most ? work.units : most)),
                 .block = dim3(kWgmmaThreads),
                 .smem = sizeof(WgmmaShared<Tile>),
-                .stream = stream},
+                .stream = stream,
+                .cluster = work.in_cluster ? unsigned(work.splits) : 1},
                wgmma_kernel<T, Tile, Left, kRightAlong, MatrixRows>, a_map, b_map, y_map, work,
                left, results);
 }
 
-template <class T, class Tile>
-static void launch_wgmma_layouts(simt::stream_t stream, const TensorPlan& plan, const T* a,
-                                 const T* b, const Results<T>& results) {
+template <class T, class Tile, bool kLeftAlong>
+static void launch_wgmma_right(simt::stream_t stream, const TensorPlan& plan, const T* a,
+                               const T* b, const Results<T>& results) {
   if constexpr (sizeof(T) == 2) {
-    if (!plan.a.along_depth && !plan.b.along_depth)
-      return launch_wgmma_tile<T, Tile, false, false>(stream, plan, a, b, results);
-    if (!plan.a.along_depth)
-      return launch_wgmma_tile<T, Tile, false, true>(stream, plan, a, b, results);
     if (!plan.b.along_depth)
-      return launch_wgmma_tile<T, Tile, true, false>(stream, plan, a, b, results);
+      return launch_wgmma_tile<T, Tile, kLeftAlong, false>(stream, plan, a, b, results);
   }
-  launch_wgmma_tile<T, Tile, true, true>(stream, plan, a, b, results);
+  launch_wgmma_tile<T, Tile, kLeftAlong, true>(stream, plan, a, b, results);
+}
+
+template <class T, int kColumns>
+static void launch_wgmma_tall(simt::stream_t stream, const TensorPlan& plan, const T* a, const T* b,
+                              const Results<T>& results) {
+  if constexpr (sizeof(T) == 2) {
+    if (!plan.a.along_depth)
+      return launch_wgmma_right<T, WgmmaTile<128, kColumns>, false>(stream, plan, a, b, results);
+  }
+  launch_wgmma_right<T, WgmmaTile<128, kColumns>, true>(stream, plan, a, b, results);
 }
 
 template <class T>
 void launch_wgmma(simt::stream_t stream, const TensorPlan& plan, const T* a, const T* b,
                   const Results<T>& results) {
-  plan.tile == TensorTile::wgmma_wide
-      ? launch_wgmma_layouts<T, WgmmaTile<256>>(stream, plan, a, b, results)
-      : launch_wgmma_layouts<T, WgmmaTile<128>>(stream, plan, a, b, results);
+  switch (plan.tile) {
+    case TensorTile::wgmma_flat:
+      return launch_wgmma_right<T, WgmmaTile<64, 128>, true>(stream, plan, a, b, results);
+    case TensorTile::wgmma_64:
+      return launch_wgmma_tall<T, 64>(stream, plan, a, b, results);
+    case TensorTile::wgmma_128:
+      return launch_wgmma_tall<T, 128>(stream, plan, a, b, results);
+    case TensorTile::wgmma_192:
+      return launch_wgmma_tall<T, 192>(stream, plan, a, b, results);
+    default:
+      return launch_wgmma_tall<T, 256>(stream, plan, a, b, results);
+  }
 }
 
 #define BRASA_LAUNCH_WGMMA(T)                                                          \

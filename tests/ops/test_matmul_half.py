@@ -78,6 +78,12 @@ def views(x):
 @example(m=136, n=136, k=200, seed=0, flags=(True, False))
 @example(m=130, n=264, k=65, seed=0, flags=(False, True))
 @example(m=5, n=140, k=520, seed=0, flags=(False, True))
+@example(m=130, n=256, k=72, seed=9, flags=(True, False))
+@example(m=136, n=64, k=200, seed=0, flags=(False, True))
+@example(m=40, n=136, k=72, seed=27, flags=(False, True))
+@example(m=60, n=264, k=520, seed=45, flags=(True, False))
+@example(m=136, n=136, k=1200, seed=5, flags=(False, True))
+@example(m=72, n=64, k=6400, seed=47, flags=(True, False))
 def test_integers_are_exact(kind, gpu, m, n, k, seed, flags):
     xp, dtype = kind
     rng = np.random.default_rng(seed)
@@ -167,16 +173,24 @@ def test_gradients_are_those_of_float32(kind, activation, wide_bias):
             assert np.array_equal(gradient, exact.astype(like.dtype))
 
 
-@pytest.mark.parametrize("kind", DTYPES[:2], indirect=True)
-def test_saved_and_out(kind):
+@every_kind
+@pytest.mark.parametrize("activation", ["relu", "gelu", "silu", "tanh"])
+@pytest.mark.parametrize("shape", [(5, 8, 24), (136, 72, 264), (70, 40, 72)], ids=str)
+def test_saved_and_out(kind, gpu, activation, shape):
+    """What is kept for the backward pass is the activation's input, and changes no result."""
     xp, dtype = kind
-    rng = np.random.default_rng(4)
-    a, b = integers(rng, (5, 8), dtype), integers(rng, (8, 24), dtype)
-    out = xp.asarray(np.zeros((5, 24), dtype))
-    y, saved = ops.matmul(xp.asarray(a), xp.asarray(b), activation="silu", out=out, save=True)
+    (m, k, n), rng = shape, np.random.default_rng(4)
+    gpu(multiprocessors=1)
+    a, b, bias, residual = (integers(rng, s, dtype, 1) for s in ((m, k), (k, n), n, (m, n)))
+    out = xp.asarray(np.zeros((m, n), dtype))
+    arguments = [*map(xp.asarray, (a, b, bias)), activation]
+    y, saved = ops.matmul(*arguments, residual=xp.asarray(residual), out=out, save=True)
     assert y is out
-    assert saved.dtype == dtype
-    assert np.array_equal(wide(xp.asnumpy(saved)), wide(a) @ wide(b))
+    want = wide(a) @ wide(b) + wide(bias) + wide(residual)
+    if saved is not None:
+        assert saved.dtype == dtype
+        assert np.array_equal(wide(xp.asnumpy(saved)), want)
+    assert np.array_equal(xp.asnumpy(y), xp.asnumpy(ops.matmul(*arguments, residual=xp.asarray(residual))))
 
 
 def test_dtypes_are_not_mixed():
