@@ -10,9 +10,6 @@
 
 namespace brasa::cuda {
 
-constexpr int kConvRows = 128;
-template <int kColumns> using ConvWgmmaTile = WgmmaTile<kConvRows, kColumns>;
-
 /// How pixels and taps are counted; pairs are of w and of h.
 struct PixelWalk {
   simt::Divisor width, height, chunks, taps;  ///< chunks: lines of a tap; taps: of a row
@@ -38,8 +35,8 @@ struct PixelWalk {
 
 /// Rows are pixels, the depth is taps and channels.
 template <class T> struct PixelLeft {
-  static constexpr bool kAlong = true, kClusters = false;
-  static constexpr int kPixels = kConvRows;  ///< of a box
+  static constexpr bool kAlong = true;
+  static constexpr int kPixels = kWgmmaRows;  ///< of a box
   PixelWalk walk;
 
 #if BRASA_HAS_WGMMA
@@ -54,7 +51,7 @@ template <class T> struct PixelLeft {
 
 /// Rows are taps and channels, the depth is pixels.
 template <class T> struct TapLeft {
-  static constexpr bool kAlong = false, kClusters = false;
+  static constexpr bool kAlong = false;
   static constexpr int kPixels = kLine128 / int(sizeof(T));
   PixelWalk walk;
 
@@ -62,7 +59,7 @@ template <class T> struct TapLeft {
   BRASA_DEVICE_FN void load(unsigned char* stage, const simt::TensorMap& map, simt::Barrier* full,
                             int first, int round, int) const {
     const auto at = walk.pixel(int64_t(round) * kPixels);
-    for (int panel = 0; panel < kConvRows / kPixels; ++panel) {
+    for (int panel = 0; panel < kWgmmaRows / kPixels; ++panel) {
       const auto tap = walk.tap<T>(first / kPixels + panel);
       const int image = tap.there ? at.image : walk.images;  // behind the last one are zeros
       simt::tma_load_pixels(stage + panel * kPixels * kLine128, map, full, tap.channel, at.w, at.h,
@@ -120,10 +117,10 @@ static void launch_tile(simt::stream_t stream, const ConvCut& cut, const PixelOp
   constexpr int kDepth = kLine128 / int(sizeof(T));
   const Left left{walk_of(operand)};
   WgmmaWork work{};
-  work.order = {unsigned(simt::ceil_div<int64_t>(results.m, kConvRows)),
+  work.order = {unsigned(simt::ceil_div<int64_t>(results.m, kWgmmaRows)),
                 unsigned(simt::ceil_div<int64_t>(results.n, Tile::kColumns))};
   work.splits = int(cut.splits), work.k = cut.depth, work.split_depth = cut.split_depth;
-  work.items = 1;
+  work.items = 1, work.b_repeats = true;
   work.units = int64_t(work.order.count()) * work.splits;
   work.panels = leave_in_panels(results);
   const simt::TensorMap a_map = map_pixels(operand, left.walk, Left::kPixels);
@@ -133,6 +130,7 @@ static void launch_tile(simt::stream_t stream, const ConvCut& cut, const PixelOp
   const simt::TensorMap y_map =
       work.panels ? map_matrix<T>(results.y, results.n, results.m, results.n, 64) : a_map;
   const int64_t most = simt::device_properties().multiprocessors;
+  plan_stages<T, Tile>(work, most);
   simt::launch({.grid = dim3(unsigned(work.units < most ? work.units : most)),
                 .block = dim3(kWgmmaThreads),
                 .smem = sizeof(WgmmaShared<Tile>),
@@ -146,11 +144,11 @@ static void launch(simt::stream_t stream, const ConvPlan& plan, const PixelOpera
                    const ConvMatrix<T>& right, const Results<T, Rows>& results) {
   switch (plan.tile) {
     case ConvTile::wgmma_wide:
-      return launch_tile<T, ConvWgmmaTile<256>, Left>(stream, plan.cut, left, right, results);
+      return launch_tile<T, WgmmaTile<256>, Left>(stream, plan.cut, left, right, results);
     case ConvTile::wgmma:
-      return launch_tile<T, ConvWgmmaTile<128>, Left>(stream, plan.cut, left, right, results);
+      return launch_tile<T, WgmmaTile<128>, Left>(stream, plan.cut, left, right, results);
     default:
-      return launch_tile<T, ConvWgmmaTile<64>, Left>(stream, plan.cut, left, right, results);
+      return launch_tile<T, WgmmaTile<64>, Left>(stream, plan.cut, left, right, results);
   }
 }
 

@@ -56,6 +56,7 @@ static void launch_wgmma_tile(simt::stream_t stream, const TensorPlan& plan, con
   work.panels = leave_in_panels(results) && !work.in_cluster;
   const simt::TensorMap y_map = map_results(p, results.y, a_map, work.panels);
   const int64_t most = work.in_cluster ? work.units : simt::device_properties().multiprocessors;
+  plan_stages<T, Tile>(work, most);
   simt::launch({.grid = dim3(unsigned(work.units < most ? work.units : most)),
                 .block = dim3(kWgmmaThreads),
                 .smem = sizeof(WgmmaShared<Tile>),
@@ -80,9 +81,9 @@ static void launch_wgmma_tall(simt::stream_t stream, const TensorPlan& plan, con
                               const Results<T>& results) {
   if constexpr (sizeof(T) == 2) {
     if (!plan.a.along_depth)
-      return launch_wgmma_right<T, WgmmaTile<128, kColumns>, false>(stream, plan, a, b, results);
+      return launch_wgmma_right<T, WgmmaTile<kColumns>, false>(stream, plan, a, b, results);
   }
-  launch_wgmma_right<T, WgmmaTile<128, kColumns>, true>(stream, plan, a, b, results);
+  launch_wgmma_right<T, WgmmaTile<kColumns>, true>(stream, plan, a, b, results);
 }
 
 template <class T>
@@ -90,7 +91,7 @@ void launch_wgmma(simt::stream_t stream, const TensorPlan& plan, const T* a, con
                   const Results<T>& results) {
   switch (plan.tile) {
     case TensorTile::wgmma_flat:
-      return launch_wgmma_right<T, WgmmaTile<64, 128>, true>(stream, plan, a, b, results);
+      return launch_wgmma_right<T, WgmmaTile<128, 64>, true>(stream, plan, a, b, results);
     case TensorTile::wgmma_64:
       return launch_wgmma_tall<T, 64>(stream, plan, a, b, results);
     case TensorTile::wgmma_128:
