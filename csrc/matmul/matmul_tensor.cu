@@ -153,10 +153,12 @@ static int64_t reached_by_clusters(int64_t blocks) {
 
 /// The tile that makes a product in the least cycles, its depth split, on so many multiprocessors:
 /// blocks take tiles in turn, fill their stages once and store 32 bytes a cycle. A cluster, whose
-/// blocks write their sums and meet twice, and the kernel that adds up parts cost some beside.
+/// blocks write their sums and meet twice, and the kernel that adds up parts cost some beside. The
+/// flat tile is for up to 64 rows that need not be copied first.
 template <class T>
-static int64_t fastest_tile(const MatmulParams& p, int64_t splits, int64_t multiprocessors,
+static int64_t fastest_tile(const TensorPlan& plan, int64_t splits, int64_t multiprocessors,
                             TensorTile& tile) {
+  const MatmulParams& p = plan.p;
   constexpr int64_t kStart = 1500, kCluster = 1500, kFinish = 5000, kStored = 32, kPartBytes = 3000;
   const int64_t lines = simt::ceil_div(simt::ceil_div<int64_t>(p.k, kLine<T>), splits);
   const bool in_parts = splits > kMostBlocks;
@@ -165,6 +167,7 @@ static int64_t fastest_tile(const MatmulParams& p, int64_t splits, int64_t multi
                               : multiprocessors;
   int64_t least = 0;
   for (const WgmmaCost& cost : kWgmmaCosts) {
+    if (cost.rows == 64 && (p.m > 64 || !plan.a.along_depth)) continue;
     const int64_t item = in_parts ? int64_t(sizeof(float)) : int64_t(sizeof(T));
     const int64_t results = cost.rows * cost.columns;
     const int64_t stores = results * item / kStored + (splits > 1 && !in_parts ? results / 12 : 0);
@@ -193,13 +196,12 @@ template <class T> static bool plan_wgmma(TensorPlan& plan) {
   for (const int64_t splits : kSplits) {
     if (splits > lines || (splits > 1 && tiles_of(p, 128, 256) * splits > 2 * kMultiprocessors))
       break;
-    const int64_t cycles = fastest_tile<T>(p, splits, kMultiprocessors, plan.tile);
+    const int64_t cycles = fastest_tile<T>(plan, splits, kMultiprocessors, plan.tile);
     if (least == 0 || cycles < least) least = cycles, best = splits;
   }
   cut_depth<T>(plan, best, best <= kMostBlocks);
-  fastest_tile<T>(p, plan.splits, gpu.multiprocessors, plan.tile);
-  const bool copies = plan.tile == TensorTile::wgmma_flat || sizeof(T) == 4;
-  if (!has_one_stride(p.batch, p.batch.a_strides) || (copies && !plan.a.along_depth))
+  fastest_tile<T>(plan, plan.splits, gpu.multiprocessors, plan.tile);
+  if (!has_one_stride(p.batch, p.batch.a_strides) || (sizeof(T) == 4 && !plan.a.along_depth))
     plan.a = {0, true, true, 0};
   if (!has_one_stride(p.batch, p.batch.b_strides) || (sizeof(T) == 4 && !plan.b.along_depth))
     plan.b = {0, true, true, 0};
