@@ -12,6 +12,7 @@ template <class T> struct DepthwiseTask {
   T* out;
   Layout5 out_layout;
   int64_t channels;   ///< that are written
+  int along;          ///< threads of a place
   int runs_of_block;  ///< along a row, a power of two; the others are rows
   int64_t run_tiles, channel_tiles;
   bool packs;
@@ -118,14 +119,14 @@ BRASA_DEVICE_FN void finish_run(const DepthwiseTask<T>& task, const Epilogue<T>&
 
 /// blockIdx.x counts tiles of channels, fastest, then tiles along rows, then rows.
 template <class T, int kTaps, int kStep>
-__global__ void __launch_bounds__(kThreads, sizeof(T) == 2 && kTaps > 0 ? 1 : 2)
+__global__ void __launch_bounds__(kThreads, sizeof(T) == 2 && kTaps > 3 ? 1 : 2)
     depthwise_kernel(DepthwiseTask<T> task, Epilogue<T> epilogue) {
   const auto channel_tile = int64_t(blockIdx.x % task.channel_tiles);
   const auto tile = int64_t(blockIdx.x / task.channel_tiles);
-  const int place = int(threadIdx.x) / kAcross, runs = task.runs_of_block;
-  const int64_t channel = (channel_tile * kAcross + threadIdx.x % kAcross) * kPiece<T>;
+  const int place = int(threadIdx.x) / task.along, runs = task.runs_of_block;
+  const int64_t channel = (channel_tile * task.along + threadIdx.x % task.along) * kPiece<T>;
   const int64_t run = tile % task.run_tiles * runs + place % runs;
-  const int64_t row = tile / task.run_tiles * (kPlaces / runs) + place / runs;
+  const int64_t row = tile / task.run_tiles * (kThreads / task.along / runs) + place / runs;
   if (channel >= task.in.channels || run >= task.grid.runs || row >= task.grid.rows) return;
   int64_t image, outer[2];
   task.grid.split(row, image, outer);
@@ -152,8 +153,10 @@ static void launch_grid(simt::stream_t stream, DepthwiseTask<T> task, const Epil
   while (task.runs_of_block < kMostRuns && task.runs_of_block < task.grid.runs)
     task.runs_of_block *= 2;
   task.run_tiles = simt::ceil_div<int64_t>(task.grid.runs, task.runs_of_block);
-  task.channel_tiles = simt::ceil_div<int64_t>(task.in.channels, kAcross * kPiece<T>);
-  const int64_t row_tiles = simt::ceil_div<int64_t>(task.grid.rows, kPlaces / task.runs_of_block);
+  task.along = threads_along<T>(task.in.channels);
+  task.channel_tiles = simt::ceil_div<int64_t>(task.in.channels, task.along * kPiece<T>);
+  const int64_t row_tiles =
+      simt::ceil_div<int64_t>(task.grid.rows, kThreads / task.along / task.runs_of_block);
   const Axis& axis = task.grid.axis[2];
   const auto is = [&](int64_t taps, int64_t step) {
     return axis.taps == taps && axis.in_step == step && (axis.tap_step == 1 || taps == 1);
@@ -162,6 +165,8 @@ static void launch_grid(simt::stream_t stream, DepthwiseTask<T> task, const Epil
                 .block = dim3(kThreads),
                 .stream = stream},
                is(3, 1)   ? depthwise_kernel<T, 3, 1>
+               : is(2, 1) ? depthwise_kernel<T, 2, 1>
+               : is(1, 1) ? depthwise_kernel<T, 1, 1>
                : is(3, 2) ? depthwise_kernel<T, 3, 2>
                : is(5, 1) ? depthwise_kernel<T, 5, 1>
                           : depthwise_kernel<T, 0, 0>,
@@ -199,24 +204,24 @@ template <class T> size_t depthwise_input_workspace(const ConvParams& p) {
   return scratch.used();
 }
 
+template <class T> static WeightPacking<T> packing_of(const ConvParams& p, const T* w) {
+  return {.w = w,
+          .groups = 1,
+          .columns = 1,
+          .channels = p.in_channels,
+          .w_column = p.in_channels * p.taps(),
+          .w_channel = p.taps(),
+          .kernel = {p.kernel[0], p.kernel[1], p.kernel[2]}};
+}
+
 template <class T>
 static void sum_grid(simt::stream_t stream, const ConvParams& p, const Axis* axes,
-                     const TensorImage<T>& in, const T* w, T* packed, T* out,
+                     const TensorImage<T>& in, const PackedGrid<T>& packed, T* out,
                      const int64_t* out_size, const Epilogue<T>& e) {
-  WeightPacking<T> packing{.w = w,
-                           .to = packed,
-                           .groups = 1,
-                           .columns = 1,
-                           .channels = p.in_channels,
-                           .depth = in.channels,
-                           .w_column = p.in_channels * p.taps(),
-                           .w_channel = p.taps()};
-  packing.set_grid(p, axes);
-  pack_weights(stream, packing);
   launch_grid<T>(stream,
                  {.grid = RunGrid(axes, p.batch),
                   .in = in,
-                  .w = packed,
+                  .w = packed.to,
                   .out = out,
                   .out_layout = layout_of_image(p.in_channels, out_size, true),
                   .channels = p.in_channels,
@@ -234,7 +239,10 @@ void depthwise_forward(Context ctx, const T* x, const T* w, T* y, const ConvPara
   for (int d = 0; d < 3; ++d) axes[d] = forward_axis(p, d);
   const auto image =
       read_image(stream, p.batch, 1, at.plan, x, at.image, p.in_channels, p.in, p.x_channels_last);
-  sum_grid(stream, p, axes, image, w, at.weights, y, p.out, epilogue);
+  GridPacker<T> packer(stream, packing_of(p, w), at.weights);
+  const PackedGrid<T> packed = packer.add(axes, image.channels);
+  packer.flush();
+  sum_grid(stream, p, axes, image, packed, y, p.out, epilogue);
 }
 
 template <class T>
@@ -245,8 +253,12 @@ void depthwise_backward_input(Context ctx, const T* dy, const T* w, T* dx, const
   const auto image =
       read_image(stream, p.batch, 1, at.plan, dy, at.image, p.in_channels, p.out, true);
   T* const to = p.x_channels_last ? dx : at.dx;
+  GridPacker<T> packer(stream, packing_of(p, w), at.weights);
+  for_classes(p, [&](const Axis* axes) { packer.add(axes, image.channels); });
+  packer.flush();
+  packer.rewind();
   for_classes(p, [&](const Axis* axes) {
-    sum_grid(stream, p, axes, image, w, at.weights, to, p.in, Epilogue<T>{});
+    sum_grid(stream, p, axes, image, packer.place(axes, image.channels), to, p.in, Epilogue<T>{});
   });
   if (to != dx) images_to_channels_last(ctx, to, dx, p.batch, p.in_pixels(), p.in_channels);
 }

@@ -1,10 +1,10 @@
 // Depthwise convolutions on CUDA: one filter per channel, so nothing to multiply matrices for.
 //
-// Eight neighbouring threads have a piece of 16 bytes of the channels each, 128 bytes of a pixel
-// together; a thread sums kRun neighbouring pixels of a row, and reads a row of the window once for
-// all of them (3x3: 4.5 pieces per result in place of 9). A block's threads are neighbours along
-// both axes, so that the rows they share come from L1. Kernels 3 and 5 wide have their taps in
-// registers; others read for each tap anew. Images are read as conv_image.cuh says.
+// Up to eight neighbouring threads have a piece of 16 bytes of the channels each, 128 bytes of a
+// pixel together; a thread sums kRun neighbouring pixels of a row, and reads a row of the window
+// once for all of them (3x3: 4.5 pieces per result in place of 9). A block's threads are neighbours
+// along both axes, so that the rows they share come from L1. Kernels 3 and 5 wide have their taps
+// in registers; others read for each tap anew. Images are read as conv_image.cuh says.
 //
 // Floor: x and y once. A result of 3x3 takes 27 bytes of L1 in float32, half of what L1 gives while
 // memory delivers its 8. Zeros of the padding are multiplied: a weight that is infinite or NaN
@@ -17,8 +17,14 @@
 
 namespace brasa::cuda {
 
-constexpr int kRun = 4, kAcross = 8;  // pixels of a thread; threads along the channels
-constexpr int kPlaces = kThreads / kAcross;
+constexpr int kRun = 4, kMostAlong = 8;  // pixels of a thread; threads along the channels
+
+/// Threads along so many channels, a power of two: few channels leave more for the pixels.
+template <class T> int threads_along(int64_t channels) {
+  int along = 1;
+  while (along < kMostAlong && along * kPiece<T> < channels) along *= 2;
+  return along;
+}
 
 /// Lanes of a piece, widened.
 template <class T> using Piece = Wide<T>[kPiece<T>];

@@ -15,6 +15,7 @@ template <class T> struct DepthwiseWeightTask {
   TensorImage<T> x, dy;
   Wide<T>* parts;  ///< [part][tap][channel], channels as those of `x`
   int64_t kernel[3], channel_tiles;
+  int along;  ///< threads of a place
 };
 
 /// The first of the rows x taps that a block sums.
@@ -89,19 +90,20 @@ BRASA_DEVICE_FN void add_run(const DepthwiseWeightTask<T>& task, const FirstTap&
 
 /// to[i] = the block's sum of one tap, for the threads that have the first place: over the places
 /// of a warp, then over warps.
-template <class T> BRASA_DEVICE_FN void store_tap(Piece<T>& sum, Wide<T>* to, bool live) {
+template <class T>
+BRASA_DEVICE_FN void store_tap(Piece<T>& sum, Wide<T>* to, int along, bool live) {
   using Lane = Wide<T>;
-  BRASA_SHARED(Lane, of_warp, [kWarps][kAcross][kPiece<T>]);
-  const int warp = int(threadIdx.x) / simt::kWarpSize, across = int(threadIdx.x) % kAcross;
+  BRASA_SHARED(Lane, of_warp, [kWarps][kMostAlong][kPiece<T>]);
+  const int warp = int(threadIdx.x) / simt::kWarpSize, across = int(threadIdx.x) % along;
 #pragma unroll
   for (int i = 0; i < kPiece<T>; ++i) {
 #pragma unroll
-    for (int offset = simt::kWarpSize / 2; offset >= kAcross; offset /= 2)
-      sum[i] += __shfl_xor_sync(simt::kFullMask, sum[i], offset);
-    if (int(threadIdx.x) % simt::kWarpSize < kAcross) of_warp[warp][across][i] = sum[i];
+    for (int offset = simt::kWarpSize / 2; offset > 0; offset /= 2)
+      if (offset >= along) sum[i] += __shfl_xor_sync(simt::kFullMask, sum[i], offset);
+    if (int(threadIdx.x) % simt::kWarpSize < along) of_warp[warp][across][i] = sum[i];
   }
   __syncthreads();
-  if (threadIdx.x < kAcross && live) {
+  if (int(threadIdx.x) < along && live) {
 #pragma unroll
     for (int i = 0; i < kPiece<T>; ++i) {
       Lane total = of_warp[0][across][i];
@@ -119,13 +121,14 @@ __global__ void __launch_bounds__(kThreads, kTaps == 1 ? 2 : 1)
     depthwise_weight_kernel(DepthwiseWeightTask<T> task) {
   const auto channel_tile = int64_t(blockIdx.x % task.channel_tiles);
   const FirstTap tap(blockIdx.x / task.channel_tiles, task.kernel, kRows, kTaps);
-  const int64_t channel = (channel_tile * kAcross + threadIdx.x % kAcross) * kPiece<T>;
+  const int64_t channel = (channel_tile * task.along + threadIdx.x % task.along) * kPiece<T>;
   const bool live = channel < task.x.channels;
   const int64_t all = task.grid.rows * task.grid.runs, part = blockIdx.y;
   const int64_t end = all * (part + 1) / gridDim.y;
   TapSums<T, kRows, kTaps> sum = {};
 #pragma unroll 1
-  for (int64_t i = all * part / gridDim.y + threadIdx.x / kAcross; live && i < end; i += kPlaces)
+  for (int64_t i = all * part / gridDim.y + threadIdx.x / task.along; live && i < end;
+       i += kThreads / task.along)
     add_run<T, kRows, kTaps, kStep>(task, tap, i / task.grid.runs, i % task.grid.runs, channel,
                                     sum);
   Wide<T>* to = task.parts + channel;
@@ -135,25 +138,32 @@ __global__ void __launch_bounds__(kThreads, kTaps == 1 ? 2 : 1)
 #pragma unroll
     for (int t = 0; t < kTaps; ++t) {
       const int64_t index = part * taps + tap.index + r * task.kernel[2] + t;
-      store_tap<T>(sum[r][t], to + index * task.x.channels, live);
+      store_tap<T>(sum[r][t], to + index * task.x.channels, task.along, live);
     }
   }
 }
 
-/// dw[channel][tap] = the sum over parts of [tap][channel].
+/// dw[channel][tap] = the sum over parts of [tap][channel]. A block has a warp's width of sums, and
+/// its warps deal out the parts: with a thread for each sum, 528 parts took longer than dy and x.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     add_taps_kernel(const Wide<T>* parts, T* dw, int64_t count, int64_t taps, int64_t channels,
                     int64_t filled) {
-  const int64_t stride = int64_t(gridDim.x) * kThreads;
-  for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < taps * filled; i += stride) {
-    const int64_t tap = i / filled, channel = i % filled;
-    if (channel >= channels) continue;
-    Wide<T> sum = 0;
-#pragma unroll 4
-    for (int64_t part = 0; part < count; ++part) sum += parts[part * taps * filled + i];
-    dw[channel * taps + tap] = simt::narrow<T>(sum);
+  using Lane = Wide<T>;
+  BRASA_SHARED(Lane, of_row, [kWarps][simt::kWarpSize]);
+  const int lane = int(threadIdx.x) % simt::kWarpSize, row = int(threadIdx.x) / simt::kWarpSize;
+  const int64_t i = int64_t(blockIdx.x) * simt::kWarpSize + lane;
+  Lane sum = 0;
+  if (i < taps * filled) {
+#pragma unroll 8
+    for (int64_t part = row; part < count; part += kWarps) sum += parts[part * taps * filled + i];
   }
+  of_row[row][lane] = sum;
+  __syncthreads();
+  const int64_t tap = i / filled, channel = i % filled;
+  if (row != 0 || tap >= taps || channel >= channels) return;
+  for (int r = 1; r < kWarps; ++r) sum += of_row[r][lane];
+  dw[channel * taps + tap] = simt::narrow<T>(sum);
 }
 
 // ------------------------------------------------------------------------------------- launchers
@@ -174,6 +184,7 @@ struct TapGroups {
 
 template <class T> struct DepthwiseWeightScratch {
   ImagePlan x_plan, dy_plan;
+  int along;
   int64_t channel_tiles, parts;
   T *x, *dy;
   Wide<T>* of_part;
@@ -181,7 +192,8 @@ template <class T> struct DepthwiseWeightScratch {
   DepthwiseWeightScratch(Scratch& scratch, const ConvParams& p)
       : x_plan(plan_image<T>(p, 1, p.in_channels, p.in_pixels(), p.x_channels_last)),
         dy_plan(plan_image<T>(p, 1, p.in_channels, p.out_pixels(), true)),
-        channel_tiles(simt::ceil_div<int64_t>(x_plan.channels, kAcross * kPiece<T>)),
+        along(threads_along<T>(x_plan.channels)),
+        channel_tiles(simt::ceil_div<int64_t>(x_plan.channels, along * kPiece<T>)),
         parts(count_parts(p)),
         x(scratch.take<T>(x_plan.elements)),
         dy(scratch.take<T>(dy_plan.elements)),
@@ -190,11 +202,11 @@ template <class T> struct DepthwiseWeightScratch {
  private:
   /// Enough for a GPU, but each thread has some runs.
   int64_t count_parts(const ConvParams& p) const {
-    constexpr int64_t kWantedBlocks = 528, kLeastRuns = 4 * kPlaces;
+    constexpr int64_t kWantedBlocks = 528;
     const int64_t runs = p.batch * p.out[0] * p.out[1] * simt::ceil_div<int64_t>(p.out[2], kRun);
     const int64_t wanted =
         simt::ceil_div<int64_t>(kWantedBlocks, channel_tiles * TapGroups(p).count(p));
-    return larger(1, smaller(wanted, runs / kLeastRuns));
+    return larger(1, smaller(wanted, runs / (4 * (kThreads / along))));
   }
 };
 
@@ -219,7 +231,8 @@ void depthwise_backward_weight(Context ctx, const T* dy, const T* x, T* dw, cons
       .dy = read_image(stream, p.batch, 1, at.dy_plan, dy, at.dy, p.in_channels, p.out, true),
       .parts = at.of_part,
       .kernel = {p.kernel[0], p.kernel[1], p.kernel[2]},
-      .channel_tiles = at.channel_tiles};
+      .channel_tiles = at.channel_tiles,
+      .along = at.along};
   const TapGroups groups(p);
   simt::launch({.grid = dim3(unsigned(at.channel_tiles * groups.count(p)), unsigned(at.parts)),
                 .block = dim3(kThreads),
@@ -229,7 +242,8 @@ void depthwise_backward_weight(Context ctx, const T* dy, const T* x, T* dw, cons
                : groups.step == 2 ? depthwise_weight_kernel<T, 3, 3, 2>
                                   : depthwise_weight_kernel<T, 1, 1, 0>,
                task);
-  simt::launch({.grid = simt::blocks_for(p.taps() * at.x_plan.channels, kThreads),
+  const int64_t sums = p.taps() * at.x_plan.channels;
+  simt::launch({.grid = dim3(unsigned(simt::ceil_div<int64_t>(sums, simt::kWarpSize))),
                 .block = dim3(kThreads),
                 .stream = stream},
                add_taps_kernel<T>, at.of_part, dw, at.parts, p.taps(), p.in_channels,

@@ -48,21 +48,58 @@ TensorImage<T> read_image(simt::stream_t stream, int64_t images, int64_t groups,
   return {copy, layout_of_image(groups * plan.channels, size, true), plan.channels};
 }
 
-/// Weights of one grid: [group][column][tap][channel], `depth` channels of a tap, zeros behind the
-/// `channels` that there are.
-template <class T> struct WeightPacking {
-  const T* w;
-  T* to;
-  int64_t groups, columns, channels, depth;
-  int64_t w_group, w_column, w_channel, w_tap[3];
+/// The weights of one grid as a product reads them: [group][column][tap][channel], `depth` channels
+/// of a tap, zeros behind those that there are; `pitch` elements from column to column.
+template <class T> struct PackedGrid {
   Axis axis[3];
+  T* to;
+  int64_t depth, pitch;
 
-  void set_grid(const ConvParams& p, const Axis* axes) {
-    for (int d = 0; d < 3; ++d) axis[d] = axes[d];
-    w_tap[0] = p.kernel[1] * p.kernel[2], w_tap[1] = p.kernel[2], w_tap[2] = 1;
-  }
+  int64_t taps() const { return axis[0].taps * axis[1].taps * axis[2].taps; }
+};
+
+/// Weights (`w_column` and `w_channel` elements apart, a kernel's taps side by side) and the grids
+/// that they are packed for: of one residue class each, so that each has taps of its own.
+template <class T> struct WeightPacking {
+  static constexpr int kMostGrids = 8;  // of a launch
+  const T* w;
+  int64_t groups, columns, channels;
+  int64_t w_group, w_column, w_channel, kernel[3];
+  int count;
+  PackedGrid<T> grid[kMostGrids];
+
+  int64_t taps() const { return kernel[0] * kernel[1] * kernel[2]; }
 };
 template <class T> void pack_weights(simt::stream_t stream, const WeightPacking<T>& packing);
+
+/// Packs the weights of one grid behind another's, those of some grids in one launch.
+template <class T> class GridPacker {
+ public:
+  GridPacker(simt::stream_t stream, const WeightPacking<T>& packing, T* to)
+      : stream_(stream), packing_(packing), first_(to), next_(to) {}
+
+  PackedGrid<T> add(const Axis* axes, int64_t depth) {
+    if (packing_.count == packing_.kMostGrids) flush();
+    return packing_.grid[packing_.count++] = place(axes, depth);
+  }
+  void flush() {
+    if (packing_.count > 0) pack_weights(stream_, packing_);
+    packing_.count = 0;
+  }
+  /// Where the weights of the grids that were added lie, one after another from the first on.
+  void rewind() { next_ = first_; }
+  PackedGrid<T> place(const Axis* axes, int64_t depth) {
+    PackedGrid<T> grid{{axes[0], axes[1], axes[2]}, next_, depth, 0};
+    grid.pitch = grid.taps() * depth;
+    next_ += packing_.groups * packing_.columns * grid.pitch;
+    return grid;
+  }
+
+ private:
+  simt::stream_t stream_;
+  WeightPacking<T> packing_;
+  T *first_, *next_;
+};
 
 /// Calls f(axes) for the grid of every residue class of backward data.
 template <class F> void for_classes(const ConvParams& p, const F& f) {

@@ -1,5 +1,6 @@
 // The ways that convolutions take on CUDA, for conv.cu: products of matrices (matmul/), tensor
-// cores (conv_tensor.cuh), depthwise ones (conv_depthwise.cuh), and the kernels of conv_gather.cu.
+// cores (conv_tensor.cuh), depthwise ones (conv_depthwise.cuh), and the kernels of conv_gather.cu;
+// gradients of the bias, which are the same for all.
 #pragma once
 
 #include "conv/conv_tile.cuh"
@@ -22,5 +23,10 @@ void gather_forward(Context ctx, const T* x, const T* w, T* y, const ConvParams&
 template <class T>
 void gather_backward_input(Context ctx, const T* dy, const T* w, T* dx, const ConvParams& p);
 template <class T> size_t gather_workspace(const ConvParams& p);
+
+/// db = the sums of dy over all pixels, by way of so many elements of parts.
+template <class T, class U>
+void backward_bias(Context ctx, const T* dy, U* db, Wide<T>* parts, const ConvParams& p);
+template <class T> int64_t bias_parts(const ConvParams& p);
 
 }  // namespace brasa::cuda

@@ -100,19 +100,38 @@ static ConvPlan plan_pixels(const ConvParams& p, const Axis* axes, const int64_t
   return {tile, channels, cut_depth<T>(taps * channels, tiles, 4)};
 }
 
-/// The number of parts that leaves the least to do one after another, each with some lines of its
-/// own beside.
-template <class T> static ConvCut cut_evenly(int64_t depth, int64_t tiles) {
-  constexpr int64_t kMostParts = 64, kOwnLines = 8;
-  const int64_t lines = simt::ceil_div<int64_t>(depth, kLine<T>);
-  int64_t best = 0, best_splits = 1;
-  for (int64_t splits = 1; splits <= kMostParts && splits * kOwnLines <= lines; ++splits) {
-    const int64_t time = simt::ceil_div(tiles * splits, kMultiprocessors) *
-                         (simt::ceil_div(lines, splits) + kOwnLines);
-    if (best == 0 || time < best) best = time, best_splits = splits;
+/// The tile and the number of parts that take the least time, in cycles of an H100: a line of the
+/// depth, 3.3 for each of the lines of 128 bytes that are loaded for it; a tile's own; and what it
+/// takes to add up the parts.
+template <class T>
+static ConvPlan plan_walked_weight(int64_t channels, int64_t rows, int64_t columns,
+                                   int64_t pixels) {
+  constexpr int64_t kMostParts = 64, kLeastLines = 8, kAddedPerCycle = 375;
+  constexpr struct {
+    ConvTile tile;
+    int64_t width, line, own;
+  } kTiles[] = {{ConvTile::wgmma_narrow, 64, 640, 3000},
+                {ConvTile::wgmma, 128, 850, 4000},
+                {ConvTile::wgmma_wide, 256, 1270, 6000}};
+  const int64_t lines = simt::ceil_div<int64_t>(pixels, kLine<T>);
+  int64_t best = 0;
+  ConvPlan plan{};
+  for (const auto& t : kTiles) {
+    if (best > 0 && columns <= t.width / 2) break;
+    const int64_t tiles = tiles_of(t.tile, rows, columns);
+    for (int64_t splits = 1; splits <= kMostParts && (splits == 1 || splits * kLeastLines <= lines);
+         ++splits) {
+      const int64_t depth = simt::ceil_div(lines, splits);
+      const int64_t time =
+          simt::ceil_div(tiles * splits, kMultiprocessors) * (depth * t.line + t.own) +
+          splits * rows * columns / kAddedPerCycle;
+      if (best > 0 && time >= best) continue;
+      best = time;
+      const int64_t split_depth = depth * kLine<T>;
+      plan = {t.tile, channels, {pixels, simt::ceil_div(pixels, split_depth), split_depth}};
+    }
   }
-  const int64_t split_depth = simt::ceil_div(lines, best_splits) * kLine<T>;
-  return {depth, simt::ceil_div(depth, split_depth), split_depth};
+  return plan;
 }
 
 /// As many parts as fill a GPU.
@@ -125,14 +144,36 @@ template <class T> static ConvPlan plan_weight(const ConvParams& p) {
   if (sizeof(T) == 2 && columns > kLeastColumns && rows > kLeastRows && pixels > 0 &&
       can_walk<T>(p, axes, p.in, channels)) {
     const int64_t filled = whole(channels, kLine<T>);
-    const ConvTile tile = walked_tile(p.taps() * filled, columns);
-    return {tile, filled, cut_evenly<T>(pixels, tiles_of(tile, p.taps() * filled, columns))};
+    return plan_walked_weight<T>(filled, p.taps() * filled, columns, pixels);
   }
   const ConvTile tile = rows >= 128 && columns > 64 ? ConvTile::large
                         : rows >= 128               ? ConvTile::tall
                                                     : ConvTile::small;
   return {tile, channels, cut_depth<T>(pixels, tiles_of(tile, rows, columns) * p.groups, 8)};
 }
+
+/// The classes of backward data, where one launch makes them all; else none.
+template <class T> static ConvClasses join_classes(const ConvParams& p) {
+  constexpr int64_t kLeastColumns = 32;
+  const int64_t classes = residues(p, 0) * residues(p, 1) * residues(p, 2);
+  const bool fits = p.x_channels_last && p.aligned && p.groups == 1 && p.in[0] == 1 &&
+                    p.in_channels > kLeastColumns && p.in_channels % kPiece<T> == 0;
+  if (sizeof(T) != 2 || !fits || classes < 2 || classes > kMostClasses || p.batch == 0) return {};
+  ConvClasses joined{};
+  bool walked = true;
+  for_classes(p, [&](const Axis* axes) {
+    const ConvClass c{{axes[0], axes[1], axes[2]}, 0};
+    walked = walked && (c.taps() == 0 || can_walk<T>(p, axes, p.out, plan_y<T>(p).channels));
+    int at = joined.count++;
+    for (; at > 0 && joined.of[at - 1].taps() < c.taps(); --at) joined.of[at] = joined.of[at - 1];
+    joined.of[at] = c;
+  });
+  if (!walked || joined.of[0].taps() == 0) return {};
+  for (int i = 1; i < joined.count; ++i)
+    joined.of[i].first_tap = joined.of[i - 1].first_tap + joined.of[i - 1].taps();
+  return joined;
+}
+
 static int64_t parts_of_weight(const ConvParams& p, const ConvPlan& plan) {
   return plan.cut.splits * p.groups * p.taps() * plan.channels * p.group_out();
 }
@@ -168,7 +209,9 @@ template <class T> static PixelScratch<T> forward_scratch(Scratch& scratch, cons
 template <class T> static PixelScratch<T> input_scratch(Scratch& scratch, const ConvParams& p) {
   const ImagePlan image = plan_y<T>(p);
   int64_t parts = 0;
+  const bool joined = join_classes<T>(p).count > 0;
   for_classes(p, [&](const Axis* axes) {
+    if (joined) return;
     parts = larger(parts, parts_of_pixels<T>(p, axes, p.out, image.channels, p.group_in()));
   });
   const int64_t dx = p.x_channels_last ? 0 : p.batch * p.in_pixels() * p.in_channels;
@@ -213,25 +256,19 @@ static TensorImage<T> read_y(simt::stream_t stream, const ConvParams& p, const T
   return read_image(stream, p.batch, p.groups, plan_y<T>(p), dy, copy, p.group_out(), p.out, true);
 }
 
-/// The product of one grid, whose weights `packing` describes but for its grid.
+/// The product of one grid.
 template <class T>
-static void multiply_grid(simt::stream_t stream, const ConvParams& p, const Axis* axes,
-                          const int64_t* size, const TensorImage<T>& image,
-                          WeightPacking<T> packing, float* parts, Results<T, PixelRows> results) {
-  const int64_t pixels = pixels_of(p, axes);
-  if (pixels == 0) return;
-  const ConvPlan plan = plan_pixels<T>(p, axes, size, image.channels, packing.columns);
-  packing.groups = p.groups, packing.depth = plan.channels;
-  packing.set_grid(p, axes);
-  pack_weights(stream, packing);
-  results.m = pixels, results.n = packing.columns;
+static void multiply_grid(simt::stream_t stream, const ConvParams& p, const ConvPlan& plan,
+                          const TensorImage<T>& image, const PackedGrid<T>& weights, float* parts,
+                          Results<T, PixelRows> results) {
+  if (results.m == 0) return;
   results.parts = plan.cut.splits > 1 ? parts : nullptr;
   results.packs = results.packs && results.n % kPiece<T> == 0 && simt::pack_aligned(results.y);
-  const PixelOperand<T> left{image, Grid(axes, image.channels), pixels};
-  const ConvMatrix<T> right{packing.to, plan.cut.depth, packing.columns * plan.cut.depth};
+  const PixelOperand<T> left{image, Grid(weights.axis, image.channels), results.m};
+  const ConvMatrix<T> right{weights.to, weights.pitch, results.n * weights.pitch};
   plan.is_walked() ? launch_walked_pixels(stream, plan, left, right, results)
                    : launch_pixels(stream, plan, p.groups, left, right, results);
-  if (results.parts) finish_parts(stream, plan.cut.splits, pixels, results);
+  if (results.parts) finish_parts(stream, plan.cut.splits, results.m, results);
 }
 
 template <class T>
@@ -243,19 +280,75 @@ void tensor_forward(Context ctx, const T* x, const T* w, T* y, const ConvParams&
   Axis axes[3];
   for (int d = 0; d < 3; ++d) axes[d] = forward_axis(p, d);
   const TensorImage<T> image = read_x(stream, p, x, at.image);
-  const int64_t filter = p.group_in() * p.taps();
-  const WeightPacking<T> packing{.w = w,
-                                 .to = at.weights,
-                                 .columns = p.group_out(),
-                                 .channels = p.group_in(),
-                                 .w_group = p.group_out() * filter,
-                                 .w_column = filter,
-                                 .w_channel = p.taps()};
+  const int64_t filter = p.group_in() * p.taps(), pixels = pixels_of(p, axes);
+  const ConvPlan plan = plan_pixels<T>(p, axes, p.in, image.channels, p.group_out());
+  GridPacker<T> packer(stream,
+                       {.w = w,
+                        .groups = p.groups,
+                        .columns = p.group_out(),
+                        .channels = p.group_in(),
+                        .w_group = p.group_out() * filter,
+                        .w_column = filter,
+                        .w_channel = p.taps(),
+                        .kernel = {p.kernel[0], p.kernel[1], p.kernel[2]}},
+                       at.weights);
+  const PackedGrid<T> packed = packer.add(axes, plan.channels);
+  packer.flush();
   const bool packs = simt::pack_aligned(e.bias) && simt::pack_aligned(e.wide_bias) &&
                      simt::pack_aligned(e.residual) && simt::pack_aligned(e.pre_activation);
   const PixelRows rows(Grid(axes, image.channels), layout_of_image(p.out_channels, p.out, true));
-  multiply_grid(stream, p, axes, p.in, image, packing, at.parts,
-                {0, 0, 0, y, nullptr, e, packs, rows});
+  multiply_grid(stream, p, plan, image, packed, at.parts,
+                {pixels, p.group_out(), 0, y, nullptr, e, packs, rows});
+}
+
+/// What backward data packs, but for the grids.
+template <class T> static WeightPacking<T> packing_of_input(const ConvParams& p, const T* w) {
+  const int64_t filter = p.group_in() * p.taps();
+  return {.w = w,
+          .groups = p.groups,
+          .columns = p.group_in(),
+          .channels = p.group_out(),
+          .w_group = p.group_out() * filter,
+          .w_column = p.taps(),
+          .w_channel = filter,
+          .kernel = {p.kernel[0], p.kernel[1], p.kernel[2]}};
+}
+
+/// dx of all classes by one launch.
+template <class T>
+static void multiply_classes(simt::stream_t stream, const ConvParams& p, const ConvClasses& classes,
+                             const TensorImage<T>& image, const T* w, T* weights, T* dx) {
+  const ConvClass& last = classes.of[classes.count - 1];
+  const int64_t depth = whole(image.channels, kLine<T>);
+  const int64_t pitch = (last.first_tap + last.taps()) * depth;
+  WeightPacking<T> packing = packing_of_input(p, w);
+  for (const ConvClass* c = classes.of; c <= &last; ++c)
+    packing.grid[packing.count++] = {
+        {c->axis[0], c->axis[1], c->axis[2]}, weights + c->first_tap * depth, depth, pitch};
+  pack_weights(stream, packing);
+  launch_classes(stream, walked_tile(p.batch * p.in_pixels(), p.in_channels), classes, image,
+                 p.batch, {weights, pitch, 0}, dx, layout_of_image(p.in_channels, p.in, true),
+                 p.in_channels);
+}
+
+/// dx class by class.
+template <class T>
+static void multiply_each_class(simt::stream_t stream, const ConvParams& p,
+                                const PixelScratch<T>& at, const TensorImage<T>& image, const T* w,
+                                T* dx) {
+  const auto plan_class = [&](const Axis* axes) {
+    return plan_pixels<T>(p, axes, p.out, image.channels, p.group_in());
+  };
+  GridPacker<T> packer(stream, packing_of_input(p, w), at.weights);
+  for_classes(p, [&](const Axis* axes) { packer.add(axes, plan_class(axes).channels); });
+  packer.flush();
+  packer.rewind();
+  for_classes(p, [&](const Axis* axes) {
+    const ConvPlan plan = plan_class(axes);
+    const PixelRows rows(Grid(axes, image.channels), layout_of_image(p.in_channels, p.in, true));
+    multiply_grid(stream, p, plan, image, packer.place(axes, plan.channels), at.parts,
+                  {pixels_of(p, axes), p.group_in(), 0, dx, nullptr, Epilogue<T>{}, true, rows});
+  });
 }
 
 template <class T>
@@ -264,20 +357,12 @@ void tensor_backward_input(Context ctx, const T* dy, const T* w, T* dx, const Co
   Scratch scratch(ctx.workspace);
   const PixelScratch<T> at = input_scratch<T>(scratch, p);
   const TensorImage<T> image = read_y(stream, p, dy, at.image);
-  const int64_t filter = p.group_in() * p.taps();
-  const WeightPacking<T> packing{.w = w,
-                                 .to = at.weights,
-                                 .columns = p.group_in(),
-                                 .channels = p.group_out(),
-                                 .w_group = p.group_out() * filter,
-                                 .w_column = p.taps(),
-                                 .w_channel = filter};
+  if constexpr (sizeof(T) == 2) {
+    const ConvClasses classes = join_classes<T>(p);
+    if (classes.count > 0) return multiply_classes(stream, p, classes, image, w, at.weights, dx);
+  }
   T* const to = p.x_channels_last ? dx : at.dx;
-  for_classes(p, [&](const Axis* axes) {
-    const PixelRows rows(Grid(axes, image.channels), layout_of_image(p.in_channels, p.in, true));
-    multiply_grid(stream, p, axes, p.out, image, packing, at.parts,
-                  {0, 0, 0, to, nullptr, Epilogue<T>{}, true, rows});
-  });
+  multiply_each_class(stream, p, at, image, w, to);
   if (to != dx) images_to_channels_last(ctx, to, dx, p.batch, p.in_pixels(), p.in_channels);
 }
 

@@ -93,6 +93,27 @@ template <class T>
 void launch_walked_weight(simt::stream_t stream, const ConvPlan& plan, const PixelOperand<T>& left,
                           const ConvMatrix<T>& right, const Results<T>& results);
 
+/// The residue classes of backward data that are two-dimensional, those of most taps first; a class
+/// has its taps from `first_tap` on of all classes' weights.
+constexpr int kMostClasses = 4;
+struct ConvClass {
+  Axis axis[3];
+  int64_t first_tap;
+
+  int64_t taps() const { return axis[0].taps * axis[1].taps * axis[2].taps; }
+};
+struct ConvClasses {
+  int count;
+  ConvClass of[kMostClasses];
+};
+
+/// dx, of `columns` channels, all classes at once by Hopper's copy engine; `right` has the weights
+/// of all classes side by side.
+template <class T>
+void launch_classes(simt::stream_t stream, ConvTile tile, const ConvClasses& classes,
+                    const TensorImage<T>& image, int64_t images, const ConvMatrix<T>& right, T* dx,
+                    const Layout5& layout, int64_t columns);
+
 /// dw, laid out as the weight, from parts.
 template <class T>
 void finish_weight(simt::stream_t stream, const float* parts, int64_t splits, T* dw,

@@ -1,4 +1,4 @@
-// Gradients of weight and bias on CUDA.
+// Gradients of the weight on CUDA; the bias's are those of conv_bias.cu.
 //
 // The weight's is a product of (taps, input channels) x (pixels) by (pixels) x (output channels),
 // its pixels dealt to parts that are added in order. Groups of few channels have a block per
@@ -11,7 +11,7 @@
 
 namespace brasa::cuda {
 
-constexpr int64_t kWantedBlocks = 528, kPartPixels = 1024, kMaxBiasParts = 64;
+constexpr int64_t kWantedBlocks = 528, kPartPixels = 1024;
 
 /// The gradient of the weight: x and dy read at the same pixels.
 template <class T> struct WeightTask {
@@ -201,26 +201,6 @@ __global__ void __launch_bounds__(kThreads) direct_weight_kernel(WeightTask<T> t
   }
 }
 
-constexpr int kBiasColumns = 32, kBiasRows = kThreads / kBiasColumns;
-
-/// out[part][channel] = sum of dy over the part's pixels; blockIdx.y counts parts.
-template <class T>
-__global__ void __launch_bounds__(kThreads)
-    bias_kernel(const T* dy, Wide<T>* out, int64_t pixels, int64_t channels, int64_t parts) {
-  BRASA_SHARED(Wide<T>, of_row, [kBiasRows][kBiasColumns]);
-  const int lane = int(threadIdx.x) % kBiasColumns, row = int(threadIdx.x) / kBiasColumns;
-  const int64_t channel = int64_t(blockIdx.x) * kBiasColumns + lane, part = blockIdx.y;
-  Wide<T> sum = 0;
-  if (channel < channels)
-    for (int64_t p = pixels * part / parts + row; p < pixels * (part + 1) / parts; p += kBiasRows)
-      sum += simt::widen(dy[p * channels + channel]);
-  of_row[row][lane] = sum;
-  __syncthreads();
-  if (row != 0 || channel >= channels) return;
-  for (int i = 1; i < kBiasRows; ++i) sum += of_row[i][lane];
-  out[part * channels + channel] = sum;
-}
-
 /// to[i] = sum over parts of from[part * n + i], in order.
 template <class T, class U>
 __global__ void __launch_bounds__(kThreads)
@@ -247,17 +227,14 @@ static int64_t between(int64_t low, int64_t value, int64_t high) {
   return capped > low ? capped : low;
 }
 
-/// How many parts the pixels of a weight gradient are dealt to, and those of a bias gradient.
 static bool is_direct(const ConvParams& p) {
   return p.group_out() < kFewChannels && p.groups > 1;
 }
+/// How many parts the pixels of a weight gradient are dealt to.
 template <class T> static int64_t weight_parts(const ConvParams& p) {
   if (sizeof(T) == 2 || is_direct(p)) return 1;
   const int64_t pixels = p.batch * p.out_pixels(), tiles = tiles_of<Tile<T>>(p) * p.groups;
   return between(1, simt::ceil_div(kWantedBlocks, tiles), pixels / kPartPixels);
-}
-static int64_t bias_parts(const ConvParams& p) {
-  return between(1, p.batch * p.out_pixels() / kPartPixels, kMaxBiasParts);
 }
 
 template <class T, class U>
@@ -265,16 +242,6 @@ static void add_parts(Context ctx, const T* from, U* to, int64_t n, int64_t part
   simt::launch(
       {.grid = simt::blocks_for(n, kThreads), .block = dim3(kThreads), .stream = stream_of(ctx)},
       add_parts_kernel<T, U>, from, to, n, parts);
-}
-
-template <class T, class U>
-static void backward_bias(Context ctx, const T* dy, U* db, Wide<T>* of_part, const ConvParams& p,
-                          int64_t parts) {
-  const auto columns = unsigned(simt::ceil_div<int64_t>(p.out_channels, kBiasColumns));
-  simt::launch(
-      {.grid = dim3(columns, unsigned(parts)), .block = dim3(kThreads), .stream = stream_of(ctx)},
-      bias_kernel<T>, dy, of_part, p.batch * p.out_pixels(), p.out_channels, parts);
-  add_parts(ctx, of_part, db, p.out_channels, parts);
 }
 
 static int64_t result_elements(const ConvParams& p) {
@@ -361,7 +328,7 @@ template <class T> struct GradientScratch {
 
   GradientScratch(Scratch& scratch, const ConvParams& p, bool has_slope)
       : g(scratch.take<T>(has_slope ? result_elements(p) : 0)),
-        bias(scratch.take<Wide<T>>(bias_parts(p) * p.out_channels)),
+        bias(scratch.take<Wide<T>>(bias_parts<T>(p))),
         filter(scratch.take<unsigned char>(int64_t(filter_workspace<T>(p)))) {}
 };
 
@@ -375,7 +342,7 @@ void conv_backward_weight(Context ctx, const T* dy, const T* x, T* dw, T* db, co
     activation_backward(ctx, dy, slope.v, at.g, result_elements(p), slope.activation);
     dy = at.g;
   }
-  if (db) backward_bias(ctx, dy, db, at.bias, p, bias_parts(p));
+  if (db) backward_bias(ctx, dy, db, at.bias, p);
   if (dw) backward_filter(ctx, dy, x, dw, p, at.filter);
 }
 
@@ -386,10 +353,10 @@ template <class T> size_t conv_backward_weight_workspace(const ConvParams& p, bo
 }
 
 template <class T> void conv_wide_bias(Context ctx, const T* dy, float* db, const ConvParams& p) {
-  backward_bias(ctx, dy, db, static_cast<float*>(ctx.workspace), p, bias_parts(p));
+  backward_bias(ctx, dy, db, static_cast<float*>(ctx.workspace), p);
 }
 template <class T> size_t conv_wide_bias_workspace(const ConvParams& p) {
-  return sizeof(float) * size_t(bias_parts(p) * p.out_channels);
+  return sizeof(float) * size_t(bias_parts<T>(p));
 }
 
 BRASA_INSTANTIATE(conv_backward_weight, float, double, float16, bfloat16)

@@ -4,34 +4,9 @@
 //
 // The depth of a tap is whole lines, so an image of few channels would multiply zeros: those are
 // left to conv_mma.cuh (conv_tensor.cu).
-#include "conv/conv_tensor.cuh"
-#include "core/driver.cuh"
-#include "matmul/matmul_wgmma.cuh"
+#include "conv/conv_walk.cuh"
 
 namespace brasa::cuda {
-
-/// How pixels and taps are counted; pairs are of w and of h.
-struct PixelWalk {
-  simt::Divisor width, height, chunks, taps;  ///< chunks: lines of a tap; taps: of a row
-  int first[2], step[2], apart[2], images, rows_of_taps;
-
-  struct Place {
-    int w, h, image;
-  };
-  BRASA_DEVICE_FN Place pixel(int64_t index) const {
-    const auto w = int(width.take_remainder(index)), h = int(height.take_remainder(index));
-    return {first[0] + w * step[0], first[1] + h * step[1], int(index)};
-  }
-  struct Tap {
-    int channel, right, down;
-    bool there;
-  };
-  template <class T> BRASA_DEVICE_FN Tap tap(int64_t line) const {
-    const auto chunk = int(chunks.take_remainder(line)), across = int(taps.take_remainder(line));
-    return {chunk * (kLine128 / int(sizeof(T))), across * apart[0], int(line) * apart[1],
-            line < rows_of_taps};
-  }
-};
 
 /// Rows are pixels, the depth is taps and channels.
 template <class T> struct PixelLeft {
@@ -40,76 +15,58 @@ template <class T> struct PixelLeft {
   PixelWalk walk;
 
 #if BRASA_HAS_WGMMA
-  BRASA_DEVICE_FN void load(unsigned char* stage, const simt::TensorMap& map, simt::Barrier* full,
-                            int first, int round, int) const {
-    const auto at = walk.pixel(first);
-    const auto tap = walk.tap<T>(round);
-    simt::tma_load_pixels(stage, map, full, tap.channel, at.w, at.h, at.image, tap.right, tap.down);
+  struct Cursor {
+    const PixelWalk& walk;
+    PixelWalk::Place at;
+    PixelWalk::Tap tap;
+    BRASA_DEVICE_FN void load(unsigned char* stage, const simt::TensorMap& map,
+                              simt::Barrier* full) {
+      simt::tma_load_pixels(stage, map, full, tap.channel, at.w, at.h, at.image, tap.right,
+                            tap.down);
+      walk.template advance<T>(tap);
+    }
+  };
+  BRASA_DEVICE_FN Cursor start(int first, int round, int) const {
+    return {walk, walk.pixel(first), walk.template tap<T>(round)};
   }
 #endif
 };
 
-/// Rows are taps and channels, the depth is pixels.
+/// Rows are taps and channels, the depth is pixels. The loading thread has 850 cycles for a round,
+/// and divisions would take most of them: taps stay, and pixels are stepped on.
 template <class T> struct TapLeft {
   static constexpr bool kAlong = false;
-  static constexpr int kPixels = kLine128 / int(sizeof(T));
+  static constexpr int kPixels = kLine128 / int(sizeof(T)), kPanels = kWgmmaRows / kPixels;
   PixelWalk walk;
 
 #if BRASA_HAS_WGMMA
-  BRASA_DEVICE_FN void load(unsigned char* stage, const simt::TensorMap& map, simt::Barrier* full,
-                            int first, int round, int) const {
-    const auto at = walk.pixel(int64_t(round) * kPixels);
-    for (int panel = 0; panel < kWgmmaRows / kPixels; ++panel) {
-      const auto tap = walk.tap<T>(first / kPixels + panel);
-      const int image = tap.there ? at.image : walk.images;  // behind the last one are zeros
-      simt::tma_load_pixels(stage + panel * kPixels * kLine128, map, full, tap.channel, at.w, at.h,
-                            image, tap.there ? tap.right : 0, tap.there ? tap.down : 0);
+  struct Cursor {
+    const PixelWalk& walk;
+    PixelWalk::Place at, step;  ///< in pixels of the grid
+    PixelWalk::Tap tap[kPanels];
+    BRASA_DEVICE_FN void load(unsigned char* stage, const simt::TensorMap& map,
+                              simt::Barrier* full) {
+      const int w = walk.first[0] + at.w * walk.step[0], h = walk.first[1] + at.h * walk.step[1];
+#pragma unroll
+      for (int p = 0; p < kPanels; ++p) {
+        const int image = tap[p].there ? at.image : walk.images;  // behind the last one are zeros
+        simt::tma_load_pixels(stage + p * kPixels * kLine128, map, full, tap[p].channel, w, h,
+                              image, tap[p].right, tap[p].down);
+      }
+      walk.advance(at, step);
     }
+  };
+  BRASA_DEVICE_FN Cursor start(int first, int round, int) const {
+    Cursor cursor{walk, walk.place(int64_t(round) * kPixels), walk.place(kPixels), {}};
+#pragma unroll
+    for (int p = 0; p < kPanels; ++p) {
+      cursor.tap[p] = walk.template tap<T>(first / kPixels + p);
+      if (!cursor.tap[p].there) cursor.tap[p].right = cursor.tap[p].down = 0;
+    }
+    return cursor;
   }
 #endif
 };
-
-template <class T> static PixelWalk walk_of(const PixelOperand<T>& left) {
-  constexpr int64_t kDepth = kLine128 / int64_t(sizeof(T));
-  const Axis *w = &left.grid.axis[2], *h = &left.grid.axis[1];
-  return {.width = simt::Divisor(w->count),
-          .height = simt::Divisor(h->count),
-          .chunks = simt::Divisor(simt::ceil_div(left.image.channels, kDepth)),
-          .taps = simt::Divisor(w->taps),
-          .first = {int(w->in_first), int(h->in_first)},
-          .step = {int(w->in_step), int(h->in_step)},
-          .apart = {int(w->tap_step), int(h->tap_step)},
-          .images = int(left.pixels / (w->count * h->count)),
-          .rows_of_taps = int(h->taps)};
-}
-
-template <class T>
-static simt::TensorMap map_pixels(const PixelOperand<T>& left, const PixelWalk& walk, int pixels) {
-  constexpr int64_t kItem = sizeof(T);
-  const Layout5& layout = left.image.layout;
-  simt::PixelBox box{};
-  box.base = left.image.data, box.item_bytes = int(kItem), box.channels = left.image.channels;
-  box.images = walk.images, box.stride[2] = layout.image * kItem, box.pixels = pixels;
-  for (int d = 0; d < 2; ++d) {
-    box.size[d] = layout.size[2 - d], box.stride[d] = layout.step[2 - d] * kItem;
-    box.first[d] = walk.first[d], box.step[d] = walk.step[d];
-    box.count[d] = int(left.grid.axis[2 - d].count);
-  }
-  return simt::make_pixel_map(box);
-}
-
-/// A matrix whose rows are `pitch` elements apart, in boxes of `lines` rows.
-template <class T>
-static simt::TensorMap map_matrix(const T* data, int64_t columns, int64_t rows, int64_t pitch,
-                                  int lines) {
-  constexpr int64_t kItem = sizeof(T);
-  return simt::make_tensor_map({.base = data,
-                                .item_bytes = int(kItem),
-                                .extent = {columns, rows, 1},
-                                .stride = {pitch * kItem, pitch * rows * kItem},
-                                .lines = lines,
-                                .items = 1});
-}
 
 template <class T, class Tile, class Left, class Rows>
 static void launch_tile(simt::stream_t stream, const ConvCut& cut, const PixelOperand<T>& operand,

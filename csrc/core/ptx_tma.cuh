@@ -4,8 +4,9 @@
 // bytes that they told to expect have come; barrier_wait(b, p) waits for the end of the phases of
 // parity p, the first being 0. tma_load() copies a box of a tensor into shared memory and completes
 // its bytes on a barrier, tma_load_pixels() pixels of images as a convolution
-// meets them; one thread issues it. Lines of 128 bytes have their pieces of 16 bytes
-// swapped by bits 7 to 9 of the address, as wgmma reads them.
+// meets them; one thread issues it. tma_store() and tma_store_pixels() go the other way. Lines of
+// 128 bytes have their pieces of 16 bytes swapped by bits 7 to 9 of the address, as wgmma reads
+// them.
 #pragma once
 
 #include "core/ptx_cluster.cuh"
@@ -77,6 +78,13 @@ BRASA_DEVICE_FN void barrier_arrive_at(Barrier* barrier, unsigned rank,
 /// came before; what lies outside the tensor is not written.
 BRASA_DEVICE_FN void tma_store(const TensorMap& map, const void* shared, int x, int y, int z) {
   emulator::tensor_store(map, shared, x, y, z);
+}
+
+/// Starts writing channels from `channel` on of the pixels from (w, h, image) on, as
+/// make_pixel_map() walks them; what lies behind the last image is not written.
+BRASA_DEVICE_FN void tma_store_pixels(const TensorMap& map, const void* shared, int channel, int w,
+                                      int h, int image) {
+  emulator::pixel_store(map, shared, channel, w, h, image);
 }
 
 /// Each thread that wrote shared memory calls this before the barrier: the copy engine and wgmma()
@@ -178,6 +186,14 @@ BRASA_DEVICE_FN void tma_store(const TensorMap& map, const void* shared, int x, 
       "cp.async.bulk.tensor.3d.global.shared::cta.tile.bulk_group [%0, {%2, %3, %4}], [%1];"
       " cp.async.bulk.commit_group;" ::"l"(&map),
       "r"(shared_address(shared)), "r"(x), "r"(y), "r"(z)
+      : "memory");
+}
+BRASA_DEVICE_FN void tma_store_pixels(const TensorMap& map, const void* shared, int channel, int w,
+                                      int h, int image) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.global.shared::cta.im2col_no_offs.bulk_group "
+      "[%0, {%2, %3, %4, %5}], [%1]; cp.async.bulk.commit_group;" ::"l"(&map),
+      "r"(shared_address(shared)), "r"(channel), "r"(w), "r"(h), "r"(image)
       : "memory");
 }
 BRASA_DEVICE_FN void tma_store_fence() {

@@ -54,9 +54,41 @@ void land_line(std::byte* arena, size_t offset, const TensorMap& map, const int6
   }
 }
 
+/// One step along w, at the end of a row along h, at the end of an image to the next one.
+void advance(const TensorMap& map, int (&at)[3]) {
+  at[0] += map.step[0];
+  for (int d = 0; d < 2 && at[d] >= map.end[d]; ++d) {
+    at[d] = map.lower[d];
+    at[d + 1] += d == 0 ? map.step[1] : 1;
+  }
+}
+
+/// Writes what of some pixels is inside the images.
+void carry_out_pixels(const TensorStore& store, const std::byte* arena) {
+  const TensorMap& map = store.map;
+  const auto item = static_cast<size_t>(map.stride[0]);
+  size_t offset = store.offset;
+  int at[3] = {store.at[1], store.at[2], store.at[3]};
+  for (int pixel = 0; pixel < map.box[1]; ++pixel, offset += kLineBytes, advance(map, at)) {
+    std::byte* to = map.base;
+    bool inside = true;
+    for (int d = 0; d < 3; ++d) {
+      inside = inside && at[d] >= 0 && at[d] < map.extent[d + 1];
+      to += at[d] * map.stride[d + 1];
+    }
+    for (int i = 0; inside && i < map.box[0]; ++i) {
+      const int64_t channel = store.at[0] + i;
+      const size_t byte = offset + static_cast<size_t>(i) * item;
+      if (channel < map.extent[0])
+        std::memcpy(to + channel * map.stride[0], arena + (byte ^ (byte >> 3 & 0x70)), item);
+    }
+  }
+}
+
 /// Writes what of a box is inside the tensor.
 void carry_out(const TensorStore& store, const std::byte* arena) {
   const TensorMap& map = store.map;
+  if (map.step[0] > 0) return carry_out_pixels(store, arena);
   size_t offset = store.offset;
   for (int64_t z = store.at[2]; z < store.at[2] + map.box[2]; ++z) {
     for (int64_t y = store.at[1]; y < store.at[1] + map.box[1]; ++y, offset += kLineBytes) {
@@ -97,11 +129,7 @@ size_t land_pixels(const TensorLoad& load) {
       for (int d = 0; d < 3; ++d) from += place[d] * map.stride[d + 1];
       std::memcpy(to, from, item);
     }
-    at[0] += map.step[0];
-    for (int d = 0; d < 2 && at[d] >= map.end[d]; ++d) {
-      at[d] = map.lower[d];
-      at[d + 1] += d == 0 ? map.step[1] : 1;
-    }
+    advance(map, at);
   }
   return offset;
 }
@@ -166,27 +194,25 @@ void tensor_load(void* shared, const TensorMap& map, CountingBarrier* barrier, i
   start_load(shared, barrier, TensorLoad{.map = map, .at = {x, y, z}});
 }
 
-void pixel_load(void* shared, const TensorMap& map, CountingBarrier* barrier, int channel, int w,
-                int h, int image, int right, int down) {
-  if (map.step[0] == 0) fail("tma_load_pixels: no map of pixels");
-  const int first[2] = {w, h}, beside[2] = {right, down};
+namespace {
+
+void require_on_walk(const TensorMap& map, int w, int h, const char* name) {
+  if (map.step[0] == 0) fail(std::string(name) + ": no map of pixels");
+  const int first[2] = {w, h};
   for (int d = 0; d < 2; ++d) {
     const bool on_walk = first[d] >= map.lower[d] && first[d] < map.end[d] &&
                          (first[d] - map.lower[d]) % map.step[d] == 0;
-    if (!on_walk) fail("tma_load_pixels: begins at " + std::to_string(first[d]) + ", off its walk");
-    if (beside[d] < 0 || beside[d] > 255)
-      fail("tma_load_pixels: reads " + std::to_string(beside[d]) + " pixels beside");
+    if (!on_walk)
+      fail(std::string(name) + ": begins at " + std::to_string(first[d]) + ", off its walk");
   }
-  start_load(shared, barrier,
-             TensorLoad{.map = map, .at = {channel, w, h, image}, .beside = {right, down}});
 }
 
-void tensor_store(const TensorMap& map, const void* shared, int x, int y, int z) {
+void start_store(const TensorMap& map, const void* shared, TensorStore store) {
   require_aligned(shared, kLineBytes);
   if (!in_shared_memory(shared)) fail("tma_store: " + describe_address(shared));
   Fiber& me = running_fiber();
-  const auto offset = static_cast<const std::byte*>(shared) - me.block->arena;
-  const TensorStore store{map, static_cast<size_t>(offset), {x, y, z}};
+  store.map = map;
+  store.offset = static_cast<size_t>(static_cast<const std::byte*>(shared) - me.block->arena);
   const size_t bytes = kLineBytes * static_cast<size_t>(map.box[1] * map.box[2]);
   note_access(shared, bytes, kRead, __builtin_return_address(0));
   require_fenced(*me.block, store.offset, bytes, "tma_store");
@@ -194,6 +220,29 @@ void tensor_store(const TensorMap& map, const void* shared, int x, int y, int z)
     carry_out(store, me.block->arena);
   else
     me.tensor_stores.push_back(store);
+}
+
+}  // namespace
+
+void pixel_load(void* shared, const TensorMap& map, CountingBarrier* barrier, int channel, int w,
+                int h, int image, int right, int down) {
+  require_on_walk(map, w, h, "tma_load_pixels");
+  for (int beside : {right, down}) {
+    if (beside < 0 || beside > 255)
+      fail("tma_load_pixels: reads " + std::to_string(beside) + " pixels beside");
+  }
+  start_load(shared, barrier,
+             TensorLoad{.map = map, .at = {channel, w, h, image}, .beside = {right, down}});
+}
+
+void tensor_store(const TensorMap& map, const void* shared, int x, int y, int z) {
+  if (map.step[0] != 0) fail("tma_store: a map of pixels");
+  start_store(map, shared, {.at = {x, y, z}});
+}
+
+void pixel_store(const TensorMap& map, const void* shared, int channel, int w, int h, int image) {
+  require_on_walk(map, w, h, "tma_store_pixels");
+  start_store(map, shared, {.at = {channel, w, h, image}});
 }
 
 void tensor_store_wait(int stores_left) {

@@ -26,6 +26,7 @@ void tensor_load(void* shared, const TensorMap& map, CountingBarrier* barrier, i
 void pixel_load(void* shared, const TensorMap& map, CountingBarrier* barrier, int channel, int w,
                 int h, int image, int right, int down);
 void tensor_store(const TensorMap& map, const void* shared, int x, int y, int z);
+void pixel_store(const TensorMap& map, const void* shared, int channel, int w, int h, int image);
 void tensor_store_wait(int stores_left);
 void tensor_load_multicast(void* shared, const TensorMap& map, CountingBarrier* barrier, int x,
                            int y, int z, unsigned blocks);

@@ -79,7 +79,7 @@ void land(const TensorLoad& load);
 struct TensorStore {
   TensorMap map;
   size_t offset;
-  int at[3];
+  int at[4];
 };
 
 struct Fiber : Thread {

@@ -149,12 +149,18 @@ template <class T, int kRows, bool kAlongDepth> struct MatrixLeft {
   bool repeats;  ///< the same for all items
 
 #if BRASA_HAS_WGMMA
-  /// Loads its part of a stage: rows from `first` on.
-  BRASA_DEVICE_FN void load(unsigned char* stage, const simt::TensorMap& map, simt::Barrier* full,
-                            int first, int round, int item) const {
-    load_operand<T, kAlong>(stage, first, kRows, round, [&](void* to, int x, int y) {
-      simt::tma_load(to, map, full, x, y, repeats ? 0 : item);
-    });
+  /// Loads its part of one stage after another: rows from `first` on, lines from `round` on.
+  struct Cursor {
+    int first, round, item;
+    BRASA_DEVICE_FN void load(unsigned char* stage, const simt::TensorMap& map,
+                              simt::Barrier* full) {
+      load_operand<T, kAlong>(stage, first, kRows, round++, [&](void* to, int x, int y) {
+        simt::tma_load(to, map, full, x, y, item);
+      });
+    }
+  };
+  BRASA_DEVICE_FN Cursor start(int first, int round, int item) const {
+    return {first, round, repeats ? 0 : item};
   }
 #endif
 };
@@ -170,13 +176,14 @@ BRASA_DEVICE_FN void load_units(WgmmaShared<Tile>& shared, const simt::TensorMap
   for (int64_t unit = blockIdx.x; unit < work.units; unit += gridDim.x) {
     const auto u = WgmmaUnit::at<T, Tile>(work, unit);
     const int b_item = work.b_repeats ? 0 : u.item;
+    auto cursor = left.start(int(u.row), u.first, u.item);
     const bool both = work.kept == 0 || unit == blockIdx.x;
     for (int round = u.first; round < u.first + u.rounds; ++round, ring.advance(work.stages)) {
       const StagePlace<Tile> at(shared, work, ring.stage, round);
       simt::Barrier* full = &shared.full[ring.stage];
       simt::barrier_wait(&shared.empty[ring.stage], ring.parity ^ 1);
       simt::barrier_expect(full, both ? Tile::kStageBytes : Tile::kLeftBytes);
-      left.load(at.left, a_map, full, int(u.row), round, u.item);
+      cursor.load(at.left, a_map, full);
       if (both)
         load_operand<T, kRightAlong>(
             at.right, int(u.column), Tile::kColumns, round,

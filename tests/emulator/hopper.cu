@@ -127,6 +127,25 @@ __global__ void __launch_bounds__(32)
 #endif
 }
 
+/// What one store of pixels writes of x (kPixels, 64).
+__global__ void __launch_bounds__(32)
+    store_pixels_kernel(const uint16_t* x, const __grid_constant__ simt::TensorMap map,
+                        PixelLoad at) {
+#if BRASA_HAS_WGMMA
+  BRASA_DYN_SHARED(PixelStage, stage);
+  for (int i = int(threadIdx.x); i < kPixels * 64; i += 32) {
+    const int byte = i / 64 * kLine + (i % 64 / 8 ^ i / 64 % 8) * 16 + i % 8 * 2;
+    *reinterpret_cast<uint16_t*>(stage->lines + byte) = x[i];
+  }
+  simt::tma_store_fence();
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    simt::tma_store_pixels(map, stage->lines, at.channel, at.w, at.h, at.image);
+    simt::tma_store_wait<0>();
+  }
+#endif
+}
+
 // ---- what threads write for the copy engine and the tensor cores: a panel of 64 lines of 64
 // numbers
 
@@ -197,19 +216,28 @@ simt::TensorMap map_of(const uint16_t* data, int64_t rows, int64_t k, int lines)
 
 // ---------------------------------------------------------------------------------- launchers
 
-void load_pixels(const uint16_t* x, uint16_t* y, const PixelImage& image, const PixelLoad& at) {
+static simt::TensorMap map_of(const uint16_t* pixels, const PixelImage& image) {
   const int64_t pixel = 2 * image.channels, row = pixel * image.width;
-  const simt::TensorMap map = simt::make_pixel_map({.base = x,
-                                                    .item_bytes = 2,
-                                                    .channels = image.channels,
-                                                    .size = {image.width, image.height},
-                                                    .images = image.images,
-                                                    .stride = {pixel, row, row * image.height},
-                                                    .first = {image.first[0], image.first[1]},
-                                                    .count = {image.count[0], image.count[1]},
-                                                    .step = {image.step[0], image.step[1]},
-                                                    .pixels = kPixels});
-  simt::launch({.block = dim3(32), .smem = sizeof(PixelStage)}, load_pixels_kernel, map, at, y);
+  return simt::make_pixel_map({.base = pixels,
+                               .item_bytes = 2,
+                               .channels = image.channels,
+                               .size = {image.width, image.height},
+                               .images = image.images,
+                               .stride = {pixel, row, row * image.height},
+                               .first = {image.first[0], image.first[1]},
+                               .count = {image.count[0], image.count[1]},
+                               .step = {image.step[0], image.step[1]},
+                               .pixels = kPixels});
+}
+
+void load_pixels(const uint16_t* x, uint16_t* y, const PixelImage& image, const PixelLoad& at) {
+  simt::launch({.block = dim3(32), .smem = sizeof(PixelStage)}, load_pixels_kernel,
+               map_of(x, image), at, y);
+}
+
+void store_pixels(const uint16_t* x, uint16_t* y, const PixelImage& image, const PixelLoad& at) {
+  simt::launch({.block = dim3(32), .smem = sizeof(PixelStage)}, store_pixels_kernel, x,
+               map_of(y, image), at);
 }
 
 void ring_gemm(const uint16_t* a, const uint16_t* b, float* c, int m, int n, int k, RingBug bug) {

@@ -66,6 +66,8 @@ struct PixelLoad {
   int channel, w, h, image, right, down;
 };
 void load_pixels(const uint16_t* x, uint16_t* y, const PixelImage& image, const PixelLoad& at);
+/// The other way: pixels of the images y, from (24, 64) numbers of x.
+void store_pixels(const uint16_t* x, uint16_t* y, const PixelImage& image, const PixelLoad& at);
 
 /// y[l] = 2^x[l] for l < 32, by the special function unit.
 void powers_of_two(const float* x, float* y);

@@ -100,6 +100,20 @@ def run_load_pixels(
     return result.get()
 
 
+def run_store_pixels(
+    emulator: ModuleType,
+    x: np.ndarray,
+    shape: tuple[int, ...],
+    walk: tuple[tuple[int, int], ...],
+    at: tuple[int, ...],
+) -> np.ndarray:
+    """Images of `shape` and of ones but for what one store of x (24, 64) writes."""
+    source = DeviceArray(emulator, x)
+    result = DeviceArray(emulator, np.ones(shape, np.uint16))
+    emulator.store_pixels(source.address, result.address, shape, walk, at)
+    return result.get()
+
+
 def run_panel(emulator: ModuleType, kind: str, x: np.ndarray, bug: int = 0) -> np.ndarray:
     """A copy (64, 64) of the bits of x, or x @ x.T twice side by side."""
     source = DeviceArray(emulator, to_bf16(x))

@@ -95,11 +95,13 @@ void bind_ring(py::module_& m) {
       Release());
 }
 
-void bind_pixels(py::module_& m) {
+using PixelCopy = void (*)(const uint16_t*, uint16_t*, const PixelImage&, const PixelLoad&);
+
+void bind_pixels(py::module_& m, const char* name, PixelCopy copy) {
   m.def(
-      "load_pixels",
-      [](Address x, Address y, const std::array<int, 4>& shape,
-         const std::array<std::array<int, 2>, 3>& walk, const std::array<int, 6>& at) {
+      name,
+      [copy](Address x, Address y, const std::array<int, 4>& shape,
+             const std::array<std::array<int, 2>, 3>& walk, const std::array<int, 6>& at) {
         const PixelImage image{shape[0],
                                shape[1],
                                shape[2],
@@ -107,8 +109,7 @@ void bind_pixels(py::module_& m) {
                                {walk[0][0], walk[0][1]},
                                {walk[1][0], walk[1][1]},
                                {walk[2][0], walk[2][1]}};
-        load_pixels(as<uint16_t>(x), as<uint16_t>(y), image,
-                    {at[0], at[1], at[2], at[3], at[4], at[5]});
+        copy(as<uint16_t>(x), as<uint16_t>(y), image, {at[0], at[1], at[2], at[3], at[4], at[5]});
       },
       Release());
 }
@@ -153,7 +154,8 @@ PYBIND11_MODULE(BRASA_MODULE, m) {
   brasa::bind_emulator(m);
   bind_matrix_kernels(m);
   bind_ring(m);
-  bind_pixels(m);
+  bind_pixels(m, "load_pixels", load_pixels);
+  bind_pixels(m, "store_pixels", store_pixels);
   bind_cluster(m);
   bind_other_kernels(m);
 }

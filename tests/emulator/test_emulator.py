@@ -16,6 +16,7 @@ from emulator.selftest import (
     DeviceArray,
     normal,
     run_load_pixels,
+    run_store_pixels,
     run_panel,
     run_ring_gemm,
     run_sgemm,
@@ -117,6 +118,30 @@ def test_loads_of_pixels(emulator: ModuleType, name: str, timing: str, rng: np.r
                 np.testing.assert_array_equal(
                     run_load_pixels(emulator, x, (first, count, step), at), expected
                 )
+
+
+@pytest.mark.parametrize("timing", TIMINGS)
+@pytest.mark.parametrize("name", WALKS)
+def test_stores_of_pixels(emulator: ModuleType, name: str, timing: str, rng: np.random.Generator) -> None:
+    """What lies outside of the images is not written."""
+    shape, first, count, step, _ = WALKS[name]
+    images, height, width, channels = shape
+    emulator.set_option("async", timing)
+    x = rng.integers(2, 1000, (24, 64)).astype(np.uint16)
+    for place in range(0, images * count[0] * count[1], 7):
+        for channel in range(0, channels, 64):
+            expected = np.ones(shape, np.uint16)
+            for i in range(24):
+                image, rest = divmod(place + i, count[0] * count[1])
+                row, column = divmod(rest, count[0])
+                w, h = first[0] + column * step[0], first[1] + row * step[1]
+                if i == 0:
+                    at = (channel, w, h, image, 0, 0)
+                if image < images and 0 <= h < height and 0 <= w < width:
+                    last = min(channel + 64, channels)
+                    expected[image, h, w, channel:last] = x[i, : last - channel]
+            got = run_store_pixels(emulator, x, shape, (first, count, step), at)
+            np.testing.assert_array_equal(got, expected)
 
 
 def test_a_load_of_pixels_begins_on_its_walk(emulator: ModuleType) -> None:
