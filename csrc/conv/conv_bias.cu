@@ -13,7 +13,6 @@ namespace brasa::cuda {
 
 constexpr int64_t kBiasBlocks = 264;
 constexpr int kMostAcross = 32;  ///< threads along the channels
-constexpr int kPartColumns = 32, kPartRows = kThreads / kPartColumns;
 
 /// How a bias gradient is cut.
 struct BiasCut {
@@ -68,18 +67,9 @@ __global__ void __launch_bounds__(kThreads)
 template <class T, class U>
 __global__ void __launch_bounds__(kThreads)
     add_bias_parts_kernel(const T* from, U* to, int64_t n, int64_t parts) {
-  BRASA_SHARED(T, of_row, [kPartRows][kPartColumns]);
-  const int lane = int(threadIdx.x) % kPartColumns, row = int(threadIdx.x) / kPartColumns;
-  const int64_t i = int64_t(blockIdx.x) * kPartColumns + lane;
-  T sum = 0;
-  if (i < n) {
-#pragma unroll 8
-    for (int64_t part = row; part < parts; part += kPartRows) sum += from[part * n + i];
-  }
-  of_row[row][lane] = sum;
-  __syncthreads();
-  if (row != 0 || i >= n) return;
-  for (int r = 1; r < kPartRows; ++r) sum += of_row[r][lane];
+  const int64_t i = int64_t(blockIdx.x) * simt::kWarpSize + threadIdx.x % simt::kWarpSize;
+  const T sum = sum_parts(from, i, n, parts, i < n);
+  if (threadIdx.x >= simt::kWarpSize || i >= n) return;
   to[i] = simt::narrow<U>(sum);
 }
 
@@ -103,7 +93,7 @@ void backward_bias(Context ctx, const T* dy, U* db, Wide<T>* parts, const ConvPa
                 .stream = stream_of(ctx)},
                pieces ? bias_kernel<T, kPiece<T>> : bias_kernel<T, 1>, dy, parts,
                p.batch * p.out_pixels(), p.out_channels, cut.across);
-  simt::launch({.grid = dim3(unsigned(simt::ceil_div<int64_t>(p.out_channels, kPartColumns))),
+  simt::launch({.grid = dim3(unsigned(simt::ceil_div<int64_t>(p.out_channels, simt::kWarpSize))),
                 .block = dim3(kThreads),
                 .stream = stream_of(ctx)},
                add_bias_parts_kernel<Wide<T>, U>, parts, db, p.out_channels, cut.parts);

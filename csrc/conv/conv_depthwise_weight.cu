@@ -143,26 +143,16 @@ __global__ void __launch_bounds__(kThreads, kTaps == 1 ? 2 : 1)
   }
 }
 
-/// dw[channel][tap] = the sum over parts of [tap][channel]. A block has a warp's width of sums, and
-/// its warps deal out the parts: with a thread for each sum, 528 parts took longer than dy and x.
+/// dw[channel][tap] = the sum over parts of [tap][channel]. With a thread
+/// for each sum, 528 parts took longer than dy and x.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     add_taps_kernel(const Wide<T>* parts, T* dw, int64_t count, int64_t taps, int64_t channels,
                     int64_t filled) {
-  using Lane = Wide<T>;
-  BRASA_SHARED(Lane, of_row, [kWarps][simt::kWarpSize]);
-  const int lane = int(threadIdx.x) % simt::kWarpSize, row = int(threadIdx.x) / simt::kWarpSize;
-  const int64_t i = int64_t(blockIdx.x) * simt::kWarpSize + lane;
-  Lane sum = 0;
-  if (i < taps * filled) {
-#pragma unroll 8
-    for (int64_t part = row; part < count; part += kWarps) sum += parts[part * taps * filled + i];
-  }
-  of_row[row][lane] = sum;
-  __syncthreads();
+  const int64_t i = int64_t(blockIdx.x) * simt::kWarpSize + threadIdx.x % simt::kWarpSize;
   const int64_t tap = i / filled, channel = i % filled;
-  if (row != 0 || tap >= taps || channel >= channels) return;
-  for (int r = 1; r < kWarps; ++r) sum += of_row[r][lane];
+  const Wide<T> sum = sum_parts(parts, i, taps * filled, count, tap < taps);
+  if (threadIdx.x >= simt::kWarpSize || tap >= taps || channel >= channels) return;
   dw[channel * taps + tap] = simt::narrow<T>(sum);
 }
 

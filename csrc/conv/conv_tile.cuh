@@ -113,6 +113,25 @@ template <class T> bool channels_in_packs(const T* image, const Layout5& layout,
          simt::pack_aligned(image);
 }
 
+/// The sum over parts of from[part * size + i], for a warp's width of neighbours: a block's warps
+/// deal out the parts, and the threads of the first have the sums. `live`: i is inside.
+template <class T>
+BRASA_DEVICE_FN T sum_parts(const T* from, int64_t i, int64_t size, int64_t parts, bool live) {
+  constexpr int kWarps = kThreads / simt::kWarpSize;
+  BRASA_SHARED(T, of_warp, [kWarps][simt::kWarpSize]);
+  const int lane = int(threadIdx.x) % simt::kWarpSize, warp = int(threadIdx.x) / simt::kWarpSize;
+  T sum = 0;
+  if (live) {
+#pragma unroll 8
+    for (int64_t part = warp; part < parts; part += kWarps) sum += from[part * size + i];
+  }
+  __syncthreads();  // an earlier call may still be reading
+  of_warp[warp][lane] = sum;
+  __syncthreads();
+  for (int w = 1; warp == 0 && w < kWarps; ++w) sum += of_warp[w][lane];
+  return sum;
+}
+
 static inline simt::stream_t stream_of(Context ctx) {
   return static_cast<simt::stream_t>(ctx.stream);
 }

@@ -151,6 +151,17 @@ CASES = {
         {"stride": 2, "dilation": (1, 2), "padding": ((2, 1), (0, 3))},
     ),
     "walked, 256 columns": ((1, 48, 113, 226), (256, 48, 1, 1), {"stride": (1, 2)}),
+    "walked, one tap with stride": ((2, 64, 15, 18), (72, 64, 1, 1), {"stride": 2}),
+    "walked, classes of 128 channels": ((2, 128, 13, 16), (64, 128, 3, 3), {"stride": 2, "padding": 1}),
+    "walked, classes of 256 columns": ((5, 200, 40, 60), (48, 200, 2, 3), {"stride": (1, 2), "padding": 1}),
+    "few channels, 7x7": ((3, 3, 19, 21), (64, 3, 7, 7), {"stride": 2, "padding": 3}),
+    "few channels, 3x3": ((1, 3, 20, 20), (40, 3, 3, 3), {"padding": 1}),
+    "few channels, 11x11": ((8, 2, 39, 43), (48, 2, 11, 11), {"stride": 4, "padding": 2}),
+    "few channels, other strides": (
+        (2, 4, 12, 13),
+        (72, 4, 5, 5),
+        {"stride": (1, 2), "padding": ((1, 2), (0, 3))},
+    ),
     "stride, dilation and asymmetric padding": (
         (2, 72, 11, 9),
         (40, 72, 3, 3),
