@@ -7,8 +7,9 @@
 // padding as zeros that are not read.
 //
 // An image of three channels in 16 bits costs 8/3 of its products, for its channels are filled up
-// to a piece (conv_image.cuh), all of them on tensor cores. Weights are packed column by column,
-// each (taps, channels). Sums are float32's; parts of a depth are added in order.
+// to a piece (conv_image.cuh), all of them on tensor cores; Hopper has a better way (conv_few.cuh),
+// and makes the residue classes of backward data at once (conv_classes.cu). Weights are packed
+// column by column, each (taps, channels). Sums are float32's; parts of a depth are added in order.
 #pragma once
 
 #include "conv/conv_image.cuh"
