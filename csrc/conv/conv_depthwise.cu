@@ -119,7 +119,7 @@ BRASA_DEVICE_FN void finish_run(const DepthwiseTask<T>& task, const Epilogue<T>&
 
 /// blockIdx.x counts tiles of channels, fastest, then tiles along rows, then rows.
 template <class T, int kTaps, int kStep>
-__global__ void __launch_bounds__(kThreads, sizeof(T) == 2 && kTaps > 3 ? 1 : 2)
+__global__ void __launch_bounds__(kThreads, sizeof(T) == 2 && kTaps * kStep > 3 ? 1 : 2)
     depthwise_kernel(DepthwiseTask<T> task, Epilogue<T> epilogue) {
   const auto channel_tile = int64_t(blockIdx.x % task.channel_tiles);
   const auto tile = int64_t(blockIdx.x / task.channel_tiles);
