@@ -44,7 +44,7 @@ template <class T> size_t conv_forward_workspace(const ConvParams& p, int) {
   if constexpr (sizeof(T) <= 4) {
     if (on_tensor_cores<T>(p)) return tensor_forward_workspace<T>(p);
   }
-  return gather_workspace<T>(p);
+  return gather_forward_workspace<T>(p);
 }
 
 template <class T>
@@ -64,7 +64,7 @@ template <class T> size_t conv_backward_input_workspace(const ConvParams& p, int
   if constexpr (sizeof(T) <= 4) {
     if (on_tensor_cores<T>(p)) return tensor_input_workspace<T>(p);
   }
-  return gather_workspace<T>(p);
+  return gather_input_workspace<T>(p);
 }
 
 BRASA_INSTANTIATE(conv_forward, float, double, float16, bfloat16)

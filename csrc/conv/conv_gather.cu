@@ -1,11 +1,22 @@
-// Convolutions in float32 and float64 FMA on CUDA: implicit GEMM over tiles in shared memory, x in
-// either memory format; and, in all dtypes, groups of few channels, a thread per result.
+// Convolutions in float32 and float64 FMA on CUDA: implicit GEMM by the main loop of matrix
+// products (matmul/gemm_fma.cuh), x in either memory format; and, in all dtypes, groups of few
+// channels, a thread per result.
 //
 // Forward and each residue class of backward data are a product of (pixels) x (taps, input
 // channels) by (taps, input channels) x (output channels). The weights are written in that order
-// first, a millionth of the work: read as they lie, neighbouring outputs are a filter apart.
+// first, those of a class at a time, a millionth of the work: read as they lie, neighbouring
+// outputs are a filter apart. What a load needs beside its pixel is a place of the depth: those of
+// 512 steps are worked out at a time, outside of the rounds (conv_tile.cuh), and which taps of a
+// pixel lie in the image is a bit each of one word, so that a pack of four channels costs an
+// address and a bit. Worked out in each round by as many threads as it has steps, the divisions
+// kept one warp, and with it the barrier, 150 instructions behind: with 8 x 4 results a thread 25
+// to 27 of 60 TFLOP/s.
+//
+// The tile is the one that leaves least work to the multiprocessor with most of it: 256 x 16 and
+// 256 x 32 for narrow layers, and parts of the depth, added in order, where pixels are few.
 #include "conv/conv_paths.cuh"
-#include "core/epilogue.cuh"
+#include "conv/conv_tensor.cuh"
+#include "matmul/gemm_finish.cuh"
 
 namespace brasa::cuda {
 
@@ -15,8 +26,8 @@ template <class T> struct GatherTask {
   int64_t batch, groups, group_in, group_out;
   const T* in;
   Layout5 in_layout;
-  const T* w;  ///< [group][element of the kernel][input channel][output channel]
-  int64_t w_group, w_tap[3];
+  const T* w;  ///< [group][tap][input channel][output channel], zeros up to w_columns
+  int64_t w_columns;
   T* out;
   Layout5 out_layout;
 
@@ -26,6 +37,7 @@ template <class T> struct GatherTask {
   BRASA_HOST_DEVICE_FN int64_t taps() const {
     return grid.axis[0].taps * grid.axis[1].taps * grid.axis[2].taps;
   }
+  BRASA_HOST_DEVICE_FN int64_t depth() const { return taps() * group_in; }
 };
 template <class T>
 BRASA_DEVICE_FN int64_t out_offset(const GatherTask<T>& task, int64_t index, int64_t column) {
@@ -39,180 +51,185 @@ BRASA_DEVICE_FN int64_t out_offset(const GatherTask<T>& task, int64_t index, int
   return offset;
 }
 
-/// packed[group][tap][channel][column] of w, whose strides are given.
+/// Where the weights of a gather lie; `columns` output channels of a group.
+template <class T> struct GatherWeights {
+  const T* w;
+  int64_t columns, group, column, channel, tap[3];
+};
+
+/// packed[group][tap][channel][column] for the taps of a grid, zeros behind the columns.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    pack_weight_kernel(const T* w, T* packed, int64_t count, simt::Divisor columns,
-                       simt::Divisor channels, simt::Divisor taps, int64_t w_group,
-                       int64_t w_column, int64_t w_channel) {
+    pack_weight_kernel(GatherWeights<T> from, Grid grid, T* packed, int64_t count,
+                       simt::Divisor columns) {
   const int64_t stride = int64_t(gridDim.x) * kThreads;
   for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < count; i += stride) {
     int64_t rest = i;
-    const int64_t column = columns.take_remainder(rest), channel = channels.take_remainder(rest);
-    const int64_t tap = taps.take_remainder(rest);
-    packed[i] = w[rest * w_group + column * w_column + channel * w_channel + tap];
+    const int64_t column = columns.take_remainder(rest);
+    int64_t at = column * from.column + grid.channels.take_remainder(rest) * from.channel;
+#pragma unroll
+    for (int d = 2; d >= 0; --d) {
+      const int64_t j = grid.taps[d].take_remainder(rest);
+      at += (grid.axis[d].kernel_first + j * grid.axis[d].kernel_step) * from.tap[d];
+    }
+    packed[i] = column < from.columns ? from.w[rest * from.group + at] : T{};
   }
 }
 
-/// The depth of a round, worked out by as many threads.
-template <int kDepth> struct DepthPlaces {
-  Place place[kDepth];
-  int64_t weight[kDepth];
+/// A step of the depth: where it reads beside a pixel, and a bit for its tap.
+struct alignas(16) DepthStep {
+  int64_t offset;
+  uint32_t tap;
 };
+constexpr int kSectionTaps = 32;  // bits
 
 /// The pixels and weights of one tile, for multiply_rounds(). With packs, four channels of a pixel
-/// are one load; without, a thread has one pixel of the tile, so that neighbouring threads read
-/// neighbouring pixels.
-template <class T, class Shape, bool kPacks> struct GatherOperands {
-  static constexpr int kLanes = Shape::kLanes, kDepth = Shape::kDepth;
-  using Left = TilePart<T, Shape::kRows, kDepth>;
-  static constexpr int kPlaces = kPacks ? Left::kPacks : 1;
-  SharedTile<T, Shape::kRows, kDepth>* left;
-  SharedTile<T, Shape::kColumns, kDepth>* right;
-  DepthPlaces<kDepth>* steps;  ///< two, taken in turn
+/// are one load; without, a thread has the same pixels for all steps of a round, so that
+/// neighbouring threads read neighbouring pixels. A pixel has a bit for each tap of the section
+/// that lies in the image.
+template <class T, class Tile, bool kPacks> struct GatherOperands {
+  static constexpr int kLanes = Tile::kLanes, kDepth = Tile::kDepth, kThreadsOf = Tile::kThreads;
+  using Left = FmaPart<T, Tile::kRows, kDepth, kThreadsOf>;
+  using Right = FmaPart<T, Tile::kColumns, kDepth, kThreadsOf>;
+  using Table = StepTable<DepthStep>;
+  static constexpr int kStep = kPacks ? kLanes : 1;  // of the depth
+  static constexpr int kElements = Left::kPacks * kLanes;
+  static constexpr int kPixels =
+      kPacks ? Left::kPacks : (Tile::kRows + kThreadsOf - 1) / kThreadsOf;
+  static_assert(kThreadsOf % (kDepth / kLanes) == 0 &&
+                (Tile::kRows % kThreadsOf == 0 || kThreadsOf % Tile::kRows == 0));
+  Table& table;
+  Place (&places)[kSectionTaps];  ///< of the taps of a section
   const GatherTask<T>& task;
-  const T *in, *w;
-  int64_t depth_end, column;
-  Place row[kPlaces];
-  Left left_part;
-  TilePart<T, Shape::kColumns, kDepth> right_part;
+  int depth;  ///< of the section
+  const T *in[kPixels], *w[Right::kPacks];
+  uint32_t taps[kPixels];
+  Left left;
+  Right right;
 
-  /// Which row of the tile and which step of the depth element k of a thread is, without packs.
-  static BRASA_DEVICE_FN int own_row() { return int(threadIdx.x) % Shape::kRows; }
-  static BRASA_DEVICE_FN int own_depth(int k) {
-    return int(threadIdx.x) / Shape::kRows + k * (kThreads / Shape::kRows);
+  /// Which row of the tile and which step of the round a thread's element is, without packs.
+  static BRASA_DEVICE_FN int own_row(int e) {
+    return (int(threadIdx.x) + e * kThreadsOf) % Tile::kRows;
+  }
+  static BRASA_DEVICE_FN int own_step(int e) {
+    return (int(threadIdx.x) + e * kThreadsOf) / Tile::kRows;
   }
 
-  BRASA_DEVICE_FN void find_rows(int64_t first, int64_t pixels) {
+  /// Begins a section of the depth at `begin`, of at most so many steps and taps; all threads call.
+  BRASA_DEVICE_FN void start(int64_t group, int64_t row, int64_t column, int64_t begin,
+                             int64_t end) {
+    const int64_t first_tap = begin / task.group_in;
+    const int64_t of_taps = (first_tap + kSectionTaps) * task.group_in;
+    int64_t most = begin + kStep * Table::kSection;
+    if (most > of_taps) most = of_taps;
+    depth = int((end < most ? end : most) - begin);
+    int64_t kernel[3], channel;
+    for (int tap = int(threadIdx.x); tap < kSectionTaps; tap += kThreadsOf)
+      if (first_tap + tap < task.taps())
+        places[tap] = place_tap(task.grid, task.in_layout, (first_tap + tap) * task.group_in,
+                                kernel, channel);
+    table.fill(kThreadsOf, (depth + kStep - 1) / kStep, DepthStep{0, 0}, [&](int step) {
+      const int64_t at = begin + step * kStep;
+      const Place place = place_tap(task.grid, task.in_layout, at, kernel, channel);
+      return DepthStep{place.offset, 1u << int(task.grid.channels.quotient(at) - first_tap)};
+    });
+    __syncthreads();
+    find_pixels(group, row, task.taps() - first_tap);
+    const T* const of_group = task.w + (group * task.depth() + begin) * task.w_columns;
 #pragma unroll
-    for (int k = 0; k < kPlaces; ++k) {
-      const int64_t r = first + (kPacks ? Left::extent_of(k, true) : own_row());
-      row[k] = place_pixel(task.grid, task.in_layout, r < pixels ? r : 0);
-      if (r >= pixels) row[k].at[0] = kOutside;
+    for (int k = 0; k < Right::kPacks; ++k) {
+      int64_t c = column + Right::extent_of(k, false);
+      if (c >= task.w_columns) c = task.w_columns - kLanes;  // nobody stores what it gives
+      w[k] = of_group + Right::depth_of(k, false) * task.w_columns + c;
     }
   }
-  BRASA_DEVICE_FN void find_depth(unsigned round) {
-    const int p = int(threadIdx.x);
-    const int64_t depth = int64_t(round) * kDepth + p;
-    if (p >= kDepth || depth >= depth_end) return;
-    int64_t kernel[3], channel;
-    DepthPlaces<kDepth>& to = steps[round % 2];
-    to.place[p] = place_tap(task.grid, task.in_layout, depth, kernel, channel);
-    const int64_t tap =
-        kernel[0] * task.w_tap[0] + kernel[1] * task.w_tap[1] + kernel[2] * task.w_tap[2];
-    to.weight[p] = (tap * task.group_in + channel) * task.group_out;
+  BRASA_DEVICE_FN void find_pixels(int64_t group, int64_t first, int64_t taps_left) {
+    const int64_t pixels = task.pixels();
+    const int count = taps_left < kSectionTaps ? int(taps_left) : kSectionTaps;
+#pragma unroll
+    for (int k = 0; k < kPixels; ++k) {
+      const int64_t r = first + (kPacks ? Left::extent_of(k, true) : own_row(k));
+      const Place pixel = place_pixel(task.grid, task.in_layout, r < pixels ? r : 0);
+      in[k] = task.in + group * task.group_in * task.in_layout.channel + pixel.offset;
+      taps[k] = 0;
+      for (int tap = 0; tap < count && r < pixels; ++tap)
+        taps[k] |= uint32_t(inside(task.in_layout, pixel, places[tap])) << tap;
+    }
   }
 
   BRASA_DEVICE_FN void fetch(unsigned round) {
-    const DepthPlaces<kDepth>& step = steps[round % 2];
-    const int64_t depth_left = depth_end - int64_t(round) * kDepth;
-    const int depth = depth_left < kDepth ? int(depth_left) : kDepth;
-    fetch_left(step, depth);
-    right_part.fetch(false, [&](int, int i, int p) {
+    const DepthStep* const steps = table.step + round * (kDepth / kStep);
+    if constexpr (kPacks)
+      fetch_packs(steps[Left::depth_of(0, true) / kLanes]);
+    else
+      fetch_elements(steps);
+    const int depth_left = depth - int(round) * kDepth;
+#pragma unroll
+    for (int k = 0; k < Right::kPacks; ++k) {
       simt::Pack<T, kLanes> pack{};
-      const T* from = w + step.weight[p < depth ? p : 0] + column + i;
-      if constexpr (kPacks) {
-        if (p < depth && column + i < task.group_out) pack = simt::load_pack<kLanes>(from);
-      } else {
-#pragma unroll
-        for (int lane = 0; lane < kLanes; ++lane)
-          if (p < depth && column + i + lane < task.group_out) pack[lane] = from[lane];
-      }
-      return pack;
-    });
-    find_depth(round + 1);
-  }
-  BRASA_DEVICE_FN void fetch_left(const DepthPlaces<kDepth>& step, int depth) {
-    if constexpr (kPacks) {
-      left_part.fetch(true, [&](int k, int, int p) {
-        simt::Pack<T, kLanes> pack{};
-        if (p < depth && inside(task.in_layout, row[k], step.place[p]))
-          pack = simt::load_pack<kLanes>(in + row[k].offset + step.place[p].offset);
-        return pack;
-      });
-    } else {
-#pragma unroll
-      for (int e = 0; e < Left::kPacks * kLanes; ++e) {
-        const int p = own_depth(e);
-        const bool read = p < depth && inside(task.in_layout, row[0], step.place[p]);
-        left_part.pack[e / kLanes][e % kLanes] =
-            read ? in[row[0].offset + step.place[p].offset] : T(0);
-      }
+      if (Right::has(k) && Right::depth_of(k, false) < depth_left)
+        pack = simt::load_pack<kLanes>(w[k]);
+      right.pack[k] = pack;
+      w[k] += kDepth * task.w_columns;
     }
   }
-  BRASA_DEVICE_FN void store(unsigned copy) {
-    right_part.store(false, right[copy]);
+  BRASA_DEVICE_FN void fetch_packs(const DepthStep step) {
+#pragma unroll
+    for (int k = 0; k < Left::kPacks; ++k) {
+      simt::Pack<T, kLanes> pack{};
+      if (taps[k] & step.tap) pack = simt::load_pack<kLanes>(in[k] + step.offset);
+      left.pack[k] = pack;
+    }
+  }
+  BRASA_DEVICE_FN void fetch_elements(const DepthStep* steps) {
+#pragma unroll
+    for (int e = 0; e < kElements; ++e) {
+      const DepthStep step = steps[own_step(e)];
+      T value = 0;
+      if (taps[e % kPixels] & step.tap) value = in[e % kPixels][step.offset];
+      left.pack[e / kLanes][e % kLanes] = value;
+    }
+  }
+  BRASA_DEVICE_FN void store(FmaShared<T, Tile>& shared, unsigned copy) {
+    right.store(false, shared.right[copy]);
     if constexpr (kPacks) {
-      left_part.store(true, left[copy]);
+      left.store(true, shared.left[copy]);
     } else {
 #pragma unroll
-      for (int e = 0; e < Left::kPacks * kLanes; ++e)
-        left[copy][own_depth(e)][own_row()] = left_part.pack[e / kLanes][e % kLanes];
+      for (int e = 0; e < kElements; ++e)
+        shared.left[copy][own_step(e)][own_row(e)] = left.pack[e / kLanes][e % kLanes];
     }
   }
 };
 
-template <class Shape, class T>
-BRASA_DEVICE_FN void store_results(const GatherTask<T>& task, const Epilogue<T>& epilogue,
-                                   int64_t row, int64_t column, int64_t group,
-                                   const T (&sum)[Shape::kPerRow][Shape::kPerColumn]) {
-  const int64_t rows = task.pixels(), step = task.out_layout.channel;
-  const int64_t first = column + place<T>(thread_column<Shape>(), 0),
-                channel = group * task.group_out;
-#pragma unroll
-  for (int i = 0; i < Shape::kPerRow; ++i) {
-    const int64_t r = row + place<T>(thread_row<Shape>(), i);
-    if (r >= rows) continue;
-    const int64_t offset = out_offset(task, r, channel + first);
-#pragma unroll
-    for (int j = 0; j < Shape::kPerColumn; ++j) {
-      const int c = place<T>(0, j);  // from the first of the thread's columns
-      if (first + c < task.group_out)
-        task.out[offset + c * step] =
-            before_activation(epilogue, sum[i][j], channel + first + c, offset + c * step);
-    }
-  }
-  activate_each<T>(epilogue.activation, [&](const auto& activate) {
-#pragma unroll 1
-    for (int i = 0; i < Shape::kPerRow; ++i) {
-      const int64_t r = row + place<T>(thread_row<Shape>(), i);
-      if (r >= rows) break;
-      const int64_t offset = out_offset(task, r, channel + first);
-#pragma unroll 1
-      for (int j = 0; j < Shape::kPerColumn; ++j) {
-        const int c = place<T>(0, j);
-        if (first + c < task.group_out) activate(task.out[offset + c * step]);
-      }
-    }
-  });
-}
-
-/// A block computes one tile of pixels x output channels; blockIdx.x counts tiles, blockIdx.z
-/// groups.
-template <class T, class Shape, bool kPacks>
-__global__ void __launch_bounds__(kThreads, 2)
-    gather_kernel(GatherTask<T> task, Epilogue<T> epilogue) {
-  BRASA_SHARED(T, left, [2][Shape::kDepth][Shape::kRows + Shape::kLanes]);
-  BRASA_SHARED(T, right, [2][Shape::kDepth][Shape::kColumns + Shape::kLanes]);
-  BRASA_SHARED(DepthPlaces<Shape::kDepth>, steps, [2]);
-  const auto column_tiles = unsigned(simt::ceil_div<int64_t>(task.group_out, Shape::kColumns));
-  const unsigned row_tile = blockIdx.x / column_tiles, column_tile = blockIdx.x % column_tiles;
-  const int64_t depth_end = task.taps() * task.group_in;
-  GatherOperands<T, Shape, kPacks> operands{
-      left, right, steps, task, nullptr, nullptr, depth_end, int64_t(column_tile) * Shape::kColumns,
-      {},   {},    {}};
-  operands.find_rows(int64_t(row_tile) * Shape::kRows, task.pixels());
+/// A block computes one tile of pixels x output channels; blockIdx.x counts tiles, blockIdx.y parts
+/// of the depth, whose results follow one another from y on, blockIdx.z groups.
+template <class T, class Tile, bool kPacks, class Rows>
+__global__ void __launch_bounds__(Tile::kThreads, kPacks ? Tile::kBlocks : (Tile::kBlocks + 1) / 2)
+    gather_kernel(GatherTask<T> task, FmaResults<Rows> results, T* y, Epilogue<T> epilogue) {
+  using Operands = GatherOperands<T, Tile, kPacks>;
+  using Shared = FmaShared<T, Tile>;
+  using Table = typename Operands::Table;
+  BRASA_SHARED(Shared, shared, [1]);
+  BRASA_SHARED(Table, table, [1]);
+  BRASA_SHARED(Place, places, [kSectionTaps]);
+  const auto column_tiles = unsigned(simt::ceil_div<int64_t>(task.group_out, Tile::kColumns));
+  const int64_t row = int64_t(blockIdx.x / column_tiles) * Tile::kRows;
+  const int64_t column = int64_t(blockIdx.x % column_tiles) * Tile::kColumns;
+  const int64_t begin = part_begin(task.depth(), gridDim.y, blockIdx.y);
+  const int64_t end = part_begin(task.depth(), gridDim.y, blockIdx.y + 1);
+  Operands operands{table[0], places, task};
   for (int64_t group = blockIdx.z; group < task.groups; group += gridDim.z) {
-    operands.in = task.in + group * task.group_in * task.in_layout.channel;
-    operands.w = task.w + group * task.w_group;
-    T sum[Shape::kPerRow][Shape::kPerColumn] = {};
-    operands.find_depth(0);
-    __syncthreads();
-    multiply_rounds<Shape, T>(unsigned(simt::ceil_div<int64_t>(depth_end, Shape::kDepth)), operands,
-                              sum);
-    store_results<Shape, T>(task, epilogue, int64_t(row_tile) * Shape::kRows,
-                            int64_t(column_tile) * Shape::kColumns, group, sum);
-    __syncthreads();  // a group of depth 0 has no other
+    FmaSums<T, Tile> sum = {};
+    for (int64_t first = begin; first < end; first += operands.depth) {
+      operands.start(group, row, column, first, end);
+      multiply_rounds<T, Tile>(unsigned(simt::ceil_div(operands.depth, Tile::kDepth)), shared[0],
+                               operands, sum);
+    }
+    const int64_t channel = group * task.group_out;
+    store_sums<T, Tile>(results, epilogue,
+                        channel * results.step + blockIdx.y * results.m * results.n, y, row, column,
+                        channel + column, sum);
   }
 }
 
@@ -231,24 +248,23 @@ __global__ void __launch_bounds__(kThreads, 2)
     const int64_t of_group = group_out.take_remainder(group);
     const Place row = place_pixel(task.grid, task.in_layout, pixel);
     const T* in = task.in + group * task.group_in * task.in_layout.channel + row.offset;
-    const T* w = task.w + group * task.w_group + of_group;
+    const T* w = task.w + group * task.depth() * task.w_columns + of_group;
     Wide<T> sum = 0;
     for (int64_t d = 0; d < axis[0].taps; ++d)
       for (int64_t h = 0; h < axis[1].taps; ++h)
         for (int64_t k = 0; k < axis[2].taps; ++k) {
           const int64_t j[3] = {d, h, k};
           Place step{{}, 0};
-          int64_t tap = 0;
+          const int64_t tap = (d * axis[1].taps + h) * axis[2].taps + k;
 #pragma unroll
           for (int e = 0; e < 3; ++e) {
             step.at[e] = int(j[e] * axis[e].tap_step);
             step.offset += step.at[e] * task.in_layout.step[e];
-            tap += (axis[e].kernel_first + j[e] * axis[e].kernel_step) * task.w_tap[e];
           }
           if (!inside(task.in_layout, row, step)) continue;
           for (int64_t channel = 0; channel < task.group_in; ++channel)
             sum += simt::widen(in[step.offset + channel * task.in_layout.channel]) *
-                   simt::widen(w[(tap * task.group_in + channel) * task.group_out]);
+                   simt::widen(w[(tap * task.group_in + channel) * task.w_columns]);
         }
     const int64_t offset = out_offset(task, pixel, column);
     sum = before_activation(epilogue, sum, column, offset);
@@ -257,116 +273,216 @@ __global__ void __launch_bounds__(kThreads, 2)
   }
 }
 
-template <class T, class Shape, bool kPacks>
-static void launch_tiles(Context ctx, const GatherTask<T>& task, const Epilogue<T>& epilogue) {
-  const int64_t tiles = simt::ceil_div<int64_t>(task.pixels(), Shape::kRows) *
-                        simt::ceil_div<int64_t>(task.group_out, Shape::kColumns);
-  simt::launch({.grid = dim3(unsigned(tiles), 1, grid_z(task.groups)),
-                .block = dim3(kThreads),
-                .stream = stream_of(ctx)},
-               gather_kernel<T, Shape, kPacks>, task, epilogue);
-}
+// ---------------------------------------------------------------------------------------
+// launchers
 
-template <class T, bool kPacks>
-static void choose_tiles(Context ctx, const GatherTask<T>& task, const Epilogue<T>& epilogue) {
-  // Large tiles read shared memory less, but must be enough for every multiprocessor; 128 x 128
-  // ones, and these in float64, do not fit into the registers of two blocks.
-  constexpr int64_t kEnoughTiles = 132;
-  if constexpr (sizeof(T) == 4) {
-    const int64_t large =
-        simt::ceil_div<int64_t>(task.pixels(), 128) * simt::ceil_div<int64_t>(task.group_out, 64);
-    if (large * task.groups >= kEnoughTiles)
-      return launch_tiles<T, TileShape<T, 8, 4>, kPacks>(ctx, task, epilogue);
+using SquareTile = FmaTile<float, 4, 8, 2, 2, 16, 3>;  // 64 x 64
+using NarrowTile = FmaTile<float, 8, 8, 4, 1, 8, 2>;   // 256 x 32
+using ThinTile = FmaTile<float, 8, 4, 4, 1, 8, 3>;     // 256 x 16
+
+enum class GatherTile : int8_t { medium, square, narrow, thin };
+struct GatherPlan {
+  GatherTile tile;
+  int64_t splits;
+};
+
+/// Calls f(tile) with a value of the type.
+template <class F> static void with_tile(GatherTile tile, const F& f) {
+  switch (tile) {
+    case GatherTile::medium:
+      return f(FmaMedium{});
+    case GatherTile::square:
+      return f(SquareTile{});
+    case GatherTile::narrow:
+      return f(NarrowTile{});
+    case GatherTile::thin:
+      return f(ThinTile{});
   }
-  launch_tiles<T, TileShape<T, 4, 4>, kPacks>(ctx, task, epilogue);
 }
 
+/// The tile and the parts that are least work for the multiprocessor that has most of it. Parts are
+/// for channels-last results of one group.
+static GatherPlan plan_gather(int64_t pixels, int64_t columns, int64_t depth, int64_t groups,
+                              bool may_split) {
+  GatherPlan best{GatherTile::square, 1};
+  int64_t least = INT64_MAX;
+  for (const auto tile :
+       {GatherTile::medium, GatherTile::square, GatherTile::narrow, GatherTile::thin})
+    with_tile(tile, [&](auto shape) {
+      using Tile = decltype(shape);
+      const int64_t most = may_split ? larger(depth / kSplitDepth, 1) : 1;
+      for_splits<Tile>(pixels, columns, groups, most, [&](int64_t splits) {
+        const int64_t cycles = estimate_fma<Tile>(pixels, columns, depth, groups, splits);
+        if (cycles < least) least = cycles, best = {tile, splits};
+      });
+    });
+  return best;
+}
+
+template <class T> static int64_t whole_packs(int64_t n) {
+  return simt::ceil_div<int64_t>(n, simt::kPackLanes<T>) * simt::kPackLanes<T>;
+}
+
+/// What a class of a gather needs in the workspace: weights, then parts.
+template <class T> struct GatherScratch {
+  T *w, *parts;
+  size_t used;
+
+  GatherScratch(void* workspace, const GatherTask<T>& task, int64_t splits) {
+    Scratch scratch(workspace);
+    w = scratch.take<T>(task.groups * task.depth() * task.w_columns);
+    parts = scratch.take<T>(splits > 1 ? splits * task.pixels() * task.group_out : 0);
+    used = scratch.used();
+  }
+};
+
+/// Whether a thread per result computes a class, for groups of few channels.
+template <class T> static bool is_direct(const GatherTask<T>& task) {
+  return sizeof(T) == 2 || (task.group_out < kFewChannels && task.groups > 1);
+}
+template <class T> static GatherPlan plan_task(const GatherTask<T>& task) {
+  if (sizeof(T) != 4 || is_direct(task)) return {GatherTile::square, 1};
+  return plan_gather(task.pixels(), task.group_out, task.depth(), task.groups,
+                     task.groups == 1 && task.out_layout.channel == 1);
+}
+
+template <class T, class Tile, bool kPacks>
+static void launch_tiles(Context ctx, const GatherTask<T>& task, const Epilogue<T>& epilogue,
+                         T* parts, int64_t splits) {
+  const int64_t tiles = simt::ceil_div<int64_t>(task.pixels(), Tile::kRows) *
+                        simt::ceil_div<int64_t>(task.group_out, Tile::kColumns);
+  const simt::LaunchConfig config{
+      .grid = dim3(unsigned(tiles), unsigned(splits), grid_z(task.groups)),
+      .block = dim3(Tile::kThreads),
+      .stream = stream_of(ctx)};
+  constexpr int64_t kLanes = simt::kPackLanes<T>;
+  const int64_t step = task.out_layout.channel;
+  const bool packs = step == 1 && task.group_out % kLanes == 0 && simt::pack_aligned(task.out) &&
+                     simt::pack_aligned(epilogue.residual) &&
+                     simt::pack_aligned(epilogue.pre_activation);
+  const PixelRows rows(task.grid, task.out_layout);
+  if (splits == 1)
+    return simt::launch(config, gather_kernel<T, Tile, kPacks, PixelRows>, task,
+                        FmaResults<PixelRows>{task.pixels(), task.group_out, step, packs, rows},
+                        task.out, epilogue);
+  if constexpr (sizeof(T) == 4) {
+    simt::launch(
+        config, gather_kernel<T, Tile, kPacks, MatrixRows>, task,
+        FmaResults<MatrixRows>{
+            task.pixels(), task.group_out, 1, task.group_out % kLanes == 0, {task.group_out}},
+        parts, Epilogue<T>{});
+    finish_parts(stream_of(ctx), splits, task.pixels(),
+                 Results<T, PixelRows>{task.pixels(), task.group_out, 0, task.out, parts, epilogue,
+                                       packs && simt::pack_aligned(epilogue.bias), rows});
+  }
+}
+
+template <class T, class Tile>
+static void choose_packs(Context ctx, const GatherTask<T>& task, const Epilogue<T>& epilogue,
+                         T* parts, int64_t splits) {
+  if (channels_in_packs(task.in, task.in_layout, task.group_in))
+    launch_tiles<T, Tile, true>(ctx, task, epilogue, parts, splits);
+  else
+    launch_tiles<T, Tile, false>(ctx, task, epilogue, parts, splits);
+}
+
+/// Packs the weights of a class and computes it.
 template <class T>
-static void launch_gather(Context ctx, const GatherTask<T>& task, const Epilogue<T>& epilogue) {
+static void launch_gather(Context ctx, GatherTask<T> task, const GatherWeights<T>& weights,
+                          const Epilogue<T>& epilogue) {
   if (task.pixels() == 0) return;
-  if (sizeof(T) == 2 || (task.group_out < kFewChannels && task.groups > 1)) {
+  const GatherPlan plan = plan_task(task);
+  const GatherScratch<T> scratch(ctx.workspace, task, plan.splits);
+  const int64_t count = task.groups * task.depth() * task.w_columns;
+  if (count > 0)
+    simt::launch({.grid = simt::blocks_for(count, kThreads),
+                  .block = dim3(kThreads),
+                  .stream = stream_of(ctx)},
+                 pack_weight_kernel<T>, weights, task.grid, scratch.w, count,
+                 simt::Divisor(task.w_columns));
+  task.w = scratch.w;
+  if (is_direct(task)) {
     const int64_t channels = task.groups * task.group_out;
     simt::launch({.grid = simt::blocks_for(task.pixels() * channels, kThreads),
                   .block = dim3(kThreads),
                   .stream = stream_of(ctx)},
                  direct_gather_kernel<T>, task, epilogue, simt::Divisor(channels),
                  simt::Divisor(task.group_out));
-    return;
-  }
-  if constexpr (sizeof(T) >= 4) {
-    if (channels_in_packs(task.in, task.in_layout, task.group_in) &&
-        task.group_out % simt::kPackLanes<T> == 0)
-      choose_tiles<T, true>(ctx, task, epilogue);
-    else
-      choose_tiles<T, false>(ctx, task, epilogue);
+  } else if constexpr (sizeof(T) == 8) {
+    choose_packs<T, FmaDouble>(ctx, task, epilogue, scratch.parts, 1);
+  } else if constexpr (sizeof(T) == 4) {
+    with_tile(plan.tile, [&](auto shape) {
+      choose_packs<T, decltype(shape)>(ctx, task, epilogue, scratch.parts, plan.splits);
+    });
   }
 }
 
-/// The weights with `columns` innermost, in the workspace.
-template <class T>
-static const T* pack_weight(Context ctx, const T* w, const ConvParams& p, int64_t channels,
-                            int64_t columns, int64_t w_channel, int64_t w_column) {
-  T* packed = static_cast<T*>(ctx.workspace);
-  const int64_t of_group = channels * columns * p.taps(), count = p.groups * of_group;
-  if (count == 0) return packed;
-  simt::launch({.grid = simt::blocks_for(count, kThreads),
-                .block = dim3(kThreads),
-                .stream = stream_of(ctx)},
-               pack_weight_kernel<T>, w, packed, count, simt::Divisor(columns),
-               simt::Divisor(channels), simt::Divisor(p.taps()), of_group, w_column, w_channel);
-  return packed;
+template <class T> static GatherTask<T> forward_task(const T* x, T* y, const ConvParams& p) {
+  Axis axes[3];
+  for (int d = 0; d < 3; ++d) axes[d] = forward_axis(p, d);
+  return {Grid(axes, p.group_in()),
+          p.batch,
+          p.groups,
+          p.group_in(),
+          p.group_out(),
+          x,
+          layout_of_image(p.in_channels, p.in, p.x_channels_last),
+          nullptr,
+          whole_packs<T>(p.group_out()),
+          y,
+          layout_of_image(p.out_channels, p.out, true)};
 }
-template <class T> size_t gather_workspace(const ConvParams& p) {
-  return size_t(p.groups * p.group_in() * p.group_out() * p.taps()) * sizeof(T);
+
+/// Calls f(task) for every class of backward data.
+template <class T, class F>
+static void for_input_tasks(const T* dy, T* dx, const ConvParams& p, const F& f) {
+  for_classes(p, [&](const Axis* axes) {
+    f(GatherTask<T>{Grid(axes, p.group_out()), p.batch, p.groups, p.group_out(), p.group_in(), dy,
+                    layout_of_image(p.out_channels, p.out, true), nullptr,
+                    whole_packs<T>(p.group_in()), dx,
+                    layout_of_image(p.in_channels, p.in, p.x_channels_last)});
+  });
+}
+
+template <class T>
+static GatherWeights<T> weights_of(const T* w, const ConvParams& p, bool backward) {
+  const int64_t taps = p.taps(), filter = p.group_in() * taps;
+  return {w,
+          backward ? p.group_in() : p.group_out(),
+          p.group_out() * filter,
+          backward ? taps : filter,
+          backward ? filter : taps,
+          {p.kernel[1] * p.kernel[2], p.kernel[2], 1}};
+}
+
+template <class T> size_t gather_forward_workspace(const ConvParams& p) {
+  const auto task = forward_task<T>(nullptr, nullptr, p);
+  return GatherScratch<T>(nullptr, task, plan_task(task).splits).used;
+}
+template <class T> size_t gather_input_workspace(const ConvParams& p) {
+  size_t most = 0;
+  for_input_tasks<T>(nullptr, nullptr, p, [&](const GatherTask<T>& task) {
+    const size_t used = GatherScratch<T>(nullptr, task, plan_task(task).splits).used;
+    if (used > most) most = used;
+  });
+  return most;
 }
 
 template <class T>
 void gather_forward(Context ctx, const T* x, const T* w, T* y, const ConvParams& p,
                     const Epilogue<T>& epilogue) {
-  const int64_t taps = p.taps(), filter = p.group_in() * taps;
-  Axis axes[3];
-  for (int d = 0; d < 3; ++d) axes[d] = forward_axis(p, d);
-  const GatherTask<T> task{Grid(axes, p.group_in()),
-                           p.batch,
-                           p.groups,
-                           p.group_in(),
-                           p.group_out(),
-                           x,
-                           layout_of_image(p.in_channels, p.in, p.x_channels_last),
-                           pack_weight(ctx, w, p, p.group_in(), p.group_out(), taps, filter),
-                           p.group_out() * filter,
-                           {p.kernel[1] * p.kernel[2], p.kernel[2], 1},
-                           y,
-                           layout_of_image(p.out_channels, p.out, true)};
-  launch_gather(ctx, task, epilogue);
+  launch_gather(ctx, forward_task(x, y, p), weights_of(w, p, false), epilogue);
 }
 
 template <class T>
 void gather_backward_input(Context ctx, const T* dy, const T* w, T* dx, const ConvParams& p) {
-  const int64_t taps = p.taps(), filter = p.group_in() * taps;
-  const T* packed = pack_weight(ctx, w, p, p.group_out(), p.group_in(), filter, taps);
-  for (int64_t d = 0; d < residues(p, 0); ++d)
-    for (int64_t h = 0; h < residues(p, 1); ++h)
-      for (int64_t k = 0; k < residues(p, 2); ++k) {
-        const Axis axes[3] = {backward_axis(p, 0, d), backward_axis(p, 1, h),
-                              backward_axis(p, 2, k)};
-        const GatherTask<T> task{Grid(axes, p.group_out()),
-                                 p.batch,
-                                 p.groups,
-                                 p.group_out(),
-                                 p.group_in(),
-                                 dy,
-                                 layout_of_image(p.out_channels, p.out, true),
-                                 packed,
-                                 p.group_out() * filter,
-                                 {p.kernel[1] * p.kernel[2], p.kernel[2], 1},
-                                 dx,
-                                 layout_of_image(p.in_channels, p.in, p.x_channels_last)};
-        launch_gather(ctx, task, Epilogue<T>{});
-      }
+  for_input_tasks(dy, dx, p, [&](const GatherTask<T>& task) {
+    launch_gather(ctx, task, weights_of(w, p, true), Epilogue<T>{});
+  });
 }
 
-BRASA_INSTANTIATE(gather_workspace, float, double, float16, bfloat16)
+BRASA_INSTANTIATE(gather_forward_workspace, float, double, float16, bfloat16)
+BRASA_INSTANTIATE(gather_input_workspace, float, double, float16, bfloat16)
 BRASA_INSTANTIATE(gather_forward, float, double, float16, bfloat16)
 BRASA_INSTANTIATE(gather_backward_input, float, double, float16, bfloat16)
 

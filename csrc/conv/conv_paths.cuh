@@ -22,7 +22,8 @@ void gather_forward(Context ctx, const T* x, const T* w, T* y, const ConvParams&
                     const Epilogue<T>& epilogue);
 template <class T>
 void gather_backward_input(Context ctx, const T* dy, const T* w, T* dx, const ConvParams& p);
-template <class T> size_t gather_workspace(const ConvParams& p);
+template <class T> size_t gather_forward_workspace(const ConvParams& p);
+template <class T> size_t gather_input_workspace(const ConvParams& p);
 
 /// db = the sums of dy over all pixels, by way of so many elements of parts.
 template <class T, class U>

@@ -1,6 +1,6 @@
 // What the convolution's CUDA kernels share: where elements are read.
 //
-// A product over tiles in shared memory (matmul/gemm_tile.cuh) reads an element whose place is the
+// A product over tiles in shared memory (matmul/gemm_fma.cuh) reads an element whose place is the
 // sum of what its row and what its depth contribute, in image coordinates and in memory: both are
 // worked out once per tile, and the inner loads only add and compare.
 #pragma once
@@ -8,11 +8,11 @@
 #include "conv/conv.h"
 #include "conv/conv_axis.h"
 #include "core/device.cuh"
-#include "matmul/gemm_tile.cuh"
+#include "matmul/gemm_fma.cuh"
 
 namespace brasa::cuda {
 
-constexpr int kThreads = kTileThreads;
+constexpr int kThreads = 256;        // of kernels without tiles
 constexpr int64_t kFewChannels = 8;  // groups of fewer output channels have the direct kernels
 
 /// An image array: steps in elements.
@@ -65,7 +65,7 @@ BRASA_DEVICE_FN bool inside(const Layout5& layout, const Place& a, const Place& 
   bool yes = true;
 #pragma unroll
   for (int d = 0; d < 3; ++d) {
-    yes = yes && unsigned(a.at[d] + b.at[d]) < unsigned(layout.size[d]);  // none is negative
+    yes &= unsigned(a.at[d] + b.at[d]) < unsigned(layout.size[d]);  // none is negative; no branch
   }
   return yes;
 }
@@ -105,6 +105,28 @@ BRASA_DEVICE_FN Place place_tap(const Grid& grid, const Layout5& layout, int64_t
   }
   return place;
 }
+
+/// Of what is outside of the image wherever it is read from.
+BRASA_DEVICE_FN Place no_place() {
+  return {{kOutside, 0, 0}, 0};
+}
+
+/// What the steps of a section of the depth contribute, worked out by all threads before its
+/// rounds: a division inside of them would cost every warp, and registers that the sums need. The
+/// last round of a section may read steps behind it, and the round behind it does.
+template <class Step> struct StepTable {
+  static constexpr int kSection = 512, kMostOfRound = 16;  // steps
+  Step step[kSection + kMostOfRound];
+
+  /// find(i) is step i, `none` is what stands behind the last. All threads call; a barrier follows.
+  template <class Find>
+  BRASA_DEVICE_FN void fill(int threads, int steps, const Step& none, const Find& find) {
+    constexpr int kMost = kSection + kMostOfRound;
+    const int count = steps + 2 * kMostOfRound < kMost ? steps + 2 * kMostOfRound : kMost;
+#pragma unroll 1
+    for (int i = int(threadIdx.x); i < count; i += threads) step[i] = i < steps ? find(i) : none;
+  }
+};
 
 /// Whether neighbouring channels of every pixel are whole aligned packs.
 template <class T> bool channels_in_packs(const T* image, const Layout5& layout, int64_t of_group) {

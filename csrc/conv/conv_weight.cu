@@ -1,17 +1,20 @@
 // Gradients of the weight on CUDA; the bias's are those of conv_bias.cu.
 //
 // The weight's is a product of (taps, input channels) x (pixels) by (pixels) x (output channels),
-// its pixels dealt to parts that are added in order. Groups of few channels have a block per
-// weight.
+// its pixels dealt to parts that are added in order: in the main loop of matrix products
+// (matmul/gemm_fma.cuh), with the places of 512 pixels worked out at a time. Parts lie as they are
+// computed, packs of output channels, and find their place in the weight when they are added up:
+// stored there by each part, every element was a sector of its own. First layers, whose weight has
+// hundreds of elements, have tiles of 32 x 16 by a warp, thousands of them. Groups of few channels
+// have a block per weight.
 #include "activation/activation.h"
 #include "conv/conv_depthwise.cuh"
 #include "conv/conv_paths.cuh"
 #include "conv/conv_tensor.cuh"
+#include "matmul/gemm_store.cuh"
 #include "matmul/matmul.h"
 
 namespace brasa::cuda {
-
-constexpr int64_t kWantedBlocks = 528, kPartPixels = 1024;
 
 /// The gradient of the weight: x and dy read at the same pixels.
 template <class T> struct WeightTask {
@@ -20,7 +23,7 @@ template <class T> struct WeightTask {
   const T* x;
   Layout5 x_layout;
   const T* dy;
-  T* out;  ///< [part][weight]
+  T* out;  ///< parts: [part][group][tap, channel][output channel]
 
   BRASA_HOST_DEVICE_FN int64_t pixels() const {
     return batch * grid.axis[0].count * grid.axis[1].count * grid.axis[2].count;
@@ -29,154 +32,141 @@ template <class T> struct WeightTask {
     return grid.axis[0].taps * grid.axis[1].taps * grid.axis[2].taps;
   }
   BRASA_HOST_DEVICE_FN int64_t rows() const { return taps() * group_in; }
-  /// Where row (tap, channel) and output channel `column` of all groups stand in the weight.
-  BRASA_DEVICE_FN int64_t weight_at(int64_t row, int64_t column) const {
-    const int64_t channel = grid.channels.take_remainder(row);
-    return (column * group_in + channel) * taps() + row;
-  }
   BRASA_HOST_DEVICE_FN int64_t weights() const { return groups * group_out * rows(); }
 };
 
 /// The inputs and gradients of one tile, for multiply_rounds(). With packs, four channels of a
 /// pixel are one load.
-template <class T, class Shape, bool kPacks> struct WeightOperands {
-  static constexpr int kLanes = Shape::kLanes, kDepth = Shape::kDepth;
-  using Left = TilePart<T, Shape::kRows, kDepth>;
-  static constexpr int kPlaces = kPacks ? Left::kPacks : 1;
-  SharedTile<T, Shape::kRows, kDepth>* left;
-  SharedTile<T, Shape::kColumns, kDepth>* right;
-  Place (*pixel)[kDepth];  ///< two rounds, taken in turn
+template <class T, class Tile, bool kPacks> struct WeightOperands {
+  static constexpr int kLanes = Tile::kLanes, kDepth = Tile::kDepth, kThreadsOf = Tile::kThreads;
+  using Left = FmaPart<T, Tile::kRows, kDepth, kThreadsOf>;
+  using Right = FmaPart<T, Tile::kColumns, kDepth, kThreadsOf>;
+  static constexpr int kElements = Left::kPacks * kLanes;
+  static constexpr int kOfRow = kPacks ? Tile::kRows / kLanes : Tile::kRows;  // loads of a step
+  static constexpr int kPlaces = (kOfRow + kThreadsOf - 1) / kThreadsOf;
+  static_assert(kOfRow % kThreadsOf == 0 || kThreadsOf % kOfRow == 0);
+  StepTable<Place>& table;
   const WeightTask<T>& task;
-  const T *x, *dy;
-  int64_t begin, end;
-  int columns_left;
+  int64_t begin, end;  ///< pixels of the section
+  int columns_left;    ///< of the group, from the tile's first on
   Place tap[kPlaces];
-  Left left_part;
-  TilePart<T, Shape::kColumns, kDepth> right_part;
+  const T *x, *dy[Right::kPacks];
+  Left left;
+  Right right;
 
-  static BRASA_DEVICE_FN int own_row() { return int(threadIdx.x) % Shape::kRows; }
-  static BRASA_DEVICE_FN int own_depth(int k) {
-    return int(threadIdx.x) / Shape::kRows + k * (kThreads / Shape::kRows);
+  static BRASA_DEVICE_FN int own_row(int e) {
+    return (int(threadIdx.x) + e * kThreadsOf) % Tile::kRows;
+  }
+  static BRASA_DEVICE_FN int own_step(int e) {
+    return (int(threadIdx.x) + e * kThreadsOf) / Tile::kRows;
   }
 
   BRASA_DEVICE_FN void find_rows(int64_t first) {
 #pragma unroll
     for (int k = 0; k < kPlaces; ++k) {
-      const int64_t r = first + (kPacks ? Left::extent_of(k, false) : own_row());
+      const int64_t r = first + (kPacks ? Left::extent_of(k, false) : own_row(k));
       int64_t kernel[3], channel;
-      tap[k] = place_tap(task.grid, task.x_layout, r < task.rows() ? r : 0, kernel, channel);
-      if (r >= task.rows()) tap[k].at[0] = kOutside;
+      tap[k] =
+          r < task.rows() ? place_tap(task.grid, task.x_layout, r, kernel, channel) : no_place();
     }
   }
-  BRASA_DEVICE_FN void find_depth(unsigned round) {
-    const int p = int(threadIdx.x);
-    const int64_t depth = begin + int64_t(round) * kDepth + p;
-    if (p < kDepth && depth < end)
-      pixel[round % 2][p] = place_pixel(task.grid, task.x_layout, depth);
+  /// Begins a section of the pixels at `first`; all threads call. Returns its rounds.
+  BRASA_DEVICE_FN unsigned start(int64_t group, int64_t column, int64_t first, int64_t part_end) {
+    begin = first;
+    end = part_end - begin < StepTable<Place>::kSection ? part_end
+                                                        : begin + StepTable<Place>::kSection;
+    x = task.x + group * task.group_in * task.x_layout.channel;
+    const int64_t channels = task.groups * task.group_out;
+    const T* const of_group = task.dy + begin * channels + group * task.group_out + column;
+#pragma unroll
+    for (int k = 0; k < Right::kPacks; ++k) {
+      int i = Right::extent_of(k, false);
+      if (kPacks && i >= columns_left) i = columns_left - kLanes;  // nobody stores what it gives
+      dy[k] = of_group + Right::depth_of(k, false) * channels + i;
+    }
+    table.fill(kThreadsOf, int(end - begin), no_place(),
+               [&](int step) { return place_pixel(task.grid, task.x_layout, begin + step); });
+    __syncthreads();
+    return unsigned(simt::ceil_div<int64_t>(end - begin, kDepth));
   }
 
   BRASA_DEVICE_FN void fetch(unsigned round) {
-    const Place* at = pixel[round % 2];
-    const int64_t first = begin + int64_t(round) * kDepth, depth_left = end - first;
-    const int depth = depth_left < kDepth ? int(depth_left) : kDepth;
-    fetch_left(at, depth);
-    right_part.fetch(false, [&](int, int i, int p) {
+    fetch_left(table.step + round * kDepth);
+    const int depth = int(end - begin) - int(round) * kDepth;  // that is left
+#pragma unroll
+    for (int k = 0; k < Right::kPacks; ++k) {
       simt::Pack<T, kLanes> pack{};
-      const T* from = dy + (first + p) * (task.groups * task.group_out) + i;
+      const int p = Right::depth_of(k, false);
       if constexpr (kPacks) {
-        if (p < depth && i < columns_left) pack = simt::load_pack<kLanes>(from);
+        if (Right::has(k) && p < depth) pack = simt::load_pack<kLanes>(dy[k]);
       } else {
 #pragma unroll
         for (int lane = 0; lane < kLanes; ++lane)
-          if (p < depth && i + lane < columns_left) pack[lane] = from[lane];
+          if (Right::has(k) && p < depth && Right::extent_of(k, false) + lane < columns_left)
+            pack[lane] = dy[k][lane];
       }
-      return pack;
-    });
-    find_depth(round + 1);
+      right.pack[k] = pack;
+      dy[k] += kDepth * task.groups * task.group_out;
+    }
   }
-  BRASA_DEVICE_FN void fetch_left(const Place* at, int depth) {
+  BRASA_DEVICE_FN void fetch_left(const Place* pixels) {
     if constexpr (kPacks) {
-      left_part.fetch(false, [&](int k, int, int p) {
+#pragma unroll
+      for (int k = 0; k < Left::kPacks; ++k) {
+        const Place pixel = pixels[Left::depth_of(k, false)];
         simt::Pack<T, kLanes> pack{};
-        if (p < depth && inside(task.x_layout, tap[k], at[p]))
-          pack = simt::load_pack<kLanes>(x + tap[k].offset + at[p].offset);
-        return pack;
-      });
+        if (inside(task.x_layout, tap[k % kPlaces], pixel))
+          pack = simt::load_pack<kLanes>(x + tap[k % kPlaces].offset + pixel.offset);
+        left.pack[k] = pack;
+      }
     } else {
 #pragma unroll
-      for (int e = 0; e < Left::kPacks * kLanes; ++e) {
-        const int p = own_depth(e);
-        const bool read = p < depth && inside(task.x_layout, tap[0], at[p]);
-        left_part.pack[e / kLanes][e % kLanes] = read ? x[tap[0].offset + at[p].offset] : T(0);
+      for (int e = 0; e < kElements; ++e) {
+        const Place pixel = pixels[own_step(e)];
+        const bool read = inside(task.x_layout, tap[e % kPlaces], pixel);
+        left.pack[e / kLanes][e % kLanes] = read ? x[tap[e % kPlaces].offset + pixel.offset] : T(0);
       }
     }
   }
-  BRASA_DEVICE_FN void store(unsigned copy) {
-    right_part.store(false, right[copy]);
+  BRASA_DEVICE_FN void store(FmaShared<T, Tile>& shared, unsigned copy) {
+    right.store(false, shared.right[copy]);
     if constexpr (kPacks) {
-      left_part.store(false, left[copy]);
+      left.store(false, shared.left[copy]);
     } else {
 #pragma unroll
-      for (int e = 0; e < Left::kPacks * kLanes; ++e)
-        left[copy][own_depth(e)][own_row()] = left_part.pack[e / kLanes][e % kLanes];
+      for (int e = 0; e < kElements; ++e)
+        shared.left[copy][own_step(e)][own_row(e)] = left.pack[e / kLanes][e % kLanes];
     }
   }
 };
 
-template <class Shape, class T>
-BRASA_DEVICE_FN void store_weights(const WeightTask<T>& task, int64_t row, int64_t column,
-                                   int64_t group, T* out,
-                                   const T (&sum)[Shape::kPerRow][Shape::kPerColumn]) {
-#pragma unroll
-  for (int i = 0; i < Shape::kPerRow; ++i) {
-    const int64_t m = row + place<T>(thread_row<Shape>(), i);
-    if (m >= task.rows()) continue;
-#pragma unroll
-    for (int j = 0; j < Shape::kPerColumn; ++j) {
-      const int64_t n = column + place<T>(thread_column<Shape>(), j);
-      if (n < task.group_out) out[task.weight_at(m, group * task.group_out + n)] = sum[i][j];
-    }
-  }
-}
-
 /// A block computes one tile of (tap, channel) rows x output channels over the pixels of one part;
 /// blockIdx.y counts parts, blockIdx.z groups.
-template <class T, class Shape, bool kPacks>
-__global__ void __launch_bounds__(kThreads, kPacks || sizeof(T) == 4 ? 2 : 1)
+template <class T, class Tile, bool kPacks>
+__global__ void __launch_bounds__(Tile::kThreads, kPacks ? Tile::kBlocks : (Tile::kBlocks + 1) / 2)
     weight_kernel(WeightTask<T> task) {
-  BRASA_SHARED(T, left, [2][Shape::kDepth][Shape::kRows + Shape::kLanes]);
-  BRASA_SHARED(T, right, [2][Shape::kDepth][Shape::kColumns + Shape::kLanes]);
-  BRASA_SHARED(Place, pixel, [2][Shape::kDepth]);
-  const auto column_tiles = unsigned(simt::ceil_div<int64_t>(task.group_out, Shape::kColumns));
-  const unsigned row_tile = blockIdx.x / column_tiles, column_tile = blockIdx.x % column_tiles;
-  const int64_t row = int64_t(row_tile) * Shape::kRows;
-  const int64_t column = int64_t(column_tile) * Shape::kColumns;
-  const int64_t pixels = task.pixels(), part = blockIdx.y;
-  WeightOperands<T, Shape, kPacks> operands{
-      left,
-      right,
-      pixel,
-      task,
-      nullptr,
-      nullptr,
-      pixels * part / task.parts,
-      pixels * (part + 1) / task.parts,
-      int(task.group_out - column < Shape::kColumns ? task.group_out - column : Shape::kColumns),
-      {},
-      {},
-      {}};
+  using Operands = WeightOperands<T, Tile, kPacks>;
+  using Shared = FmaShared<T, Tile>;
+  BRASA_SHARED(Shared, shared, [1]);
+  BRASA_SHARED(StepTable<Place>, table, [1]);
+  const auto column_tiles = unsigned(simt::ceil_div<int64_t>(task.group_out, Tile::kColumns));
+  const int64_t row = int64_t(blockIdx.x / column_tiles) * Tile::kRows;
+  const int64_t column = int64_t(blockIdx.x % column_tiles) * Tile::kColumns;
+  const int64_t pixels = task.pixels(), part = blockIdx.y, columns = task.group_out - column;
+  const int64_t begin = pixels * part / task.parts, end = pixels * (part + 1) / task.parts;
+  Operands operands{table[0], task};
+  operands.columns_left = int(columns < Tile::kColumns ? columns : Tile::kColumns);
   operands.find_rows(row);
-  const int64_t depth = operands.end - operands.begin;
+  const int64_t size = task.rows() * task.group_out;
+  const FmaResults<MatrixRows> results{task.rows(), task.group_out, 1, kPacks, {task.group_out}};
   for (int64_t group = blockIdx.z; group < task.groups; group += gridDim.z) {
-    operands.x = task.x + group * task.group_in * task.x_layout.channel;
-    operands.dy = task.dy + group * task.group_out + column;
-    T sum[Shape::kPerRow][Shape::kPerColumn] = {};
-    operands.find_depth(0);
-    __syncthreads();
-    multiply_rounds<Shape, T>(unsigned(simt::ceil_div<int64_t>(depth, Shape::kDepth)), operands,
-                              sum);
-    store_weights<Shape, T>(task, row, column, group, task.out + part * task.weights(), sum);
-    __syncthreads();  // a part without pixels has no other
+    FmaSums<T, Tile> sum = {};
+    for (int64_t first = begin; first < end; first = operands.end) {
+      const unsigned rounds = operands.start(group, column, first, end);
+      multiply_rounds<T, Tile>(rounds, shared[0], operands, sum);
+    }
+    store_sums<T, Tile>(results, Epilogue<T>{}, (part * task.groups + group) * size, task.out, row,
+                        column, column, sum);
   }
 }
 
@@ -197,75 +187,147 @@ __global__ void __launch_bounds__(kThreads) direct_weight_kernel(WeightTask<T> t
             simt::widen(x[tap.offset + pixel.offset]) * simt::widen(task.dy[p * channels + column]);
     }
     sum = simt::block_reduce_sum(sum);
-    if (threadIdx.x == 0) task.out[task.weight_at(row, column)] = simt::narrow<T>(sum);
+    if (threadIdx.x == 0)
+      task.out[(column * task.group_in + channel) * task.taps() + row / task.group_in] =
+          simt::narrow<T>(sum);
   }
 }
 
-/// to[i] = sum over parts of from[part * n + i], in order.
+/// Where a sum of parts goes: from [group][tap, channel][output channel] to its place in the
+/// weight.
+struct InWeight {
+  simt::Divisor column_of, channel_of, tap_of;
+  int64_t columns, channels, taps;
+  explicit InWeight(const ConvParams& p)
+      : column_of(p.group_out()),
+        channel_of(p.group_in()),
+        tap_of(p.taps()),
+        columns(p.group_out()),
+        channels(p.group_in()),
+        taps(p.taps()) {}
+  BRASA_DEVICE_FN int64_t operator()(int64_t i) const {
+    const int64_t column = column_of.take_remainder(i), channel = channel_of.take_remainder(i);
+    const int64_t tap = tap_of.take_remainder(i);
+    return ((i * columns + column) * channels + channel) * taps + tap;
+  }
+};
+
+constexpr int kAddColumns = 32, kAddGroups = kThreads / kAddColumns;
+
+/// to[place(i)] = sum over parts of from[part * n + i]. A block has kAddColumns sums; its groups of
+/// threads take parts in turn and are added in order.
 template <class T, class U>
 __global__ void __launch_bounds__(kThreads)
-    add_parts_kernel(const T* from, U* to, int64_t n, int64_t parts) {
-  const int64_t stride = int64_t(gridDim.x) * kThreads;
-  for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < n; i += stride) {
-    T sum = from[i];
-    for (int64_t part = 1; part < parts; ++part) sum += from[part * n + i];
-    to[i] = simt::narrow<U>(sum);
+    add_parts_kernel(const T* from, U* to, int64_t n, int64_t parts, InWeight where) {
+  BRASA_SHARED(T, of_group, [kAddGroups][kAddColumns]);
+  const int lane = int(threadIdx.x) % kAddColumns, group = int(threadIdx.x) / kAddColumns;
+  for (int64_t first = int64_t(blockIdx.x) * kAddColumns; first < n;
+       first += int64_t(gridDim.x) * kAddColumns) {
+    const int64_t i = first + lane;
+    T sum = 0;
+    if (i < n) {
+#pragma unroll 8
+      for (int64_t part = group; part < parts; part += kAddGroups) sum += from[part * n + i];
+    }
+    of_group[group][lane] = sum;
+    __syncthreads();
+    if (group == 0 && i < n) {
+      for (int g = 1; g < kAddGroups; ++g) sum += of_group[g][lane];
+      to[where(i)] = simt::narrow<U>(sum);
+    }
+    __syncthreads();
   }
 }
 
-/// In float64, 128 x 64 tiles do not fit into the registers.
-template <class T>
-using Tile = std::conditional_t<sizeof(T) == 4, TileShape<T, 8, 4>, TileShape<T, 4, 4>>;
+using ThinTile = FmaTile<float, 4, 4, 1, 1, 8, 16>;  // 32 x 16
 
-template <class Shape> static int64_t tiles_of(const ConvParams& p) {
-  return simt::ceil_div<int64_t>(p.taps() * p.group_in(), Shape::kRows) *
-         simt::ceil_div<int64_t>(p.group_out(), Shape::kColumns);
-}
+enum class WeightTile : int8_t { large, medium, small, thin, of_double };
+struct WeightPlan {
+  WeightTile tile;
+  int64_t parts;
+};
 
-static int64_t between(int64_t low, int64_t value, int64_t high) {
-  const int64_t capped = value < high ? value : high;
-  return capped > low ? capped : low;
+/// Calls f(tile) with a value of the type.
+template <class F> static void with_tile(WeightTile tile, const F& f) {
+  switch (tile) {
+    case WeightTile::large:
+      return f(FmaLarge{});
+    case WeightTile::medium:
+      return f(FmaMedium{});
+    case WeightTile::small:
+      return f(FmaSmall{});
+    case WeightTile::thin:
+      return f(ThinTile{});
+    case WeightTile::of_double:
+      return f(FmaDouble{});
+  }
 }
 
 static bool is_direct(const ConvParams& p) {
   return p.group_out() < kFewChannels && p.groups > 1;
 }
-/// How many parts the pixels of a weight gradient are dealt to.
-template <class T> static int64_t weight_parts(const ConvParams& p) {
-  if (sizeof(T) == 2 || is_direct(p)) return 1;
-  const int64_t pixels = p.batch * p.out_pixels(), tiles = tiles_of<Tile<T>>(p) * p.groups;
-  return between(1, simt::ceil_div(kWantedBlocks, tiles), pixels / kPartPixels);
+/// The tile and the parts of the pixels that are least work for the multiprocessor that has most.
+template <class T> static WeightPlan plan_weight(const ConvParams& p) {
+  constexpr int64_t kLeastPixels = 64;
+  WeightPlan best{WeightTile::of_double, 1};
+  if (sizeof(T) == 2 || is_direct(p)) return best;
+  const int64_t pixels = p.batch * p.out_pixels(), rows = p.taps() * p.group_in();
+  int64_t least = INT64_MAX;
+  const auto consider = [&](WeightTile tile) {
+    with_tile(tile, [&](auto shape) {
+      using Tile = decltype(shape);
+      const int64_t most = larger(pixels / kLeastPixels, 1);
+      for_splits<Tile>(rows, p.group_out(), p.groups, most, [&](int64_t parts) {
+        const int64_t cycles = estimate_fma<Tile>(rows, p.group_out(), pixels, p.groups, parts);
+        if (cycles < least) least = cycles, best = {tile, parts};
+      });
+    });
+  };
+  if (sizeof(T) == 8) {
+    consider(WeightTile::of_double);
+  } else {
+    for (const auto tile :
+         {WeightTile::large, WeightTile::medium, WeightTile::small, WeightTile::thin})
+      consider(tile);
+  }
+  return best;
 }
 
 template <class T, class U>
-static void add_parts(Context ctx, const T* from, U* to, int64_t n, int64_t parts) {
+static void add_parts(Context ctx, const T* from, U* to, int64_t n, int64_t parts,
+                      const InWeight& where) {
+  if (n == 0) return;
   simt::launch(
-      {.grid = simt::blocks_for(n, kThreads), .block = dim3(kThreads), .stream = stream_of(ctx)},
-      add_parts_kernel<T, U>, from, to, n, parts);
+      {.grid = simt::blocks_for(n, kAddColumns), .block = dim3(kThreads), .stream = stream_of(ctx)},
+      add_parts_kernel<T, U>, from, to, n, parts, where);
 }
 
 static int64_t result_elements(const ConvParams& p) {
   return p.batch * p.out_pixels() * p.out_channels;
 }
 
+template <class T> static WeightTask<T> weight_task(const T* dy, const T* x, const ConvParams& p) {
+  Axis axes[3];
+  for (int d = 0; d < 3; ++d) axes[d] = forward_axis(p, d);
+  return {Grid(axes, p.group_in()),
+          p.batch,
+          p.groups,
+          p.group_in(),
+          p.group_out(),
+          1,
+          x,
+          layout_of_image(p.in_channels, p.in, p.x_channels_last),
+          dy,
+          nullptr};
+}
+
 /// By kernels of this file: tiles in FMA, or a block per weight.
 template <class T>
 static void tile_weight(Context ctx, const T* dy, const T* x, T* dw, const ConvParams& p,
                         void* workspace) {
-  Axis axes[3];
-  for (int d = 0; d < 3; ++d) axes[d] = forward_axis(p, d);
-  const int64_t parts = weight_parts<T>(p);
-  WeightTask<T> task{Grid(axes, p.group_in()),
-                     p.batch,
-                     p.groups,
-                     p.group_in(),
-                     p.group_out(),
-                     parts,
-                     x,
-                     layout_of_image(p.in_channels, p.in, p.x_channels_last),
-                     dy,
-                     parts > 1 ? static_cast<T*>(workspace) : dw};
+  WeightTask<T> task = weight_task(dy, x, p);
   if (sizeof(T) == 2 || is_direct(p)) {
+    task.out = dw;
     simt::launch({.grid = simt::blocks_for(task.weights(), 1),
                   .block = dim3(kThreads),
                   .stream = stream_of(ctx)},
@@ -273,13 +335,22 @@ static void tile_weight(Context ctx, const T* dy, const T* x, T* dw, const ConvP
     return;
   }
   if constexpr (sizeof(T) >= 4) {
+    const WeightPlan plan = plan_weight<T>(p);
+    task.parts = plan.parts, task.out = static_cast<T*>(workspace);
     const bool packs = channels_in_packs(x, task.x_layout, p.group_in()) &&
                        p.group_out() % simt::kPackLanes<T> == 0 && simt::pack_aligned(dy);
-    simt::launch({.grid = dim3(unsigned(tiles_of<Tile<T>>(p)), unsigned(parts), grid_z(p.groups)),
-                  .block = dim3(kThreads),
-                  .stream = stream_of(ctx)},
-                 packs ? weight_kernel<T, Tile<T>, true> : weight_kernel<T, Tile<T>, false>, task);
-    if (parts > 1) add_parts(ctx, task.out, dw, task.weights(), parts);
+    with_tile(plan.tile, [&](auto shape) {
+      using Tile = decltype(shape);
+      if constexpr (std::is_same_v<Tile, FmaDouble> == (sizeof(T) == 8)) {
+        const int64_t tiles = simt::ceil_div<int64_t>(task.rows(), Tile::kRows) *
+                              simt::ceil_div<int64_t>(task.group_out, Tile::kColumns);
+        simt::launch({.grid = dim3(unsigned(tiles), unsigned(plan.parts), grid_z(p.groups)),
+                      .block = dim3(Tile::kThreads),
+                      .stream = stream_of(ctx)},
+                     packs ? weight_kernel<T, Tile, true> : weight_kernel<T, Tile, false>, task);
+      }
+    });
+    add_parts(ctx, task.out, dw, task.weights(), plan.parts, InWeight(p));
   }
 }
 
@@ -317,8 +388,8 @@ template <class T> static size_t filter_workspace(const ConvParams& p) {
       return matmul_workspace<T>(weight_product(p), {.math_mode = p.math_mode});
     if (on_tensor_cores<T>(p)) return tensor_weight_workspace<T>(p);
   }
-  const int64_t parts = weight_parts<T>(p);
-  return parts > 1 ? sizeof(T) * size_t(parts * p.out_channels * p.group_in() * p.taps()) : 0;
+  if (sizeof(T) == 2 || is_direct(p)) return 0;
+  return sizeof(T) * size_t(plan_weight<T>(p).parts * p.out_channels * p.group_in() * p.taps());
 }
 
 template <class T> struct GradientScratch {

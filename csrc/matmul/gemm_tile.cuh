@@ -1,4 +1,5 @@
-// The product of tiles in shared memory, the core of matrix products and convolutions on CUDA.
+// The product of tiles in shared memory for attention on CUDA; that of matrix products and
+// convolutions is gemm_fma.cuh.
 //
 // 16 x 16 threads hold kPerRow x kPerColumn results each. The depth is walked in rounds: while one
 // is multiplied, the elements of the next are on their way into registers, and with two copies of
@@ -18,14 +19,7 @@ template <class T, int kRowsOfThread, int kColumnsOfThread> struct TileShape {
   static constexpr int kLanes = simt::kPackLanes<T>;
   static constexpr int kPerRow = kRowsOfThread, kPerColumn = kColumnsOfThread;
   static constexpr int kRows = kTileSide * kPerRow, kColumns = kTileSide * kPerColumn;
-  /// Of a multiprocessor at a time: where two have room, one's waits are hidden by the other.
-  static constexpr int kBlocks = kPerRow * kPerColumn * int(sizeof(T)) <= 64 ? 2 : 1;
-  /// 8 x 8 results leave no registers for more.
-  static constexpr int kDepth = kPerRow * kPerColumn < 64 ? 16 : 8;
-  /// What the largest tiles gain from makes smaller ones spill: threads of a warp that are 4 x 8
-  /// (both operands' packs are then read without a conflict; otherwise 2 x 16), all steps of a
-  /// round unrolled, and the last round apart.
-  static constexpr bool kLarge = kPerRow * kPerColumn >= 64;
+  static constexpr int kDepth = 16;
 };
 
 /// Rows are a pack longer than the tile: they then start in different banks.
@@ -39,12 +33,10 @@ template <class T> BRASA_DEVICE_FN int place(int thread, int i) {
 }
 /// Where the thread stands in the tile.
 template <class Shape> BRASA_DEVICE_FN int thread_row() {
-  const int thread = int(threadIdx.x);
-  return Shape::kLarge ? thread / 64 * 4 + thread % 32 / 8 : thread / kTileSide;
+  return int(threadIdx.x) / kTileSide;
 }
 template <class Shape> BRASA_DEVICE_FN int thread_column() {
-  const int thread = int(threadIdx.x);
-  return Shape::kLarge ? thread / 32 % 2 * 8 + thread % 8 : thread % kTileSide;
+  return int(threadIdx.x) % kTileSide;
 }
 
 /// A thread's part of the elements that one round brings of one operand.
@@ -103,8 +95,7 @@ template <class Shape, class T>
 BRASA_DEVICE_FN void multiply_tile(const SharedTile<T, Shape::kRows, Shape::kDepth>& left,
                                    const SharedTile<T, Shape::kColumns, Shape::kDepth>& right,
                                    T (&sum)[Shape::kPerRow][Shape::kPerColumn]) {
-  [[maybe_unused]] constexpr int kSteps = Shape::kLarge ? Shape::kDepth : 1;
-#pragma unroll kSteps
+#pragma unroll 1
   for (int p = 0; p < Shape::kDepth; ++p) {
     T a[Shape::kPerRow], b[Shape::kPerColumn];
     load_fragment<T, Shape::kPerRow>(left[p], thread_row<Shape>(), a);
@@ -126,24 +117,12 @@ BRASA_DEVICE_FN void multiply_rounds(unsigned rounds, Operands& operands,
   operands.fetch(0);
   operands.store(0);
   __syncthreads();
-  unsigned round = 0;
-  if constexpr (Shape::kLarge) {  // with the last round inside, its ifs would be joined behind the
-    for (; round + 1 < rounds; ++round) {  // products, and the loads with them
-      operands.fetch(round + 1);
-      multiply_tile<Shape, T>(operands.left[round % 2], operands.right[round % 2], sum);
-      operands.store(1 - round % 2);
-      __syncthreads();
-    }
+  for (unsigned round = 0; round < rounds; ++round) {
+    const bool more = round + 1 < rounds;
+    if (more) operands.fetch(round + 1);
     multiply_tile<Shape, T>(operands.left[round % 2], operands.right[round % 2], sum);
+    if (more) operands.store(1 - round % 2);
     __syncthreads();
-  } else {
-    for (; round < rounds; ++round) {
-      const bool more = round + 1 < rounds;
-      if (more) operands.fetch(round + 1);
-      multiply_tile<Shape, T>(operands.left[round % 2], operands.right[round % 2], sum);
-      if (more) operands.store(1 - round % 2);
-      __syncthreads();
-    }
   }
 }
 

@@ -3,7 +3,7 @@
 #include "core/order.h"
 #include "core/ptx_convert.cuh"
 #include "matmul/gemm_finish.cuh"
-#include "matmul/gemm_tile.cuh"
+#include "matmul/gemm_fma.cuh"
 #include "matmul/matmul.h"
 #include "matmul/matmul_few_rows.cuh"
 #include "matmul/matmul_tensor.cuh"
@@ -34,177 +34,129 @@ struct Operand {
 /// How an operand comes to a kernel: in packs along the depth or along its extent, or as it may.
 enum class Reading : int8_t { anyhow, packs_along_depth, packs_across };
 
-/// Walks one operand along the depth, a round at a time.
-template <class T, int kExtent, int kDepth, Reading kReading> struct OperandReader {
+/// Walks one operand along the depth, a round at a time. Packs behind the extent repeat its last
+/// ones, whose results nobody stores.
+template <class T, class Tile, int kExtent, Reading kReading> struct OperandReader {
   static constexpr bool kPacks = kReading != Reading::anyhow;
-  using Part = TilePart<T, kExtent, kDepth>;
-  static constexpr int kLanes = simt::kPackLanes<T>;
+  static constexpr int kLanes = Tile::kLanes;
+  using Part = FmaPart<T, kExtent, Tile::kDepth, Tile::kThreads>;
   Part part;
   const Operand& operand;
   const T* at[Part::kPacks];  ///< of the next round
+  int extent_left;
 
   /// Known to the compiler where operands come in packs.
   BRASA_DEVICE_FN bool along_depth() const {
     return kPacks ? kReading == Reading::packs_along_depth : operand.along_depth;
   }
-  int extent_left[Part::kPacks];
-
   BRASA_DEVICE_FN OperandReader(const Operand& o, const T* from, int64_t first, int64_t extent)
-      : operand(o) {
+      : operand(o), extent_left(int(extent - first < kExtent ? extent - first : kExtent)) {
 #pragma unroll
     for (int k = 0; k < Part::kPacks; ++k) {
-      const int i = Part::extent_of(k, along_depth());
-      extent_left[k] = int(extent - first < kExtent ? extent - first : kExtent) - i;
+      int i = Part::extent_of(k, along_depth());
+      const int last = extent_left - (kReading == Reading::packs_across ? kLanes : 1);
+      if (kPacks && i > last) i = last;
       at[k] = from + (first + i) * operand.minor + Part::depth_of(k, along_depth()) * operand.step;
     }
   }
 
-  /// Loads the next round, of `depth` steps or more.
+  /// Loads the next round, `depth` steps of it.
   BRASA_DEVICE_FN void fetch(int depth) {
-    part.fetch(along_depth(), [&](int k, int, int p) {
+#pragma unroll
+    for (int k = 0; k < Part::kPacks; ++k) {
+      const int i = Part::extent_of(k, along_depth()), p = Part::depth_of(k, along_depth());
       simt::Pack<T, kLanes> pack{};
       if constexpr (kPacks) {
-        if (extent_left[k] > 0 && p < depth) pack = simt::load_pack<kLanes>(at[k]);
+        if (p < depth) pack = simt::load_pack<kLanes>(at[k]);
       } else {
 #pragma unroll
         for (int lane = 0; lane < kLanes; ++lane) {
-          const bool inside = operand.along_depth ? extent_left[k] > 0 && p + lane < depth
-                                                  : extent_left[k] > lane && p < depth;
+          const bool inside = operand.along_depth ? i < extent_left && p + lane < depth
+                                                  : i + lane < extent_left && p < depth;
           if (inside)
             pack[lane] = at[k][lane * (operand.along_depth ? operand.step : operand.minor)];
         }
       }
-      at[k] += kDepth * operand.step;
-      return pack;
-    });
+      part.pack[k] = pack;
+      at[k] += Tile::kDepth * operand.step;
+    }
   }
 };
 
 /// Both operands of one product, for multiply_rounds().
-template <class T, class Shape, Reading kA, Reading kB> struct MatmulOperands {
-  SharedTile<T, Shape::kRows, Shape::kDepth>* left;
-  SharedTile<T, Shape::kColumns, Shape::kDepth>* right;
+template <class T, class Tile, Reading kA, Reading kB> struct MatmulOperands {
   unsigned rounds;
   int last;  ///< depth of the last round
-  OperandReader<T, Shape::kRows, Shape::kDepth, kA> a;
-  OperandReader<T, Shape::kColumns, Shape::kDepth, kB> b;
+  OperandReader<T, Tile, Tile::kRows, kA> a;
+  OperandReader<T, Tile, Tile::kColumns, kB> b;
 
   BRASA_DEVICE_FN void fetch(unsigned round) {
-    const int depth = round + 1 < rounds ? Shape::kDepth : last;
+    const int depth = round + 1 < rounds ? Tile::kDepth : round < rounds ? last : 0;
     a.fetch(depth);
     b.fetch(depth);
   }
-  BRASA_DEVICE_FN void store(unsigned copy) {
-    a.part.store(a.along_depth(), left[copy]);
-    b.part.store(b.along_depth(), right[copy]);
+  BRASA_DEVICE_FN void store(FmaShared<T, Tile>& shared, unsigned copy) {
+    a.part.store(a.along_depth(), shared.left[copy]);
+    b.part.store(b.along_depth(), shared.right[copy]);
   }
 };
 
-/// Writes a thread's results, then goes over them with the activation.
-template <class Shape, class T>
-BRASA_DEVICE_FN void store_tile(const MatmulParams& p, const Epilogue<T>& epilogue, T* y,
-                                int64_t offset, int64_t row, int64_t column,
-                                const T (&sum)[Shape::kPerRow][Shape::kPerColumn]) {
-  const int64_t first = column + place<T>(thread_column<Shape>(), 0);
-  const int64_t first_row = row + place<T>(thread_row<Shape>(), 0);
-  const int rows = int(p.m - first_row < Shape::kRows ? p.m - first_row : Shape::kRows);
-  const int columns = int(p.n - first < Shape::kColumns ? p.n - first : Shape::kColumns);
-  int64_t at = offset + first_row * p.n + first;
-#pragma unroll
-  for (int i = 0; i < Shape::kPerRow; ++i) {
-    if (place<T>(0, i) < rows) {
-#pragma unroll
-      for (int j = 0; j < Shape::kPerColumn; ++j) {
-        const int step = place<T>(0, j);  // from the first of the thread's columns
-        if (step < columns)
-          y[at + step] = before_activation(epilogue, sum[i][j], first + step, at + step);
-      }
-    }
-    if (i + 1 < Shape::kPerRow) at += (place<T>(0, i + 1) - place<T>(0, i)) * p.n;
-    BRASA_FORGET(at);  // or what the rows share takes registers that the sums need
-  }
-  activate_each<T>(epilogue.activation, [&](const auto& activate) {
-#pragma unroll 1
-    for (int e = 0; e < Shape::kPerRow * Shape::kPerColumn; ++e) {
-      const int64_t r = row + place<T>(thread_row<Shape>(), e / Shape::kPerColumn);
-      const int64_t c = column + place<T>(thread_column<Shape>(), e % Shape::kPerColumn);
-      if (r < p.m && c < p.n) activate(y[offset + r * p.n + c]);
-    }
-  });
-}
-
-constexpr int64_t kEnoughTiles = 132;  // for a GPU; fixed, so that rounding is
-constexpr int64_t kSplitDepth = 128;   // parts are multiples of it
-
-/// How a product in float32 is cut: results of a thread (rows x columns), and parts of the depth.
-enum class WideTile : int8_t { results4x4, results8x8, results8x16 };
+/// How a product in float32 is cut: tiles, and parts of the depth.
 struct WidePlan {
-  WideTile tile;
+  bool large;
   int64_t splits;
 };
 
-/// Parts of the depth, where there are too few tiles for a GPU.
-static int64_t depth_splits(const MatmulParams& p, int64_t tiles) {
-  if (p.sum.count != 1 || tiles >= kEnoughTiles || p.k < 2 * kSplitDepth) return 1;
-  const int64_t wanted = simt::ceil_div<int64_t>(2 * kEnoughTiles, tiles);
-  const int64_t most = p.k / kSplitDepth;
-  return wanted < most ? wanted : most;
-}
-
-/// The largest tiles that are enough: 128 x 256 read shared memory a third as often as 64 x 64.
 static WidePlan plan_wide(const MatmulParams& p) {
-  const auto tiles = [&](int64_t rows, int64_t columns) {
-    return simt::ceil_div<int64_t>(p.m, rows) * simt::ceil_div<int64_t>(p.n, columns) *
-           p.batch.count;
+  WidePlan best{};
+  int64_t least = INT64_MAX;
+  const auto consider = [&](auto tile, bool large) {
+    using Tile = decltype(tile);
+    const int64_t most = p.sum.count == 1 && p.k >= kSplitDepth ? p.k / kSplitDepth : 1;
+    for_splits<Tile>(p.m, p.n, p.batch.count, most, [&](int64_t splits) {
+      const int64_t cycles = estimate_fma<Tile>(p.m, p.n, p.k * p.sum.count, p.batch.count, splits);
+      if (cycles < least) least = cycles, best = {large, splits};
+    });
   };
-  constexpr int64_t kNearlyEnough = kEnoughTiles * 9 / 10;
-  if (p.m > 64 && p.n > 128 && tiles(128, 256) >= kNearlyEnough) return {WideTile::results8x16, 1};
-  const int64_t splits = depth_splits(p, tiles(128, 128));
-  if (p.m > 64 && p.n > 64 && tiles(128, 128) * splits >= kEnoughTiles)
-    return {WideTile::results8x8, splits};
-  return {WideTile::results4x4, depth_splits(p, tiles(64, 64))};
-}
-
-/// Where part `part` of `parts` begins.
-BRASA_HOST_DEVICE_FN int64_t part_begin(int64_t k, int64_t parts, int64_t part) {
-  const int64_t blocks = k / kSplitDepth;
-  return part == parts ? k : blocks * part / parts * kSplitDepth;
+  consider(FmaLarge{}, true);
+  consider(FmaSmall{}, false);
+  return best;
 }
 
 /// A block computes one tile of results; blockIdx.x counts tiles, blockIdx.y parts of the depth,
-/// whose results follow one another in y, blockIdx.z positions of the batch.
-template <class T, class Shape, Reading kA, Reading kB>
-__global__ void __launch_bounds__(kTileThreads, Shape::kBlocks)
+/// whose results follow one another in y, blockIdx.z positions of the batch. `packs` says that y
+/// and what is laid out as y may be written 16 bytes at a time.
+template <class T, class Tile, Reading kA, Reading kB>
+__global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
     matmul_kernel(MatmulParams p, Operand a_operand, Operand b_operand, const T* a, const T* b,
-                  T* y, Epilogue<T> epilogue) {
-  BRASA_SHARED(T, left, [2][Shape::kDepth][Shape::kRows + Shape::kLanes]);
-  BRASA_SHARED(T, right, [2][Shape::kDepth][Shape::kColumns + Shape::kLanes]);
-  const TileOrder order{unsigned(simt::ceil_div<int64_t>(p.m, Shape::kRows)),
-                        unsigned(simt::ceil_div<int64_t>(p.n, Shape::kColumns))};
+                  T* y, bool packs, Epilogue<T> epilogue) {
+  using Shared = FmaShared<T, Tile>;
+  BRASA_SHARED(Shared, shared, [1]);
+  const TileOrder order{unsigned(simt::ceil_div<int64_t>(p.m, Tile::kRows)),
+                        unsigned(simt::ceil_div<int64_t>(p.n, Tile::kColumns))};
   unsigned row_tile, column_tile;
   order.place(blockIdx.x, row_tile, column_tile);
+  const int64_t row = int64_t(row_tile) * Tile::kRows;
+  const int64_t column = int64_t(column_tile) * Tile::kColumns;
   const int64_t begin = part_begin(p.k, gridDim.y, blockIdx.y);
   const int64_t depth = part_begin(p.k, gridDim.y, blockIdx.y + 1) - begin;
+  const auto rounds = unsigned(simt::ceil_div<int64_t>(depth, Tile::kDepth));
   a += begin * a_operand.step, b += begin * b_operand.step;
   y += blockIdx.y * p.batch.count * p.m * p.n;
   for (int64_t item = blockIdx.z; item < p.batch.count; item += gridDim.z) {
-    T sum[Shape::kPerRow][Shape::kPerColumn] = {};
-    const auto rounds = unsigned(simt::ceil_div<int64_t>(depth, Shape::kDepth));
+    FmaSums<T, Tile> sum = {};
     for (int64_t product = 0; product < p.sum.count; ++product) {
       int64_t a_offset = 0, b_offset = 0;
       add_offsets(p.batch, item, a_offset, b_offset);
       add_offsets(p.sum, product, a_offset, b_offset);
-      MatmulOperands<T, Shape, kA, kB> operands{
-          left,
-          right,
-          rounds,
-          int(depth - int64_t(rounds - 1) * Shape::kDepth),
-          {a_operand, a + a_offset, int64_t(row_tile) * Shape::kRows, p.m},
-          {b_operand, b + b_offset, int64_t(column_tile) * Shape::kColumns, p.n}};
-      multiply_rounds<Shape, T>(rounds, operands, sum);
+      MatmulOperands<T, Tile, kA, kB> operands{rounds,
+                                               int(depth - int64_t(rounds - 1) * Tile::kDepth),
+                                               {a_operand, a + a_offset, row, p.m},
+                                               {b_operand, b + b_offset, column, p.n}};
+      multiply_rounds<T, Tile>(rounds, shared[0], operands, sum);
     }
-    store_tile<Shape, T>(p, epilogue, y, item * p.m * p.n, int64_t(row_tile) * Shape::kRows,
-                         int64_t(column_tile) * Shape::kColumns, sum);
+    const FmaResults<MatrixRows> results{p.m, p.n, 1, packs, {p.n}};
+    store_sums<T, Tile>(results, epilogue, item * p.m * p.n, y, row, column, column, sum);
   }
 }
 
@@ -262,43 +214,39 @@ static bool multiples(const BatchDims& dims, const int64_t* strides, int64_t lan
   return true;
 }
 
-template <class T, class Shape> static auto pick_kernel(const Operand& a, const Operand& b) {
+template <class T, class Tile> static auto pick_kernel(const Operand& a, const Operand& b) {
   constexpr Reading kAlong = Reading::packs_along_depth, kAcross = Reading::packs_across;
-  if (!a.packs || !b.packs) return matmul_kernel<T, Shape, Reading::anyhow, Reading::anyhow>;
+  if (!a.packs || !b.packs) return matmul_kernel<T, Tile, Reading::anyhow, Reading::anyhow>;
   if (a.along_depth)
-    return b.along_depth ? matmul_kernel<T, Shape, kAlong, kAlong>
-                         : matmul_kernel<T, Shape, kAlong, kAcross>;
-  return b.along_depth ? matmul_kernel<T, Shape, kAcross, kAlong>
-                       : matmul_kernel<T, Shape, kAcross, kAcross>;
-}
-
-template <class T, class Shape>
-static void launch_matmul(Context ctx, const MatmulParams& p, const Operand& a_operand,
-                          const Operand& b_operand, const T* a, const T* b, T* y,
-                          const Epilogue<T>& epilogue, int64_t splits = 1) {
-  const int64_t tiles =
-      simt::ceil_div<int64_t>(p.m, Shape::kRows) * simt::ceil_div<int64_t>(p.n, Shape::kColumns);
-  const int64_t items = p.batch.count < kMaxGridZ ? p.batch.count : kMaxGridZ;
-  const auto kernel = pick_kernel<T, Shape>(a_operand, b_operand);
-  simt::launch({.grid = dim3(unsigned(tiles), unsigned(splits), unsigned(items)),
-                .block = dim3(kTileThreads),
-                .stream = static_cast<simt::stream_t>(ctx.stream)},
-               kernel, p, a_operand, b_operand, a, b, y, epilogue);
+    return b.along_depth ? matmul_kernel<T, Tile, kAlong, kAlong>
+                         : matmul_kernel<T, Tile, kAlong, kAcross>;
+  return b.along_depth ? matmul_kernel<T, Tile, kAcross, kAlong>
+                       : matmul_kernel<T, Tile, kAcross, kAcross>;
 }
 
 /// The product of each part of the depth, then their sums.
-template <class T, class Shape>
+template <class T, class Tile>
 static void multiply_parts(Context ctx, const MatmulParams& p, int64_t splits,
                            const Operand& a_operand, const Operand& b_operand, const T* a,
                            const T* b, T* y, const Epilogue<T>& epilogue) {
-  if (splits == 1) return launch_matmul<T, Shape>(ctx, p, a_operand, b_operand, a, b, y, epilogue);
-  auto* parts = static_cast<T*>(ctx.workspace);
-  launch_matmul<T, Shape>(ctx, p, a_operand, b_operand, a, b, parts, Epilogue<T>{}, splits);
+  const auto stream = static_cast<simt::stream_t>(ctx.stream);
+  const int64_t tiles =
+      simt::ceil_div<int64_t>(p.m, Tile::kRows) * simt::ceil_div<int64_t>(p.n, Tile::kColumns);
+  const int64_t items = p.batch.count < kMaxGridZ ? p.batch.count : kMaxGridZ;
   const bool packs = p.n % simt::kPackLanes<T> == 0 && simt::pack_aligned(y) &&
                      simt::pack_aligned(epilogue.bias) && simt::pack_aligned(epilogue.residual) &&
                      simt::pack_aligned(epilogue.pre_activation);
-  finish_parts(static_cast<simt::stream_t>(ctx.stream), splits, p.m * p.batch.count,
-               Results<T>{p.m, p.n, 0, y, parts, epilogue, packs, {p.n}});
+  T* const parts = splits > 1 ? static_cast<T*>(ctx.workspace) : y;
+  simt::launch({.grid = dim3(unsigned(tiles), unsigned(splits), unsigned(items)),
+                .block = dim3(Tile::kThreads),
+                .stream = stream},
+               pick_kernel<T, Tile>(a_operand, b_operand), p, a_operand, b_operand, a, b, parts,
+               packs, splits > 1 ? Epilogue<T>{} : epilogue);
+  if constexpr (sizeof(T) == 4) {
+    if (splits > 1)
+      finish_parts(stream, splits, p.m * p.batch.count,
+                   Results<T>{p.m, p.n, 0, y, parts, epilogue, packs, {p.n}});
+  }
 }
 
 template <class T>
@@ -318,18 +266,14 @@ static void multiply_wide(Context ctx, const MatmulParams& p, const T* a, const 
     return p.m <= 4 ? launch_few_rows<T, 4, 2>(ctx, p, a, b, y, epilogue)
                     : launch_few_rows<T, kFewRows, 4>(ctx, p, a, b, y, epilogue);
   }
+  const WidePlan plan = sizeof(T) == 4 ? plan_wide(p) : WidePlan{false, 1};
   if constexpr (sizeof(T) == 4) {  // in float64 large tiles do not fit into the registers
-    const WidePlan plan = plan_wide(p);
-    if (plan.tile == WideTile::results8x16)
-      return launch_matmul<T, TileShape<T, 8, 16>>(ctx, p, a_operand, b_operand, a, b, y, epilogue);
-    if (plan.tile == WideTile::results8x8)
-      return multiply_parts<T, TileShape<T, 8, 8>>(ctx, p, plan.splits, a_operand, b_operand, a, b,
-                                                   y, epilogue);
-    return multiply_parts<T, TileShape<T, 4, 4>>(ctx, p, plan.splits, a_operand, b_operand, a, b, y,
-                                                 epilogue);
-  } else {
-    launch_matmul<T, TileShape<T, 4, 4>>(ctx, p, a_operand, b_operand, a, b, y, epilogue);
+    if (plan.large)
+      return multiply_parts<T, FmaLarge>(ctx, p, plan.splits, a_operand, b_operand, a, b, y,
+                                         epilogue);
   }
+  multiply_parts<T, std::conditional_t<sizeof(T) == 4, FmaSmall, FmaDouble>>(
+      ctx, p, plan.splits, a_operand, b_operand, a, b, y, epilogue);
 }
 
 template <class T>

@@ -25,10 +25,10 @@
 // now 94); 12 x 2 tiles, which need a packed A (2 % of a 1024 cube); 14x32 and 8x48 tiles (equal in
 // L1, worse remainders).
 //
-// CUDA, float32 and float64 (gemm_tile.cuh): tiles of 128 x 256 results, or 128 x 128 or 64 x 64
-// where these would be too few for a GPU, 4 x 4 to 8 x 16 per thread; one chain over all of K, or
-// one per part of K where even the smallest tiles are too few. Up to 8 rows, where both operands
-// are contiguous along K: a warp for a few columns, so 32 chains.
+// CUDA, float32 and float64 (gemm_fma.cuh): tiles of 128 x 128 results, 8 x 16 per thread, or of
+// 64 x 64, whichever leaves least work to the multiprocessor that has most of it, parts of K
+// counted in; one chain over all of K, or one per part. Up to 8 rows, where both operands are
+// contiguous along K: a warp for a few columns, so 32 chains.
 //
 // CUDA, 16 bits, and float32 where tf32 is allowed: tensor cores, sums in float32, rounded once.
 // matmul_wgmma.cuh is for Hopper and large products, matmul_mma.cuh for everything else from sm_80

@@ -2,19 +2,19 @@
 #pragma once
 
 #include "core/epilogue.cuh"
-#include "matmul/gemm_tile.cuh"
 #include "matmul/matmul.h"
 
 namespace brasa::cuda {
 
 constexpr int kFewRows = 8;  // products of no more rows have a warp for a few columns
+constexpr int kFewRowsThreads = 256;
 
 /// y for up to kRows rows and operands that are contiguous along the depth, in packs: a warp reads
 /// kColumns columns once for all rows, and the rows, which stay in L1, once for these columns.
 template <class T, int kRows, int kColumns>
-__global__ void __launch_bounds__(kTileThreads)
+__global__ void __launch_bounds__(kFewRowsThreads)
     few_rows_kernel(MatmulParams p, const T* a, const T* b, T* y, Epilogue<T> epilogue) {
-  constexpr int kLanes = simt::kPackLanes<T>, kWarps = kTileThreads / simt::kWarpSize;
+  constexpr int kLanes = simt::kPackLanes<T>, kWarps = kFewRowsThreads / simt::kWarpSize;
   const int lane = int(threadIdx.x) % simt::kWarpSize;
   const int64_t warp = int64_t(blockIdx.x) * kWarps + int(threadIdx.x) / simt::kWarpSize;
   const int64_t column = warp * kColumns;
@@ -59,9 +59,9 @@ __global__ void __launch_bounds__(kTileThreads)
 template <class T, int kRows, int kColumns>
 static void launch_few_rows(Context ctx, const MatmulParams& p, const T* a, const T* b, T* y,
                             const Epilogue<T>& epilogue) {
-  constexpr int64_t kOfBlock = kTileThreads / simt::kWarpSize * kColumns;
+  constexpr int64_t kOfBlock = kFewRowsThreads / simt::kWarpSize * kColumns;
   simt::launch({.grid = dim3(unsigned(simt::ceil_div<int64_t>(p.n, kOfBlock))),
-                .block = dim3(kTileThreads),
+                .block = dim3(kFewRowsThreads),
                 .stream = static_cast<simt::stream_t>(ctx.stream)},
                few_rows_kernel<T, kRows, kColumns>, p, a, b, y, epilogue);
 }
