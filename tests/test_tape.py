@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from brasa import _tape, ops
-from brasa._backend import add_to
+from brasa._backend import CHANNELS_LAST, add_to, layout
 from brasa._profiler import detect_anomaly, profile
 from brasa._tape import differentiable
 from brasa.autograd import enable_grad, grad, is_grad_enabled, no_grad
@@ -365,6 +365,40 @@ def test_the_gradient_just_made_takes_the_sum():
     (double(hidden) + same(hidden)).backward(np.ones(3, np.float32))
     np.testing.assert_array_equal(x.grad.numpy(), [3, 3, 3])
     np.testing.assert_array_equal(passed[0], [1, 1, 1])
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_view_takes_the_sum_if_nobody_else_holds_its_memory(kept):
+    """A new channels-last array is a view of one in the order of memory."""
+    owners, made = [], []
+
+    def channels_last(dy):
+        owner = np.zeros((2, 4, 4, 3), np.float32)
+        dx = owner.transpose(0, 3, 1, 2)
+        dx[...] = dy
+        made.append(dx.ctypes.data)
+        if kept:
+            owners.append(owner)
+        return dx
+
+    op = differentiable(lambda x: x.copy(), channels_last, name="channels_last")
+    x = Tensor(np.ones((2, 3, 4, 4), np.float32), requires_grad=True)
+    hidden = x * 1
+    hidden.register_hook(lambda gradient: made.append(gradient.data.ctypes.data))
+    (op(hidden) + op(hidden)).backward(np.ones(x.shape, np.float32))
+    np.testing.assert_array_equal(x.grad.numpy(), np.full(x.shape, 2))
+    assert (made[2] in made[:2]) is not kept
+    for owner in owners:
+        np.testing.assert_array_equal(owner, np.ones_like(owner))
+
+
+@pytest.mark.parametrize("width", [3, 96])
+def test_sums_of_images_keep_their_layout(xp, width):
+    rng = np.random.default_rng(4)
+    a, b = (rng.standard_normal((2, width, width, 8)).astype(np.float32) for _ in range(2))
+    total = Tensor(xp.asarray(a).transpose(0, 3, 1, 2)) + Tensor(xp.asarray(b).transpose(0, 3, 1, 2))
+    np.testing.assert_array_equal(total.numpy(), (a + b).transpose(0, 3, 1, 2))
+    assert layout(total.data) == CHANNELS_LAST
 
 
 def test_a_changed_argument_is_found():

@@ -262,13 +262,20 @@ class Divisor {
   }
   int64_t divisor() const { return by_; }
   BRASA_HOST_DEVICE_FN int64_t quotient(int64_t a) const {
-    if (uint64_t(a) >> 31) return a / by_;
-    const auto narrow = uint32_t(a);
-    return (uint32_t((uint64_t(narrow) * multiplier_) >> 32) + narrow) >> shift_;
+    return uint64_t(a) >> 31 ? a / by_ : int64_t(narrow_quotient(uint32_t(a)));
   }
   /// Returns a % by and leaves a / by in `a`.
   BRASA_HOST_DEVICE_FN int64_t take_remainder(int64_t& a) const {
     const int64_t q = quotient(a), remainder = a - q * by_;
+    a = q;
+    return remainder;
+  }
+  /// The same of a dividend that is known to be below 2^31, in 32 bits and without the branch.
+  BRASA_HOST_DEVICE_FN uint32_t narrow_quotient(uint32_t a) const {
+    return (uint32_t((uint64_t(a) * multiplier_) >> 32) + a) >> shift_;
+  }
+  BRASA_HOST_DEVICE_FN uint32_t take_narrow_remainder(uint32_t& a) const {
+    const uint32_t q = narrow_quotient(a), remainder = a - q * uint32_t(by_);
     a = q;
     return remainder;
   }

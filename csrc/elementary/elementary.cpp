@@ -17,11 +17,11 @@ void elementary_forward(Context ctx, const T* x, T* y, int64_t n, ElementaryFunc
   }
 }
 
-template <class T> void add_in_place(Context ctx, const T* x, T* y, int64_t n) {
-  map(ctx, n, [](Vec<T> a, Vec<T> b) { return a + b; }, y, y, x);
+template <class T> void add(Context ctx, const T* x, const T* y, T* sum, int64_t n) {
+  map_large(ctx, n, [](Vec<T> a, Vec<T> b) { return a + b; }, sum, x, y);
 }
 
 BRASA_INSTANTIATE(elementary_forward, float, double)
-BRASA_INSTANTIATE(add_in_place, float, double)
+BRASA_INSTANTIATE(add, float, double)
 
 }  // namespace brasa::cpu::BRASA_ISA

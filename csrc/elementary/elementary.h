@@ -26,8 +26,9 @@ enum class ElementaryFunction : int32_t {
 /// y[i] = function(x[i]) for i < n. x and y may be the same buffer.
 BRASA_KERNEL(elementary_forward, const T* x, T* y, int64_t n, ElementaryFunction function)
 
-/// y[i] += x[i] for i < n: the gradients of an array that is used twice.
-BRASA_KERNEL(add_in_place, const T* x, T* y, int64_t n)
+/// sum[i] = x[i] + y[i] for i < n: residual joins, and the gradients of an array that is used
+/// twice. sum may be x or y.
+BRASA_KERNEL(add, const T* x, const T* y, T* sum, int64_t n)
 
 #if defined(BRASA_FOR_CUDA)
 namespace brasa::cuda {

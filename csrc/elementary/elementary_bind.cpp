@@ -14,13 +14,15 @@ template <ElementaryFunction kFunction> void elementary(In x, Out y) {
   });
 }
 
-void add(In x, Out y) {
+void add(In x, In y, Out sum) {
   require_same_dtype(x, y);
+  require_same_dtype(x, sum);
   require_same_dense_layout(x, y);
+  require_same_dense_layout(x, sum);
   const Context ctx = make_context(x);
   const ReleaseGil gil(x.size);
   visit_floating(x.dtype, [&]<class T>() {
-    device::add_in_place<T>(ctx, x.as<const T>(), y.as<T>(), x.size);
+    device::add<T>(ctx, x.as<const T>(), y.as<const T>(), sum.as<T>(), x.size);
   });
 }
 
@@ -47,7 +49,7 @@ void bind_elementary(py::module_& m) {
   m.def(#name "_forward", &elementary<ElementaryFunction::name>, "x"_a, "y"_a);
   BRASA_ELEMENTARY(BRASA_DEF)
 #undef BRASA_DEF
-  m.def("add_in_place", &add, "x"_a, "y"_a);
+  m.def("add", &add, "x"_a, "y"_a, "sum"_a);
 #if defined(BRASA_FOR_CUDA)
   m.def("cast", &cast, "x"_a, "y"_a);  // the CPU has no kernels of 16 bits
 #endif

@@ -1,15 +1,20 @@
-// One thread per element: of the result forward, of dx backward, where it gathers from the windows
-// that cover it, in their order, so nothing depends on who comes first. Neighbouring threads have
-// neighbouring memory in both layouts. Windows of kWideWindow elements (global pooling) take a
-// block per output.
+// Three kinds of kernels:
+//   strips.cuh   the windows of networks, in registers
+//   pixels.cuh   any regular windows, in packs of neighbouring channels
+//   here         what is left: windows with dilation, adaptive ones of several sizes and arrays of
+//                2^31 elements, one thread per element with 64-bit positions; and windows of
+//                kWideWindow elements (global pooling of large images), a block per output.
+// Backward every thread gathers from the windows that cover its inputs, in their order, so nothing
+// depends on who comes first.
 #include "core/device.cuh"
 #include "core/ptx_convert.cuh"
+#include "pool/pixels.cuh"
 #include "pool/pool.h"
+#include "pool/strips.cuh"
 #include "pool/window.h"
 
 namespace brasa::cuda {
 
-constexpr int kPoolThreads = 256;
 constexpr int64_t kWideWindow = 1024;
 
 /// Divides positions in memory order of an array of these planes.
@@ -65,10 +70,6 @@ template <class T> BRASA_DEVICE_FN Candidate<T> better(Candidate<T> a, Candidate
   return a.offset <= b.offset ? a : b;
 }
 
-template <class T> BRASA_DEVICE_FN void take(Candidate<T>& best, T value, int64_t offset) {
-  if (value > best.value || value != value) best = {value, offset};
-}
-
 /// The best of a window.
 template <class T>
 BRASA_DEVICE_FN Candidate<Wide<T>> best_of_window(const T* plane, const PoolParams& p, Window h,
@@ -78,7 +79,8 @@ BRASA_DEVICE_FN Candidate<Wide<T>> best_of_window(const T* plane, const PoolPara
   const T* row = plane + (h.first * p.w.in + w.first) * pixel_step(p);
   for (int i = 0; i < int(h.count); ++i, row += down * p.w.in)
     for (int j = 0; j < int(w.count); ++j)
-      take(best, simt::widen(row[j * right]), (h.tap + i) * p.w.kernel + w.tap + j);
+      take(best.value, best.offset, simt::widen(row[j * right]),
+           (h.tap + i) * p.w.kernel + w.tap + j);
   return best;
 }
 
@@ -90,7 +92,7 @@ BRASA_DEVICE_FN Candidate<Wide<T>> best_of_taps(const T* plane, const PoolParams
   for (int64_t t = first; t < h.count * w.count; t += step) {
     const int64_t i = t / w.count, j = t % w.count;
     const int64_t ih = h.first + i * axis_step(p.h), iw = w.first + j * axis_step(p.w);
-    take(best, simt::widen(plane[(ih * p.w.in + iw) * pixel_step(p)]),
+    take(best.value, best.offset, simt::widen(plane[(ih * p.w.in + iw) * pixel_step(p)]),
          (h.tap + i) * p.w.kernel + w.tap + j);
   }
   return best;
@@ -156,57 +158,6 @@ __global__ void __launch_bounds__(kPoolThreads)
         if (row >= 0 && column >= 0 && read_offset(offsets, from) == row * p.w.kernel + column)
           sum += simt::widen(dy[from]);
       }
-    }
-    dx[i] = simt::narrow<T>(sum);
-  }
-}
-
-/// An axis of regular windows without dilation, in 32 bits; the stride divides.
-struct NarrowAxis {
-  int out, kernel, stride, pad;
-  simt::Divisor by_stride;
-
-  explicit NarrowAxis(const PoolAxis& a)
-      : out(int(a.out)),
-        kernel(int(a.kernel)),
-        stride(int(a.stride)),
-        pad(int(a.pad)),
-        by_stride(a.stride) {}
-  /// Nearly every axis is one.
-  static bool fits(const PoolAxis& a) {
-    constexpr int64_t kMost = int64_t(1) << 30;
-    return !a.adaptive && a.dilation == 1 && a.in < kMost && a.out < kMost && a.kernel < kMost &&
-           a.pad < kMost && a.stride < kMost;
-  }
-  /// The windows [first, end) that hold input i.
-  BRASA_DEVICE_FN void find(int i, int& first, int& end) const {
-    const int position = i + pad;
-    first = position < kernel ? 0 : int(by_stride.quotient(position - kernel)) + 1;
-    const int last = int(by_stride.quotient(position));
-    end = last < out ? last + 1 : out;
-  }
-};
-
-/// max_pool_backward_kernel for two narrow axes: a quarter of its instructions.
-template <class T, class Offset>
-__global__ void __launch_bounds__(kPoolThreads)
-    max_pool_backward_narrow_kernel(const T* dy, const Offset* offsets, T* dx, PoolParams p,
-                                    Planes planes, NarrowAxis h, NarrowAxis w) {
-  const int64_t n = p.n * p.c * p.h.in * p.w.in, stride = int64_t(gridDim.x) * kPoolThreads;
-  const int64_t step = pixel_step(p);
-  for (int64_t i = int64_t(blockIdx.x) * kPoolThreads + threadIdx.x; i < n; i += stride) {
-    const Position at = position_of(i, p, planes, p.h.out * p.w.out);
-    const int y = int(at.y), x = int(at.x);
-    int h_first, h_end, w_first, w_end;
-    h.find(y, h_first, h_end);
-    w.find(x, w_first, w_end);
-    Wide<T> sum = 0;
-    for (int oh = h_first; oh < h_end; ++oh) {
-      const int row = (y + h.pad - oh * h.stride) * w.kernel + x + w.pad;
-      const int64_t line = at.plane_start + int64_t(oh) * w.out * step;
-      for (int ow = w_first; ow < w_end; ++ow)
-        if (int(offsets[line + ow * step]) == row - ow * w.stride)
-          sum += simt::widen(dy[line + ow * step]);
     }
     dx[i] = simt::narrow<T>(sum);
   }
@@ -313,49 +264,200 @@ template <class T> size_t pool_workspace(const PoolParams&, int) {
   return 0;
 }
 
-template <class T>
-void max_pool_forward(Context ctx, const T* x, T* y, PoolOffsets offsets, const PoolParams& p) {
-  const int64_t n = outputs(p);
-  if (n == 0) return;
-  if (is_wide(p))
-    simt::launch(over(ctx, n, 1), max_pool_wide_kernel<T>, x, y, offsets, p,
-                 Planes(p, p.h.out, p.w.out));
+/// Adaptive windows that are all of one size are regular ones.
+static PoolAxis regular(PoolAxis a) {
+  if (a.adaptive && a.out > 0 && a.in % a.out == 0)
+    a = {a.in, a.out, a.in / a.out, a.in / a.out, 0, 1, false};
+  return a;
+}
+
+static bool fits_narrow(const PoolParams& p) {
+  constexpr int64_t kMost = int64_t(1) << 31;
+  return NarrowAxis::fits(p.h) && NarrowAxis::fits(p.w) && p.h.kernel * p.w.kernel < kMost &&
+         inputs(p) < kMost && outputs(p) < kMost;
+}
+
+static NarrowPool narrow_pool(const PoolParams& p) {
+  return {NarrowAxis(p.h), NarrowAxis(p.w), int(p.channels_last ? p.c : 1), p.include_pad,
+          p.divisor_override};
+}
+
+static Threads threads_for(const PoolParams& p, int64_t channels, int64_t columns, int64_t rows) {
+  const int64_t images = p.channels_last ? p.n : p.n * p.c;
+  return {simt::Divisor(channels), simt::Divisor(columns), simt::Divisor(rows),
+          uint32_t(channels * columns * rows * images)};
+}
+
+static simt::LaunchConfig once(Context ctx, const Threads& threads) {
+  return {.grid = dim3(simt::ceil_div<uint32_t>(threads.count, kPoolThreads)),
+          .block = dim3(kPoolThreads),
+          .stream = static_cast<simt::stream_t>(ctx.stream)};
+}
+
+/// Calls f.operator()<Windows, kChannelsLast>() where these windows have strips; false where they
+/// have none.
+template <class F> bool with_strips(const PoolParams& p, const F& f) {
+  const auto both = [&]<class Windows>() {
+    if (!Windows::are(p.h) || !Windows::are(p.w)) return false;
+    p.channels_last ? f.template operator()<Windows, true>()
+                    : f.template operator()<Windows, false>();
+    return true;
+  };
+  return both.template operator()<Windows<2, 2, 0>>() ||
+         both.template operator()<Windows<3, 2, 1>>() ||
+         both.template operator()<Windows<3, 2, 0>>() ||
+         both.template operator()<Windows<3, 1, 1>>();
+}
+
+/// Whether rows (pixels, in a channels-last array) of `extent` elements are made of packs of T.
+template <class T> bool whole(const void* array, int64_t extent) {
+  return simt::pack_aligned(array) && extent % simt::kPackLanes<T> == 0;
+}
+
+/// Calls f.operator()<kLanes>() with the lanes of a pixel's packs.
+template <class T, class F> void with_pixel_packs(const PoolParams& p, bool aligned, const F& f) {
+  if (p.channels_last && aligned && p.c % simt::kPackLanes<T> == 0)
+    f.template operator()<simt::kPackLanes<T>>();
   else
-    simt::launch(over(ctx, n, kPoolThreads), max_pool_kernel<T>, x, y, offsets, p,
-                 Planes(p, p.h.out, p.w.out));
+    f.template operator()<1>();
+}
+
+/// Strips of results, forward: launch.operator()<Windows, kChannelsLast>(threads, packs). False
+/// where there are none.
+template <class T, class Launch>
+bool forward_strips(const PoolParams& p, const T* x, const T* y, const void* offsets,
+                    const Launch& launch) {
+  if (sizeof(T) == 8 || !whole<T>(x, p.channels_last ? p.c : p.w.in)) return false;
+  const bool packs = whole<T>(y, p.channels_last ? p.c : p.w.out) && simt::pack_aligned(offsets);
+  if (p.channels_last && !packs) return false;
+  return with_strips(p, [&]<class Windows, bool kChannelsLast>() {
+    using Mine = Strip<T, kChannelsLast>;
+    launch.template operator()<Windows, kChannelsLast>(
+        threads_for(p, kChannelsLast ? p.c / Mine::kChannels : 1,
+                    simt::ceil_div<int64_t>(p.w.out, Mine::kColumns), p.h.out),
+        packs);
+  });
+}
+
+/// The same backward, of inputs.
+template <class T, class Launch>
+bool backward_strips(const PoolParams& p, const T* dy, const T* dx, const void* offsets,
+                     const Launch& launch) {
+  const int64_t middle = simt::kPackLanes<T> / p.w.stride;
+  if (sizeof(T) == 8 || !whole<T>(dx, p.channels_last ? p.c : p.w.in)) return false;
+  if (!simt::pack_aligned(dy) || !simt::pack_aligned(offsets)) return false;
+  if (!p.channels_last && (middle == 0 || p.w.out % middle)) return false;
+  return with_strips(p, [&]<class Windows, bool kChannelsLast>() {
+    using Mine = Gather<T, Windows, kChannelsLast>;
+    launch.template operator()<Windows, kChannelsLast>(
+        threads_for(p, kChannelsLast ? p.c / Mine::kChannels : 1,
+                    simt::ceil_div<int64_t>(p.w.in, Mine::kColumns),
+                    simt::ceil_div<int64_t>(p.h.in, Mine::kStride)));
+  });
 }
 
 template <class T>
-void max_pool_backward(Context ctx, const T* dy, PoolOffsets offsets, T* dx, const PoolParams& p) {
+void max_pool_forward(Context ctx, const T* x, T* y, PoolOffsets offsets, const PoolParams& given) {
+  PoolParams p = given;
+  p.h = regular(p.h), p.w = regular(p.w);
+  const int64_t n = outputs(p);
+  if (n == 0) return;
+  if (is_wide(p))
+    return simt::launch(over(ctx, n, 1), max_pool_wide_kernel<T>, x, y, offsets, p,
+                        Planes(p, p.h.out, p.w.out));
+  if (!fits_narrow(p))
+    return simt::launch(over(ctx, n, kPoolThreads), max_pool_kernel<T>, x, y, offsets, p,
+                        Planes(p, p.h.out, p.w.out));
+  const NarrowPool narrow = narrow_pool(p);
+  if (!offsets.wide &&
+      forward_strips<T>(p, x, y, offsets.data,
+                        [&]<class W, bool kLast>(const Threads& t, bool packs) {
+                          if constexpr (sizeof(T) < 8)
+                            simt::launch(once(ctx, t), max_strips_kernel<T, W, kLast>, x, y,
+                                         static_cast<uint8_t*>(offsets.data), narrow, t, packs);
+                        }))
+    return;
+  const bool aligned =
+      simt::pack_aligned(x) && simt::pack_aligned(y) && simt::pack_aligned(offsets.data);
+  with_pixel_packs<T>(p, aligned, [&]<int kLanes>() {
+    const Threads t = threads_for(p, narrow.c / kLanes, p.w.out, p.h.out);
+    simt::launch(once(ctx, t), max_pixels_kernel<T, kLanes>, x, y, offsets, narrow, t);
+  });
+}
+
+template <class T>
+void max_pool_backward(Context ctx, const T* dy, PoolOffsets offsets, T* dx,
+                       const PoolParams& given) {
+  PoolParams p = given;
+  p.h = regular(p.h), p.w = regular(p.w);
   const int64_t n = inputs(p);
   if (n == 0) return;
-  const Planes planes(p, p.h.in, p.w.in);
-  if (NarrowAxis::fits(p.h) && NarrowAxis::fits(p.w) && p.h.kernel * p.w.kernel < 1 << 30) {
+  if (!fits_narrow(p))
+    return simt::launch(over(ctx, n, kPoolThreads), max_pool_backward_kernel<T>, dy, offsets, dx, p,
+                        Planes(p, p.h.in, p.w.in));
+  const NarrowPool narrow = narrow_pool(p);
+  if (!offsets.wide &&
+      backward_strips<T>(p, dy, dx, offsets.data, [&]<class W, bool kLast>(const Threads& t) {
+        if constexpr (sizeof(T) < 8)
+          simt::launch(once(ctx, t), max_strips_backward_kernel<T, W, kLast>, dy,
+                       static_cast<const uint8_t*>(offsets.data), dx, narrow, t);
+      }))
+    return;
+  const bool aligned =
+      simt::pack_aligned(dy) && simt::pack_aligned(dx) && simt::pack_aligned(offsets.data);
+  with_pixel_packs<T>(p, aligned, [&]<int kLanes>() {
+    const Threads t = threads_for(p, narrow.c / kLanes, p.w.in, p.h.in);
     const auto launch = [&]<class Offset>(const Offset* data) {
-      simt::launch(over(ctx, n, kPoolThreads), max_pool_backward_narrow_kernel<T, Offset>, dy, data,
-                   dx, p, planes, NarrowAxis(p.h), NarrowAxis(p.w));
+      simt::launch(once(ctx, t), max_pixels_backward_kernel<T, Offset, kLanes>, dy, data, dx,
+                   narrow, t);
     };
     return offsets.wide ? launch(static_cast<const int32_t*>(offsets.data))
                         : launch(static_cast<const uint8_t*>(offsets.data));
-  }
-  simt::launch(over(ctx, n, kPoolThreads), max_pool_backward_kernel<T>, dy, offsets, dx, p, planes);
+  });
 }
 
-template <class T> void mean_pool_forward(Context ctx, const T* x, T* y, const PoolParams& p) {
+template <class T> void mean_pool_forward(Context ctx, const T* x, T* y, const PoolParams& given) {
+  PoolParams p = given;
+  p.h = regular(p.h), p.w = regular(p.w);
   const int64_t n = outputs(p);
   if (n == 0) return;
   if (is_wide(p))
-    simt::launch(over(ctx, n, 1), mean_pool_wide_kernel<T>, x, y, p, Planes(p, p.h.out, p.w.out));
-  else
-    simt::launch(over(ctx, n, kPoolThreads), mean_pool_kernel<T>, x, y, p,
-                 Planes(p, p.h.out, p.w.out));
+    return simt::launch(over(ctx, n, 1), mean_pool_wide_kernel<T>, x, y, p,
+                        Planes(p, p.h.out, p.w.out));
+  if (!fits_narrow(p))
+    return simt::launch(over(ctx, n, kPoolThreads), mean_pool_kernel<T>, x, y, p,
+                        Planes(p, p.h.out, p.w.out));
+  const NarrowPool narrow = narrow_pool(p);
+  if (forward_strips<T>(p, x, y, nullptr, [&]<class W, bool kLast>(const Threads& t, bool packs) {
+        if constexpr (sizeof(T) < 8)
+          simt::launch(once(ctx, t), mean_strips_kernel<T, W, kLast>, x, y, narrow, t, packs);
+      }))
+    return;
+  with_pixel_packs<T>(p, simt::pack_aligned(x) && simt::pack_aligned(y), [&]<int kLanes>() {
+    const Threads t = threads_for(p, narrow.c / kLanes, p.w.out, p.h.out);
+    simt::launch(once(ctx, t), mean_pixels_kernel<T, kLanes>, x, y, narrow, t);
+  });
 }
 
-template <class T> void mean_pool_backward(Context ctx, const T* dy, T* dx, const PoolParams& p) {
+template <class T>
+void mean_pool_backward(Context ctx, const T* dy, T* dx, const PoolParams& given) {
+  PoolParams p = given;
+  p.h = regular(p.h), p.w = regular(p.w);
   const int64_t n = inputs(p);
   if (n == 0) return;
-  simt::launch(over(ctx, n, kPoolThreads), mean_pool_backward_kernel<T>, dy, dx, p,
-               Planes(p, p.h.in, p.w.in));
+  if (!fits_narrow(p))
+    return simt::launch(over(ctx, n, kPoolThreads), mean_pool_backward_kernel<T>, dy, dx, p,
+                        Planes(p, p.h.in, p.w.in));
+  const NarrowPool narrow = narrow_pool(p);
+  if (backward_strips<T>(p, dy, dx, nullptr, [&]<class W, bool kLast>(const Threads& t) {
+        if constexpr (sizeof(T) < 8)
+          simt::launch(once(ctx, t), mean_strips_backward_kernel<T, W, kLast>, dy, dx, narrow, t);
+      }))
+    return;
+  with_pixel_packs<T>(p, simt::pack_aligned(dy) && simt::pack_aligned(dx), [&]<int kLanes>() {
+    const Threads t = threads_for(p, narrow.c / kLanes, p.w.in, p.h.in);
+    simt::launch(once(ctx, t), mean_pixels_backward_kernel<T, kLanes>, dy, dx, narrow, t);
+  });
 }
 
 template <class T>

@@ -256,18 +256,39 @@ def is_narrow(dtype: Any) -> bool:
     return dtype.itemsize == 2 and (dtype.char == "e" or dtype.name == "bfloat16")
 
 
+def _adding(a: Any, b: Any) -> Backend | None:
+    """What adds `a` and `b` by a kernel: they are large or on a device, dense and laid out alike.
+
+    CuPy lays the sum of two channels-last arrays out in C order, and the next convolution converts it back.
+    """
+    if type(a) is np.ndarray and (a.size < _LARGE or a.dtype.char not in "fd"):
+        return None
+    if type(a) is not type(b) or a.dtype != b.dtype or a.shape != b.shape:
+        return None
+    if a.dtype.char not in "fd" and not is_narrow(a.dtype):
+        return None
+    backend = backend_of(a)
+    layout = backend.kernels.layout(a)
+    return backend if layout and layout == backend.kernels.layout(b) else None
+
+
+def add(a: Any, b: Any) -> Any:
+    """``a + b``."""
+    backend = _adding(a, b)
+    if backend is None:
+        return a + b
+    total = backend.empty_like(a)
+    backend.kernels.add(a, b, total)
+    return total
+
+
 def add_to(total: Any, other: Any) -> None:
     """``total += other``."""
-    if total.dtype.char in "fd":
-        native = total.size >= _LARGE
+    backend = _adding(total, other)
+    if backend is None:
+        total += other
     else:
-        native = is_narrow(total.dtype) and type(total) is not np.ndarray
-    if native and type(other) is type(total) and other.dtype == total.dtype and other.shape == total.shape:
-        kernels = backend_of(total).kernels
-        if kernels.layout(total) and kernels.layout(total) == kernels.layout(other):
-            kernels.add_in_place(other, total)
-            return
-    total += other
+        backend.kernels.add(total, other, total)
 
 
 def cast(array: Any, dtype: Any) -> Any:

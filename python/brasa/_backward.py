@@ -15,10 +15,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from operator import attrgetter
+from sys import getrefcount
 from typing import Any, NoReturn
 
+import numpy as np
+
 from brasa import _tape
-from brasa._backend import add_to, as_array, is_array
+from brasa._backend import add, add_to, as_array, is_array
 from brasa._tape import Mode, Node, is_tensor
 
 _leaf_lock = threading.Lock()  # two threads may reach the same parameter
@@ -59,10 +62,10 @@ class Pass:
             slots[index] = gradient
             self.owned.add((id(target), index))
         else:
-            total = held + gradient
             if self.create_graph:
-                slots[index] = total
+                slots[index] = held + gradient
             else:
+                total = add(held, gradient)
                 slots[index] = total if total.ndim else _no_scalar(total)
                 self.owned.add((id(target), index))
 
@@ -300,8 +303,22 @@ def _held(node: Node, dys: list[Any]) -> set[int]:
 
 
 def _is_view(gradient: Any) -> bool:
-    """Whether somebody else can hold the memory of `gradient`: a view's owner, or the graph."""
-    return hasattr(getattr(gradient, "base", None), "shape") or is_tensor(gradient)
+    """Whether somebody else can hold the memory of `gradient`: a view's owner, or the graph.
+
+    A new channels-last array is a view too, but of an array that nobody else holds.
+    """
+    if is_tensor(gradient):
+        return True
+    base = getattr(gradient, "base", None)
+    return hasattr(base, "shape") and (_holders(gradient) > _ALONE or _is_view(base))
+
+
+def _holders(view: Any) -> int:
+    """How many references there are to the array that `view` is a view of; `_ALONE` if it is the only view."""
+    return getrefcount(view.base)
+
+
+_ALONE = _holders(np.empty((1, 1)).T)
 
 
 def _count_down(state: Pass, leaf: Any) -> None:

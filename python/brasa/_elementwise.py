@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from brasa._backend import add as add_arrays
 from brasa._backend import cast, device_of, namespace
 from brasa._shape import as_array_of, unbroadcast
 from brasa._tape import differentiable, is_floating
@@ -51,7 +52,7 @@ def _operands(name: str, a: Any, b: Any) -> tuple[Any, Any]:
 def _add(a: Any, b: Any, *, save: bool = False) -> Any:
     """``a + b``."""
     x, y = _operands("add", a, b)
-    result = as_array_of(x + y, x)
+    result = as_array_of(add_arrays(x, y), x)
     return (result, (a.shape, b.shape)) if save else result
 
 

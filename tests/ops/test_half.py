@@ -234,6 +234,50 @@ def laid_out(like, array):
     return _backend.laid_out_like(like, array)
 
 
+# Windows that strips of packs know, windows they do not, and rows of packs and of single elements.
+WINDOWS = [
+    ((2, 8, 5, 32), {"kernel_size": 2}),
+    ((1, 16, 7, 16), {"kernel_size": 3, "stride": 2, "padding": 1}),
+    ((1, 8, 6, 24), {"kernel_size": 3, "stride": 2, "ceil_mode": True}),
+    ((1, 8, 5, 16), {"kernel_size": 3, "stride": 1, "padding": 1}),
+    ((1, 8, 9, 10), {"kernel_size": 4, "stride": 3, "padding": 1}),
+    ((1, 3, 6, 8), {"kernel_size": 2}),
+    ((1, 8, 20, 14), {"kernel_size": (20, 14)}),
+]
+
+
+@every_half
+@pytest.mark.parametrize(("shape", "window"), WINDOWS, ids=lambda v: str(v).replace(" ", ""))
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("offset", [0, 1])
+def test_pooling_in_packs_and_without(device, half, shape, window, channels_last, offset):
+    """Maxima and their gradients are exact here, means those of float32 rounded once."""
+    rng = np.random.default_rng(2)
+    x = rng.integers(-9, 10, shape).astype(half)
+    x.reshape(-1)[5] = np.nan
+
+    def on_device(values, dtype):
+        values = values.astype(dtype)
+        if not channels_last:
+            return at_an_offset(device, values, offset).reshape(values.shape)
+        pixels = np.ascontiguousarray(np.moveaxis(values, 1, -1))
+        return at_an_offset(device, pixels, offset).reshape(pixels.shape).transpose(0, 3, 1, 2)
+
+    found = {}
+    for dtype in (half, np.dtype(np.float32)):
+        image = on_device(x, dtype)
+        y, saved = ops.max_pool2d(image, save=True, **window)
+        dy = np.random.default_rng(3).integers(-9, 10, y.shape).astype(half)
+        gradient = ops.max_pool2d_backward(on_device(dy, dtype), saved)
+        mean = ops.avg_pool2d(image, **window)
+        mean_gradient = ops.avg_pool2d_backward(on_device(dy, dtype), image, **window)
+        results = [y, saved[0], gradient, mean, mean_gradient]
+        assert all(_backend.layout(r) == _backend.layout(image) for r in results if r.ndim == 4)
+        found[dtype] = [device.asnumpy(r) for r in results]
+    for got, want in zip(found[half], found[np.dtype(np.float32)], strict=True):
+        np.testing.assert_array_equal(got.astype(np.float32), want.astype(got.dtype).astype(np.float32))
+
+
 @every_half
 @pytest.mark.parametrize("columns", [1, 7, 8, 16, 24])
 def test_embedding_in_packs_and_without(device, half, columns):

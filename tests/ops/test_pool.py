@@ -34,6 +34,11 @@ CASES = [
     ((1, 3, 13, 40), {"kernel_size": 3, "stride": 1, "padding": 1}),
     ((1, 17, 11, 12), {"kernel_size": (3, 5), "stride": (1, 3), "padding": (1, 2), "ceil_mode": True}),
     ((2, 4, 13, 70), {"kernel_size": 5, "stride": (7, 9)}),
+    ((2, 8, 5, 16), {"kernel_size": 2}),
+    ((2, 4, 7, 24), {"kernel_size": 3, "stride": 2, "padding": 1}),
+    ((1, 8, 7, 20), {"kernel_size": 3, "stride": 2, "ceil_mode": True}),
+    ((1, 8, 6, 12), {"kernel_size": 3, "stride": 1, "padding": 1}),
+    ((1, 8, 9, 9), {"kernel_size": 5, "stride": 3, "padding": 2}),
 ]
 by_case = pytest.mark.parametrize(("shape", "window"), CASES, ids=lambda v: str(v).replace(" ", ""))
 
