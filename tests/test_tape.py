@@ -338,11 +338,11 @@ def test_gradients_of_any_layout_are_added(xp, isa, dtype, layouts):
         shape = (4, 5, width, width)
         total, other = (rng.standard_normal(shape).astype(dtype) for _ in range(2))
         lying, expected = [], total + other
-        for values, layout in zip((total, other), layouts, strict=True):
+        for values, lying_as in zip((total, other), layouts, strict=True):
             array = xp.asarray(values)
-            if layout == "L":
+            if lying_as == "L":
                 array = xp.asarray(np.ascontiguousarray(values.transpose(0, 2, 3, 1))).transpose(0, 3, 1, 2)
-            elif layout == "S":
+            elif lying_as == "S":
                 array = xp.asarray(np.repeat(values, 2, axis=3))[..., ::2]
             lying.append(array)
         add_to(*lying)

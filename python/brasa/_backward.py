@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from brasa import _tape
-from brasa._backend import add, add_to, as_array, is_array
+from brasa._backend import add, add_to, as_array, is_array, layout
 from brasa._tape import Mode, Node, is_tensor
 
 _leaf_lock = threading.Lock()  # two threads may reach the same parameter
@@ -305,12 +305,13 @@ def _held(node: Node, dys: list[Any]) -> set[int]:
 def _is_view(gradient: Any) -> bool:
     """Whether somebody else can hold the memory of `gradient`: a view's owner, or the graph.
 
-    A new channels-last array is a view too, but of an array that nobody else holds.
+    A new channels-last array is a view too, but a dense one of an array that nobody else holds.
     """
     if is_tensor(gradient):
         return True
-    base = getattr(gradient, "base", None)
-    return hasattr(base, "shape") and (_holders(gradient) > _ALONE or _is_view(base))
+    if not hasattr(getattr(gradient, "base", None), "shape"):
+        return False
+    return _holders(gradient) > _ALONE or _is_view(gradient.base) or not layout(gradient)
 
 
 def _holders(view: Any) -> int:
