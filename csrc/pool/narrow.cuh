@@ -38,9 +38,9 @@ struct NarrowAxis {
   }
   /// The extent of window o that counts in the divisor of a mean.
   BRASA_DEVICE_FN int extent(int o, bool include_pad) const {
-    if (!include_pad) return end_tap(o) > first_tap(o) ? end_tap(o) - first_tap(o) : 0;
-    const int left = in + pad - begin(o);
-    return left < kernel ? left : kernel;
+    const int left = in + pad - begin(o), padded = left < kernel ? left : kernel;
+    const int extent = include_pad ? padded : end_tap(o) - first_tap(o);
+    return extent > 0 ? extent : 0;
   }
   /// The windows [first, end) that hold input i.
   BRASA_DEVICE_FN void find(int i, int& first, int& end) const {

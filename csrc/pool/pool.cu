@@ -428,9 +428,11 @@ template <class T> void mean_pool_forward(Context ctx, const T* x, T* y, const P
     return simt::launch(over(ctx, n, kPoolThreads), mean_pool_kernel<T>, x, y, p,
                         Planes(p, p.h.out, p.w.out));
   const NarrowPool narrow = narrow_pool(p);
+  const Shares<Wide<T>> shares(p.divisor_override);
   if (forward_strips<T>(p, x, y, nullptr, [&]<class W, bool kLast>(const Threads& t, bool packs) {
         if constexpr (sizeof(T) < 8)
-          simt::launch(once(ctx, t), mean_strips_kernel<T, W, kLast>, x, y, narrow, t, packs);
+          simt::launch(once(ctx, t), mean_strips_kernel<T, W, kLast>, x, y, narrow, t, shares,
+                       packs);
       }))
     return;
   with_pixel_packs<T>(p, simt::pack_aligned(x) && simt::pack_aligned(y), [&]<int kLanes>() {
@@ -449,9 +451,11 @@ void mean_pool_backward(Context ctx, const T* dy, T* dx, const PoolParams& given
     return simt::launch(over(ctx, n, kPoolThreads), mean_pool_backward_kernel<T>, dy, dx, p,
                         Planes(p, p.h.in, p.w.in));
   const NarrowPool narrow = narrow_pool(p);
+  const Shares<Wide<T>> shares(p.divisor_override);
   if (backward_strips<T>(p, dy, dx, nullptr, [&]<class W, bool kLast>(const Threads& t) {
         if constexpr (sizeof(T) < 8)
-          simt::launch(once(ctx, t), mean_strips_backward_kernel<T, W, kLast>, dy, dx, narrow, t);
+          simt::launch(once(ctx, t), mean_strips_backward_kernel<T, W, kLast>, dy, dx, narrow, t,
+                       shares);
       }))
     return;
   with_pixel_packs<T>(p, simt::pack_aligned(dy) && simt::pack_aligned(dx), [&]<int kLanes>() {

@@ -150,9 +150,20 @@ __global__ void __launch_bounds__(kPoolThreads)
     if (k < p.w.out - ow) offsets[to + k] = uint8_t(winners[k]);
 }
 
+/// What the sum of a window is multiplied by, by the number of elements that count. A table in the
+/// arguments: a division, which is a loop over rare numbers besides, would be half of the kernel.
+template <class W> struct Shares {
+  W of[10];
+
+  explicit Shares(int64_t divisor_override) {
+    for (int i = 0; i < 10; ++i) of[i] = W(1) / W(divisor_override ? divisor_override : i);
+  }
+};
+
 template <class T, class Windows, bool kChannelsLast>
 __global__ void __launch_bounds__(kPoolThreads)
-    mean_strips_kernel(const T* x, T* y, NarrowPool p, Threads threads, bool packs) {
+    mean_strips_kernel(const T* x, T* y, NarrowPool p, Threads threads, Shares<Wide<T>> shares,
+                       bool packs) {
   using Mine = Strip<T, kChannelsLast>;
   constexpr int kKernel = Windows::kKernel, kStride = Windows::kStride, kPad = Windows::kPad;
   constexpr int kLanes = Mine::kLanes, kChannels = Mine::kChannels;
@@ -176,6 +187,11 @@ __global__ void __launch_bounds__(kPoolThreads)
 #pragma unroll
     for (int k = 0; k < kInputs * kChannels; ++k) sums[k] += inputs[k];
   }
+  const int tall = p.h.extent(oh, p.include_pad);
+  Wide<T> share[Mine::kColumns];
+#pragma unroll
+  for (int k = 0; k < Mine::kColumns; ++k)
+    share[k] = shares.of[tall * p.w.extent(ow + k, p.include_pad)];
   simt::Lanes<Wide<T>, kLanes> means;
 #pragma unroll
   for (int k = 0; k < kLanes; ++k) {
@@ -183,7 +199,7 @@ __global__ void __launch_bounds__(kPoolThreads)
 #pragma unroll
     for (int column = 0; column < kKernel; ++column)
       total += sums[(k / kChannels * kStride + column) * kChannels + k % kChannels];
-    means[k] = total / p.template divisor<Wide<T>>(oh, ow + k / kChannels);
+    means[k] = total * share[k / kChannels];
   }
   const int64_t to = ((at.image * p.h.out + oh) * p.w.out + ow) * int64_t(p.c) + at.channel;
   store_some(y + to, means, packs, p.w.out - ow);
@@ -278,26 +294,27 @@ __global__ void __launch_bounds__(kPoolThreads)
 
 template <class T, class Windows, bool kChannelsLast>
 __global__ void __launch_bounds__(kPoolThreads)
-    mean_strips_backward_kernel(const T* dy, T* dx, NarrowPool p, Threads threads) {
+    mean_strips_backward_kernel(const T* dy, T* dx, NarrowPool p, Threads threads,
+                                Shares<Wide<T>> shares) {
   using Mine = Gather<T, Windows, kChannelsLast>;
   constexpr int kStride = Mine::kStride, kChannels = Mine::kChannels;
   const uint32_t i = threads.mine();
   if (i >= threads.count) return;
   const Mine mine(p, threads, i);
-  simt::Lanes<Wide<T>, Mine::kAcross * kChannels> shares[Mine::kDown];
+  int wide[Mine::kAcross];  // extents; where there is no window its gradient is 0, and any will do
+#pragma unroll
+  for (int window = 0; window < Mine::kAcross; ++window) {
+    const int ow = mine.first_window() - Mine::kBefore + window;
+    wide[window] = ow >= 0 && ow < p.w.out ? p.w.extent(ow, p.include_pad) : 1;
+  }
+  simt::Lanes<Wide<T>, Mine::kAcross * kChannels> parts[Mine::kDown];
 #pragma unroll
   for (int down = 0; down < Mine::kDown; ++down) {
-    shares[down] = mine.load(dy, down);
+    parts[down] = mine.load(dy, down);
+    const int tall = mine.has_row(down) ? p.h.extent(mine.window_row(down), p.include_pad) : 1;
 #pragma unroll
-    for (int window = 0; window < Mine::kAcross; ++window) {
-      const int ow = mine.first_window() - Mine::kBefore + window;
-      const bool there = mine.has_row(down) && ow >= 0 && ow < p.w.out;
-      const Wide<T> divisor =
-          there ? p.template divisor<Wide<T>>(mine.window_row(down), ow) : Wide<T>(1);
-#pragma unroll
-      for (int channel = 0; channel < kChannels; ++channel)
-        shares[down][window * kChannels + channel] /= divisor;
-    }
+    for (int k = 0; k < Mine::kAcross * kChannels; ++k)
+      parts[down][k] *= shares.of[tall * wide[k / kChannels]];
   }
 #pragma unroll
   for (int row = 0; row < kStride; ++row) {
@@ -311,7 +328,7 @@ __global__ void __launch_bounds__(kPoolThreads)
         Wide<T> column = 0;
 #pragma unroll
         for (int down = 0; down < Mine::kDown; ++down)
-          if (Mine::covers(down, row)) column += shares[down][window * kChannels + k % kChannels];
+          if (Mine::covers(down, row)) column += parts[down][window * kChannels + k % kChannels];
         sums[k] += column;
       }
     }
