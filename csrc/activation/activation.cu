@@ -1,5 +1,6 @@
 #include "activation/activation.h"
 #include "core/device.cuh"
+#include "core/elementwise.cuh"
 #include "core/ptx_convert.cuh"
 
 namespace brasa::cuda {
@@ -10,12 +11,7 @@ template <class T, class A>
 __global__ void __launch_bounds__(kThreads)
     activation_forward_kernel(const T* x, T* y, int64_t n, bool packs, Wide<T> alpha,
                               Wide<T> beta) {
-  simt::for_packs<T>(n, packs, [&]<int kLanes>(int64_t i) {
-    auto v = simt::load_wide<kLanes>(x + i);
-#pragma unroll
-    for (int k = 0; k < kLanes; ++k) v[k] = A::forward(v[k], alpha, beta);
-    simt::store_wide(y + i, v);
-  });
+  simt::map_packs(x, y, n, packs, [&](Wide<T> v) { return A::forward(v, alpha, beta); });
 }
 
 template <class T, class A>

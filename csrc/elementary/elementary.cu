@@ -1,4 +1,5 @@
 #include "core/device.cuh"
+#include "core/elementwise.cuh"
 #include "core/ptx_convert.cuh"
 #include "core/vmath.cuh"
 #include "elementary/elementary.h"
@@ -17,17 +18,12 @@ template <ElementaryFunction kFunction, class T> BRASA_DEVICE_FN T apply(T x) {
 template <class T, ElementaryFunction kFunction>
 __global__ void __launch_bounds__(kThreads)
     elementary_forward_kernel(const T* x, T* y, int64_t n, bool packs) {
-  const auto function = [&]<int kLanes>(int64_t i) {
-    auto v = simt::load_wide<kLanes>(x + i);
-#pragma unroll
-    for (int k = 0; k < kLanes; ++k) v[k] = apply<kFunction>(v[k]);
-    simt::store_wide(y + i, v);
-  };
-  if constexpr (sizeof(T) < 8) return simt::for_packs<T>(n, packs, function);
+  if constexpr (sizeof(T) < 8)
+    return simt::map_packs(x, y, n, packs, [](Wide<T> v) { return apply<kFunction>(v); });
   const int64_t stride = int64_t(gridDim.x) * kThreads;
 #pragma unroll 1  // two at a time, ptxas spills in exp of double
   for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < n; i += stride)
-    function.template operator()<1>(i);
+    y[i] = simt::narrow<T>(apply<kFunction>(simt::widen(x[i])));
 }
 
 template <class T>
