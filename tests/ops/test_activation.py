@@ -188,6 +188,17 @@ def test_layouts(name, layout, xp):
         assert xp.asnumpy(dx).tobytes() == gradient.tobytes()
 
 
+@pytest.mark.parametrize("name", ["relu", "hardswish"])
+def test_more_packs_than_threads(name, xp):
+    """A GPU's threads take several packs then, the next one read before the last one is done."""
+    n = 2 * 2112 * 256 * 4 + 1029
+    x = np.resize(values(4099), n)
+    got = xp.asnumpy(ops.activation(xp.asarray(x), name))
+    np.testing.assert_array_equal(got, np.resize(ops.activation(x[:4099], name), n))
+    given = xp.asarray(x)
+    np.testing.assert_array_equal(xp.asnumpy(ops.activation(given, name, out=given)), got)
+
+
 def test_a_broadcast_view_and_rank_0(xp):
     x = xp.asarray(np.float32([[-1], [2]]))
     view = np.broadcast_to(x, (2, 3), subok=True) if xp.name == "emulated" else None
