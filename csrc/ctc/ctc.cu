@@ -1,74 +1,10 @@
-#include "core/vmath.cuh"
 #include "ctc/ctc.h"
+#include "ctc/mass.cuh"
 
 namespace brasa::cuda {
 
 constexpr int kThreads = 128;
 constexpr int kReduceThreads = 256;
-/// Log-probabilities beyond it are 0 or no number: exponents stay integers that float holds.
-constexpr double kLimit = 1e6;
-constexpr double kLn2 = 0.69314718055994530942;
-
-// ------------------------------------------------------------------------------- probabilities
-
-template <class T> struct Range;
-template <> struct Range<float> {
-  static constexpr int kLowest = -126;
-  static constexpr double kLn2High = 0x1.62e4p-1, kLn2Low = 1.4286068203094172321e-6;
-};
-template <> struct Range<double> {
-  static constexpr int kLowest = -1022;
-  static constexpr double kLn2High = 0x1.62e42fefp-1, kLn2Low = 7.440617110012397e-11;
-};
-
-/// m 2^e; see ctc.h.
-template <class T> struct Mass {
-  T m, e;
-};
-
-template <class T> BRASA_DEVICE_FN Mass<T> nothing() {
-  return {T(1), -infinity<T>()};
-}
-
-BRASA_DEVICE_FN float fused(float a, float b, float c) {
-  return ::fmaf(a, b, c);
-}
-BRASA_DEVICE_FN double fused(double a, double b, double c) {
-  return ::fma(a, b, c);
-}
-
-/// exp(x).
-template <class T> BRASA_DEVICE_FN Mass<T> mass_of_log(T x) {
-  const T bounded = x < T(-kLimit) ? T(-kLimit) : x > T(kLimit) ? T(kLimit) : x;
-  const T n = T(::rint(double(bounded) / kLn2));
-  const T r = fused(n, T(-Range<T>::kLn2Low), fused(n, T(-Range<T>::kLn2High), bounded));
-  return {vexp(r), x < T(-kLimit) ? -infinity<T>() : n};
-}
-
-/// 2^d for whole d <= 0: the smallest normal number where it is less, or no number.
-template <class T> BRASA_DEVICE_FN T power_of_two(T d) {
-  return T(::ldexp(1.0, d >= T(Range<T>::kLowest) ? int(d) : Range<T>::kLowest));
-}
-template <class T> BRASA_DEVICE_FN T aligned(const Mass<T>& a, T e) {
-  return a.m * power_of_two(a.e - e);
-}
-
-template <class T> BRASA_DEVICE_FN Mass<T> operator+(const Mass<T>& a, const Mass<T>& b) {
-  const T e = cuda::max(a.e, b.e);
-  return {aligned(a, e) + aligned(b, e), e};
-}
-
-/// a b, with its fraction in [1, 2) again, or no number.
-template <class T> BRASA_DEVICE_FN Mass<T> operator*(const Mass<T>& a, const Mass<T>& b) {
-  int n = 0;
-  const T m = T(2 * ::frexp(double(a.m * b.m), &n));
-  return {m, a.e + b.e + T(n - 1)};
-}
-
-template <class T> BRASA_DEVICE_FN T number_of(const Mass<T>& a) {
-  if (a.e != a.e) return a.e;
-  return a.e > T(Range<T>::kLowest) ? T(::ldexp(double(a.m), int(a.e))) : T(0);
-}
 
 // -------------------------------------------------------------------------------------- a sample
 
@@ -101,29 +37,32 @@ BRASA_DEVICE_FN Sample sample_of(const CtcParams& p, int64_t index) {
   return s;
 }
 
-/// Rows of masses of states, one state of probability 0 before the first. A thread writes states
-/// that others read at the next step, so barriers stand between.
+/// A row of masses of states, one state of probability 0 before the first and after the last. A
+/// thread writes states that others read at the next step, so barriers stand between.
 template <class T> struct Row {
   Mass<T>* data;
   BRASA_DEVICE_FN Mass<T>& operator[](int64_t j) const { return data[j + 1]; }
 };
 
+/// Rows of blanks and of labels. Those that a step reads are in shared memory where they fit: from
+/// L2 they were half of its time. What the way back needs is kept beside, for each step.
 template <class T> struct Scratch {
-  int64_t width, rows;  ///< rows: how many steps are kept
-  Mass<T>* data;
+  static constexpr int64_t kWorkRows = 10;
+  int64_t width;
+  Mass<T>*kept, *work;
 
-  static int64_t elements(int64_t longest, int64_t rows) { return 2 * (rows + 2) * (longest + 3); }
-  /// Where step t is kept: of two rows by turns; of more each has its own.
-  BRASA_DEVICE_FN int64_t slot(int64_t t) const { return rows == 2 ? t & 1 : t; }
-  BRASA_DEVICE_FN Row<T> blanks(int64_t t) const { return {data + slot(t) * 2 * width}; }
-  BRASA_DEVICE_FN Row<T> labels(int64_t t) const { return {data + (slot(t) * 2 + 1) * width}; }
-  /// p b of the step after, and b; by turns.
-  BRASA_DEVICE_FN Row<T> blanks_back(bool with_step) const {
-    return {data + (rows + with_step) * 2 * width};
-  }
-  BRASA_DEVICE_FN Row<T> labels_back(bool with_step) const {
-    return {data + ((rows + with_step) * 2 + 1) * width};
-  }
+  static int64_t width_of(int64_t longest) { return longest + 3; }
+  BRASA_DEVICE_FN Row<T> row(Mass<T>* rows, int64_t i) const { return {rows + i * width}; }
+  BRASA_DEVICE_FN Row<T> blanks(int64_t t) const { return row(work, (t & 1) * 2); }
+  BRASA_DEVICE_FN Row<T> labels(int64_t t) const { return row(work, (t & 1) * 2 + 1); }
+  BRASA_DEVICE_FN Row<T> kept_blanks(int64_t t) const { return row(kept, t * 2); }
+  BRASA_DEVICE_FN Row<T> kept_labels(int64_t t) const { return row(kept, t * 2 + 1); }
+  /// p b of step t.
+  BRASA_DEVICE_FN Row<T> blanks_with(int64_t t) const { return row(work, 4 + (t & 1) * 2); }
+  BRASA_DEVICE_FN Row<T> labels_with(int64_t t) const { return row(work, 5 + (t & 1) * 2); }
+  /// b, of which each thread reads its own states alone.
+  BRASA_DEVICE_FN Row<T> blanks_back() const { return row(work, 8); }
+  BRASA_DEVICE_FN Row<T> labels_back() const { return row(work, 9); }
 };
 
 /// Calls f(j) for the states j = 0 ... length of this thread.
@@ -131,33 +70,67 @@ template <class F> BRASA_DEVICE_FN void each_state(const Sample& s, const F& f) 
   for (int64_t j = threadIdx.x; j <= s.length; j += kThreads) f(j);
 }
 
-template <class T>
-BRASA_DEVICE_FN const T* step_of(const CtcParams& p, const Sample& s, const T* log_probs,
-                                 int64_t t) {
-  return log_probs + t * p.step_stride + s.index * p.sample_stride;
-}
+/// What a step takes from memory: log-probabilities and, on the way back, masses, those of this
+/// thread's first state. They are read a step before, so that no step waits for them; states beyond
+/// the first kThreads are read when they are needed.
+template <class T> struct Ahead {
+  T blank, label;
+  Mass<T> kept_blank, kept_label;
+};
+
+/// Log-probabilities of the states of a sample.
+template <class T> struct Reader {
+  const CtcParams& p;
+  const Sample& s;
+  const T* log_probs;
+  bool skips, skips_next;  ///< of this thread's first state, and of the one behind it
+
+  BRASA_DEVICE_FN Reader(const CtcParams& params, const Sample& sample, const T* all)
+      : p(params),
+        s(sample),
+        log_probs(all + sample.index * params.sample_stride),
+        skips(sample.fits && sample.skips(threadIdx.x)),
+        skips_next(sample.fits && sample.skips(int64_t(threadIdx.x) + 1)) {}
+
+  BRASA_DEVICE_FN T label_at(int64_t t, int64_t j) const {
+    return j < s.length ? log_probs[t * p.step_stride + s.labels[j]] : -infinity<T>();
+  }
+  BRASA_DEVICE_FN Ahead<T> ahead(int64_t t) const {
+    if (t < 0 || t >= s.steps) return {};
+    return {.blank = log_probs[t * p.step_stride + p.blank], .label = label_at(t, threadIdx.x)};
+  }
+  BRASA_DEVICE_FN Mass<T> label(const Ahead<T>& now, int64_t t, int64_t j) const {
+    return mass_of_log(j == threadIdx.x ? now.label : label_at(t, j));
+  }
+  BRASA_DEVICE_FN bool skips_to(int64_t j) const {
+    return j == threadIdx.x ? skips : j == int64_t(threadIdx.x) + 1 ? skips_next : s.skips(j);
+  }
+};
 
 template <class T>
-BRASA_DEVICE_FN void step_ahead(const CtcParams& p, const Sample& s, const Scratch<T>& scratch,
-                                const T* log_probs, int64_t t) {
-  const T* const at = step_of(p, s, log_probs, t);
-  const Mass<T> blank = mass_of_log(at[p.blank]);
-  const Row<T> blanks = scratch.blanks(t - (t > 0)), labels = scratch.labels(t - (t > 0));
+BRASA_DEVICE_FN void step_ahead(const Reader<T>& reader, const Scratch<T>& scratch,
+                                const Ahead<T>& now, int64_t t) {
+  const Sample& s = reader.s;
+  const Mass<T> blank = mass_of_log(now.blank);
+  const Row<T> blanks = scratch.blanks(t + 1), labels = scratch.labels(t + 1);  // of step t - 1
   const Row<T> blanks_now = scratch.blanks(t), labels_now = scratch.labels(t);
   if (threadIdx.x == 0) labels_now[-1] = nothing<T>();
   each_state(s, [&](int64_t j) {
-    const bool inside = j < s.length;
-    const Mass<T> of_label = inside ? mass_of_log(at[s.labels[j]]) : nothing<T>();
+    Mass<T> of_blank = nothing<T>(), of_label = of_blank;
     if (t == 0) {
-      blanks_now[j] = j == 0 ? blank : nothing<T>();
-      labels_now[j] = j == 0 ? of_label : nothing<T>();
-      return;
+      if (j == 0) of_blank = blank, of_label = reader.label(now, t, j);
+    } else {
+      const Mass<T> before = labels[j - 1], here = blanks[j];
+      Mass<T> sum = labels[j] + here;
+      if (reader.skips_to(j)) sum = sum + before;
+      of_blank = (here + before) * blank;
+      of_label = sum * reader.label(now, t, j);
     }
-    const Mass<T> before = labels[j - 1], here = blanks[j];
-    blanks_now[j] = (here + before) * blank;
-    Mass<T> sum = labels[j] + here;
-    if (s.skips(j)) sum = sum + before;
-    labels_now[j] = sum * of_label;
+    blanks_now[j] = of_blank;
+    labels_now[j] = of_label;
+    if (!scratch.kept) return;
+    scratch.kept_blanks(t)[j] = of_blank;
+    scratch.kept_labels(t)[j] = of_label;
   });
   __syncthreads();
 }
@@ -171,63 +144,103 @@ template <class T> BRASA_DEVICE_FN Mass<T> total(const Sample& s, const Scratch<
 template <class T> BRASA_DEVICE_FN void last_step(const Sample& s, const Scratch<T>& scratch) {
   const Mass<T> one{T(1), T(0)};
   each_state(s, [&](int64_t j) {
-    scratch.blanks_back(false)[j] = j == s.length ? one : nothing<T>();
-    scratch.labels_back(false)[j] = j == s.length - 1 ? one : nothing<T>();
+    scratch.blanks_back()[j] = j == s.length ? one : nothing<T>();
+    scratch.labels_back()[j] = j == s.length - 1 ? one : nothing<T>();
   });
-  if (threadIdx.x == 0) {
-    scratch.blanks_back(true)[s.length + 1] = nothing<T>();
-    scratch.labels_back(true)[s.length + 1] = nothing<T>();
-  }
+  if (threadIdx.x != 0) return;
+  for (int t = 0; t < 2; ++t)
+    scratch.blanks_with(t)[s.length + 1] = scratch.labels_with(t)[s.length + 1] = nothing<T>();
 }
 
 template <class T>
-BRASA_DEVICE_FN void step_back(const CtcParams& p, const Sample& s, const Scratch<T>& scratch,
-                               const T* log_probs, int64_t t) {
-  const T* const at = step_of(p, s, log_probs, t);
-  const Mass<T> blank = mass_of_log(at[p.blank]), one{T(1), T(0)};
-  const Row<T> blanks = scratch.blanks_back(true), labels = scratch.labels_back(true);
+BRASA_DEVICE_FN void step_back(const Reader<T>& reader, const Scratch<T>& scratch,
+                               const Ahead<T>& now, int64_t t) {
+  const Sample& s = reader.s;
+  const Mass<T> blank = mass_of_log(now.blank), one{T(1), T(0)};
+  const Row<T> blanks = scratch.blanks_with(t), labels = scratch.labels_with(t);
   each_state(s, [&](int64_t j) {
-    const Mass<T> of_label = j < s.length ? mass_of_log(at[s.labels[j]]) : nothing<T>();
-    blanks[j] = scratch.blanks_back(false)[j] * blank;
-    labels[j] = scratch.labels_back(false)[j] * of_label;
+    blanks[j] = scratch.blanks_back()[j] * blank;
+    labels[j] = scratch.labels_back()[j] * reader.label(now, t, j);
   });
   __syncthreads();
   each_state(s, [&](int64_t j) {
     Mass<T> sum = labels[j] + blanks[j + 1];
-    if (s.skips(j + 1)) sum = sum + labels[j + 1];
-    scratch.blanks_back(false)[j] = (blanks[j] + labels[j]) * one;
-    scratch.labels_back(false)[j] = sum * one;
+    if (reader.skips_to(j + 1)) sum = sum + labels[j + 1];
+    scratch.blanks_back()[j] = (blanks[j] + labels[j]) * one;
+    scratch.labels_back()[j] = sum * one;
   });
-  __syncthreads();
 }
 
+/// Writes the occupation of labels, and returns this thread's part of that of blanks.
 template <class T>
-BRASA_DEVICE_FN void write_occupation(const Sample& s, const Scratch<T>& scratch, int64_t t,
-                                      const Mass<T>& scale, T* row) {
-  const Row<T> blanks = scratch.blanks(t), labels = scratch.labels(t);
+BRASA_DEVICE_FN T write_occupation(const Sample& s, const Scratch<T>& scratch, const Ahead<T>& now,
+                                   int64_t t, const Mass<T>& scale, T* row) {
   T of_blanks = 0;
   each_state(s, [&](int64_t j) {
-    of_blanks += number_of(blanks[j] * scratch.blanks_back(false)[j] * scale);
-    if (j < s.length) row[1 + j] = number_of(labels[j] * scratch.labels_back(false)[j] * scale);
+    const bool first = j == threadIdx.x;
+    const Mass<T> blank = first ? now.kept_blank : scratch.kept_blanks(t)[j];
+    const Mass<T> label = first ? now.kept_label : scratch.kept_labels(t)[j];
+    of_blanks += number_of(blank * scratch.blanks_back()[j] * scale);
+    if (j < s.length) row[1 + j] = number_of(label * scratch.labels_back()[j] * scale);
   });
-  of_blanks = simt::block_reduce_sum(of_blanks);
-  if (threadIdx.x == 0) row[0] = of_blanks;
+  return of_blanks;
 }
 
-/// A block computes the loss of its samples one after the other.
+/// From the last step to the first: q = occupation of all states.
+template <class T>
+BRASA_DEVICE_FN void walk_back(const Reader<T>& reader, const Scratch<T>& scratch,
+                               const Mass<T>& scale, T* q) {
+  constexpr int kWarps = kThreads / simt::kWarpSize;
+  BRASA_SHARED(T, of_warp, [2][kWarps]);
+  const Sample& s = reader.s;
+  const int64_t stride = reader.p.longest + 1;
+  const auto ahead = [&](int64_t t) {
+    Ahead<T> next = reader.ahead(t);
+    if (t < 0 || threadIdx.x > s.length) return next;
+    next.kept_blank = scratch.kept_blanks(t)[threadIdx.x];
+    next.kept_label = scratch.kept_labels(t)[threadIdx.x];
+    return next;
+  };
+  last_step(s, scratch);
+  Ahead<T> now = ahead(s.steps - 1);
+  for (int64_t t = s.steps - 1; t >= 0; --t) {
+    const Ahead<T> next = ahead(t - 1);
+    const T sum = simt::warp_sum(write_occupation(s, scratch, now, t, scale, q + t * stride));
+    if (threadIdx.x % simt::kWarpSize == 0) of_warp[t & 1][threadIdx.x / simt::kWarpSize] = sum;
+    step_back(reader, scratch, now, t);  // of step 0 for its barrier alone
+    if (threadIdx.x == 0) {
+      T of_blanks = 0;
+      for (int warp = 0; warp < kWarps; ++warp) of_blanks += of_warp[t & 1][warp];
+      q[t * stride] = of_blanks;
+    }
+    now = next;
+  }
+}
+
+/// A block computes the loss of its samples one after the other. Its rows are `in_shared` memory,
+/// or behind those it keeps.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     ctc_forward_kernel(const T* log_probs, CtcParams p, T* losses, T* occupation,
-                       Scratch<T> scratch, int64_t scratch_elements) {
+                       Scratch<T> scratch, int64_t kept_elements, bool in_shared) {
+  BRASA_DYN_SHARED(Mass<T>, shared);
   const T nan = T(0) / T(0);
-  const int64_t stride = p.longest + 1;
-  scratch.data += blockIdx.x * scratch_elements;
+  const int64_t stride = p.longest + 1, own = in_shared ? 0 : Scratch<T>::kWorkRows * scratch.width;
+  Mass<T>* const mine = scratch.kept + blockIdx.x * (kept_elements + own);
+  scratch.kept = occupation ? mine : nullptr;
+  scratch.work = in_shared ? shared : mine + kept_elements;
   for (int64_t n = blockIdx.x; n < p.samples; n += gridDim.x) {
     const Sample s = sample_of(p, n);
+    const Reader<T> reader(p, s, log_probs);
     T* const q = occupation ? occupation + n * p.steps * stride : nullptr;
     Mass<T> z = nothing<T>();
     if (s.fits && s.length <= s.steps) {
-      for (int64_t t = 0; t < s.steps; ++t) step_ahead(p, s, scratch, log_probs, t);
+      Ahead<T> now = reader.ahead(0);
+      for (int64_t t = 0; t < s.steps; ++t) {
+        const Ahead<T> next = reader.ahead(t + 1);
+        step_ahead(reader, scratch, now, t);
+        now = next;
+      }
       z = total(s, scratch);
     }
     const bool impossible = z.e == -infinity<T>();
@@ -239,12 +252,7 @@ __global__ void __launch_bounds__(kThreads)
       for (int64_t i = threadIdx.x; i < s.steps * stride; i += kThreads)
         q[i] = p.zero_infinity ? T(0) : nan;
     } else if (q && s.fits) {
-      const Mass<T> scale{T(1) / z.m, -z.e};
-      last_step(s, scratch);
-      for (int64_t t = s.steps - 1; t >= 0; --t) {
-        write_occupation(s, scratch, t, scale, q + t * stride);
-        if (t > 0) step_back(p, s, scratch, log_probs, t);
-      }
+      walk_back(reader, scratch, {T(1) / z.m, -z.e}, q);
     }
     __syncthreads();  // the scratch is another sample's now
   }
@@ -308,23 +316,43 @@ inline int64_t blocks_of(const CtcParams& p) {
   return p.samples < kMost ? p.samples : kMost;
 }
 
+/// Scratch of a block: what is kept of all steps, and rows to work in.
+template <class T> int64_t kept_elements(const CtcParams& p, bool occupation) {
+  return occupation ? 2 * p.steps * Scratch<T>::width_of(p.longest) : 0;
+}
+template <class T> int64_t work_elements(const CtcParams& p) {
+  return Scratch<T>::kWorkRows * Scratch<T>::width_of(p.longest);
+}
+/// Whether the rows to work in fit the shared memory of a block.
+template <class T> bool works_in_shared(const CtcParams& p) {
+  return work_elements<T>(p) * int64_t(sizeof(Mass<T>)) <= 48 * 1024 - 256;
+}
+template <class T> size_t scratch_of_block(const CtcParams& p, bool occupation) {
+  return size_t(kept_elements<T>(p, occupation) +
+                (works_in_shared<T>(p) ? 0 : work_elements<T>(p)));
+}
+
 template <class T> size_t ctc_forward_workspace(const CtcParams& p, bool occupation, int) {
-  const int64_t each = Scratch<T>::elements(p.longest, occupation ? p.steps : 2);
   const size_t losses = p.reduction == Reduction::none ? 0 : size_t(p.samples) * sizeof(T);
-  return size_t(blocks_of(p) * each) * sizeof(Mass<T>) + losses;
+  return size_t(blocks_of(p)) * scratch_of_block<T>(p, occupation) * sizeof(Mass<T>) + losses;
 }
 
 template <class T>
 void ctc_forward(Context ctx, const T* log_probs, CtcParams p, T* losses, T* occupation) {
   const auto stream = static_cast<simt::stream_t>(ctx.stream);
-  const bool reduced = p.reduction != Reduction::none;
-  const int64_t blocks = blocks_of(p), rows = occupation ? p.steps : 2;
-  const int64_t each = Scratch<T>::elements(p.longest, rows);
-  const Scratch<T> scratch{p.longest + 3, rows, static_cast<Mass<T>*>(ctx.workspace)};
-  T* const of_sample = reduced ? reinterpret_cast<T*>(scratch.data + blocks * each) : losses;
+  const bool reduced = p.reduction != Reduction::none, shared = works_in_shared<T>(p);
+  const int64_t blocks = blocks_of(p);
+  auto* const data = static_cast<Mass<T>*>(ctx.workspace);
+  const Scratch<T> scratch{Scratch<T>::width_of(p.longest), data, nullptr};
+  T* const of_sample =
+      reduced ? reinterpret_cast<T*>(data + blocks * scratch_of_block<T>(p, occupation)) : losses;
   if (blocks > 0)
-    simt::launch({.grid = dim3(unsigned(blocks)), .block = dim3(kThreads), .stream = stream},
-                 ctc_forward_kernel<T>, log_probs, p, of_sample, occupation, scratch, each);
+    simt::launch({.grid = dim3(unsigned(blocks)),
+                  .block = dim3(kThreads),
+                  .smem = shared ? work_elements<T>(p) * sizeof(Mass<T>) : 0,
+                  .stream = stream},
+                 ctc_forward_kernel<T>, log_probs, p, of_sample, occupation, scratch,
+                 kept_elements<T>(p, occupation), shared);
   if (reduced)
     simt::launch({.block = dim3(kReduceThreads), .stream = stream}, ctc_reduce_kernel<T>, of_sample,
                  p, losses);

@@ -31,20 +31,29 @@ BRASA_DEVICE_FN Wide<T> weighted_target(const CrossEntropyParams<T>& p, int64_t 
   return q * class_weight(p, c);
 }
 
-template <class T, template <class> class Group, int kLanes>
-__global__ void __launch_bounds__(kLineThreads, 2)
+/// f(c) for kLanes classes from c on.
+template <class W, int kLanes, class F>
+BRASA_DEVICE_FN simt::Lanes<W, kLanes> lanes_of(int64_t c, const F& f) {
+  simt::Lanes<W, kLanes> values;
+#pragma unroll
+  for (int k = 0; k < kLanes; ++k) values[k] = f(c + k);
+  return values;
+}
+
+template <class T, class Group, int kLanes, bool kKeeps>
+__global__ void __launch_bounds__(Group::kBlock, kLineBlocks<Wide<T>, Group, kLanes, 1>)
     cross_entropy_forward_kernel(const T* x, CrossEntropyParams<T> p, bool packs, Wide<T>* losses,
                                  Wide<T>* statistics) {
   using W = Wide<T>;
-  for_lines<W, Group, kLanes>(p.shape, packs, [&](const Line<W, Group, kLanes>& line) {
-    const auto found = line.max_and_sum(x + line.offset);
+  for_lines<W, Group, kLanes, kKeeps>(p.shape, packs, [&](const auto& line) {
+    const auto found = line.max_and_sum(line.hold(x + line.offset, -infinity<W>()));
     const W maximum = found.maximum, log_sum = vlog(found.sum);
     const auto minus_log = [&](int64_t j) {
       return (maximum - simt::widen(x[line.at(j)])) + log_sum;
     };
     const auto sum_over_classes = [&](const auto& weight) {
-      return line.sum([&](int64_t j) {
-        return line.lanes(j, [&](int64_t c) { return weight(c) * minus_log(c); });
+      return line.walk_sum([&](auto j) {
+        return lanes_of<W, kLanes>(j, [&](int64_t c) { return weight(c) * minus_log(c); });
       });
     };
     W loss;
@@ -60,7 +69,7 @@ __global__ void __launch_bounds__(kLineThreads, 2)
         if (c >= 0) loss += W(p.label_smoothing) / W(p.shape.n) * spread;
       }
     }
-    if (line.group.rank() == 0) {
+    if (line.leads()) {
       losses[line.index] = loss;
       if (statistics) {
         statistics[line.index] = maximum;
@@ -105,41 +114,52 @@ __global__ void __launch_bounds__(kReduceThreads)
   if (divisor) divisor[0] = T(by);
 }
 
-template <class T, template <class> class Group, int kLanes>
-__global__ void __launch_bounds__(kLineThreads, 2)
+template <class T, class Group, int kLanes, bool kKeeps>
+__global__ void __launch_bounds__(Group::kBlock, kLineBlocks<Wide<T>, Group, kLanes, 1>)
     cross_entropy_backward_kernel(const Wide<T>* dy, const T* x, CrossEntropyParams<T> p,
                                   bool packs, const Wide<T>* statistics, const Wide<T>* divisor,
                                   T* dx) {
   using W = Wide<T>;
   const W kept = W(1 - p.label_smoothing), share = W(p.label_smoothing) / W(p.shape.n);
-  for_lines<W, Group, kLanes>(p.shape, packs, [&](const Line<W, Group, kLanes>& line) {
+  for_lines<W, Group, kLanes, kKeeps>(p.shape, packs, [&](const auto& line) {
     const W maximum = statistics[line.index],
             log_sum = statistics[p.shape.outer * p.shape.inner + line.index];
     const W scale = p.reduction == Reduction::none ? dy[line.index] : dy[0] / divisor[0];
-    // gradient(probability, class) for every class.
-    const auto write = [&](const auto& gradient) {
-      line.each([&](int64_t j) {
-        auto v = line.load(x + line.offset, j);
+    // gradient(probability, class) in place of the logits from class j on.
+    const auto write = [&](auto j, auto v, const auto& gradient) {
 #pragma unroll
-        for (int k = 0; k < kLanes; ++k)
-          if (kLanes == 1 || j + k < line.n) v[k] = gradient(vexp(v[k] - maximum - log_sum), j + k);
-        line.store(dx + line.offset, j, v);
-      });
+      for (int k = 0; k < kLanes; ++k) v[k] = gradient(vexp(v[k] - maximum - log_sum), j + k);
+      line.store(dx + line.offset, j, v);
     };
     if (p.probabilities) {
       const auto target = [&](int64_t j) { return weighted_target(p, j, line.at(j)); };
-      const W sum = line.sum([&](int64_t j) { return line.lanes(j, target); });
-      return write(
-          [&](W probability, int64_t j) { return scale * (sum * probability - target(j)); });
+      const W sum = line.walk_sum([&](auto j) { return lanes_of<W, kLanes>(j, target); });
+      return line.walk([&](auto j) {
+        write(j, line.load(x + line.offset, j),
+              [&](W probability, int64_t c) { return scale * (sum * probability - target(c)); });
+      });
     }
     const int64_t c = class_of(p, line.index);
-    const auto weight = [&](int64_t j) { return class_weight(p, j); };
-    const W all = share == 0 ? W(0) : line.sum([&](int64_t j) { return line.lanes(j, weight); });
     const W own = kept * weight_of(p, c);
-    write([&](W probability, int64_t j) {
-      return c < 0 ? W(0)
-                   : scale * ((own + share * all) * probability - share * weight(j) -
-                              (j == c ? own : W(0)));
+    if (share != 0) {
+      const auto weight = [&](int64_t j) { return class_weight(p, j); };
+      W all = W(p.shape.n);
+      if (p.weight) all = line.walk_sum([&](auto j) { return lanes_of<W, kLanes>(j, weight); });
+      return line.walk([&](auto j) {
+        write(j, line.load(x + line.offset, j), [&](W probability, int64_t other) {
+          return c < 0 ? W(0)
+                       : scale * ((own + share * all) * probability - share * weight(other) -
+                                  (other == c ? own : W(0)));
+        });
+      });
+    }
+    const auto held = line.hold(x + line.offset);
+    const W factor = scale * own;
+    line.each([&](auto j, int turn) {
+      write(j, line.get(held, j, turn), [&](W probability, auto other) {
+        return c < 0 ? W(0)
+                     : factor * (other == decltype(other)(c) ? probability - W(1) : probability);
+      });
     });
   });
 }
@@ -161,11 +181,12 @@ void cross_entropy_forward(Context ctx, const T* logits, CrossEntropyParams<T> p
   Wide<T>* const of_position =
       reduced ? reinterpret_cast<Wide<T>*>(partial + 2 * kReduceBlocks) : losses;
   if (params.shape.size() > 0) {
-    choose_group<T>(params.shape, [&]<template <class> class Group, int kLanes>(dim3 grid) {
-      simt::launch({.grid = grid, .block = dim3(kLineThreads), .stream = stream},
-                   cross_entropy_forward_kernel<T, Group, kLanes>, logits, params,
-                   lines_in_packs<T>(params.shape.n, logits), of_position, statistics);
-    });
+    choose_group<T, 1>(ctx, params.shape,
+                       [&]<class Group, int kLanes, bool kKeeps>(const simt::LaunchConfig& config) {
+                         simt::launch(config,
+                                      cross_entropy_forward_kernel<T, Group, kLanes, kKeeps>,
+                                      logits, params, in_packs(logits), of_position, statistics);
+                       });
   }
   if (!reduced) return;
   int64_t blocks = simt::ceil_div(params.shape.lines(), int64_t(kReduceThreads));
@@ -181,13 +202,12 @@ void cross_entropy_backward(Context ctx, const Wide<T>* dy, const T* logits,
                             CrossEntropyParams<T> params, const Wide<T>* statistics,
                             const Wide<T>* divisor, T* dlogits) {
   if (params.shape.size() == 0) return;
-  choose_group<T>(params.shape, [&]<template <class> class Group, int kLanes>(dim3 grid) {
-    simt::launch({.grid = grid,
-                  .block = dim3(kLineThreads),
-                  .stream = static_cast<simt::stream_t>(ctx.stream)},
-                 cross_entropy_backward_kernel<T, Group, kLanes>, dy, logits, params,
-                 lines_in_packs<T>(params.shape.n, logits, dlogits), statistics, divisor, dlogits);
-  });
+  choose_group<T, 1>(ctx, params.shape,
+                     [&]<class Group, int kLanes, bool kKeeps>(const simt::LaunchConfig& config) {
+                       simt::launch(config, cross_entropy_backward_kernel<T, Group, kLanes, kKeeps>,
+                                    dy, logits, params, in_packs(logits, dlogits), statistics,
+                                    divisor, dlogits);
+                     });
 }
 
 BRASA_INSTANTIATE(cross_entropy_forward, float, double, float16, bfloat16)

@@ -1,393 +1,380 @@
-// Statistics: a block sums a part of a channel, or of kColumns neighbouring channels where they are
-// neighbours in memory. Its threads read kKept elements each, in packs, and keep them in registers
-// until the part's mean is known; those of one channel are combined by a tree in shared memory. A
-// second launch adds the parts in order, a third is one elementwise pass.
+// Every launch shares an array out alike: a block has a part of a channel, or of up to kColumns
+// neighbouring channels where they are neighbours in memory, and each of its threads packs of fixed
+// channels, whose numbers it keeps in registers. A forward pass of training is two launches, and so
+// is a backward pass: the second of each begins by adding up what the first left for its channels,
+// as parts are few (kPartBlocks) and a launch of its own for that took 4 to 10 us on an H100. It
+// goes through its part from the end, which the first launch has left in L2.
 //
-// Lost: elements read one by one and twice, the second time from L1 and L2: a forward pass of 64 x
-// 64 x 112 x 112 took 342 us on an H200, its floor is 154.
+// Statistics: each thread takes its elements' distances from the mean of the first few it met, so
+// one read is enough; threads' means and squares meet in double.
+//
+// Lost: elements read one by one and twice, the second time from L1 and L2 (a forward pass of 64 x
+// 64 x 112 x 112 took 342 us on an H200, its floor is 154); numbers of channels read through L1 for
+// every element (the gradient channels-last: 272 us on an H100 with L1 at 98 %, the floor is 206).
 #include "core/activations.h"
 #include "core/device.cuh"
-#include "core/ptx_convert.cuh"
 #include "norm/norm.h"
+#include "norm/shares.cuh"
 
 namespace brasa::cuda {
 
-constexpr int kThreads = 256;
-constexpr int kColumns = 32;  ///< channels per block of a channels-last array
-
-constexpr int kKept = 32;  ///< elements per thread
-
-BRASA_HOST_DEVICE_FN int columns_of(const BatchNormParams& p) {
-  return p.channels_last ? kColumns : 1;
-}
-/// Elements of a channel per block.
-BRASA_HOST_DEVICE_FN int64_t part_of(const BatchNormParams& p) {
-  return kThreads * kKept / columns_of(p);
+/// The squares of n numbers about their mean, from those about another one and the distances from
+/// it.
+template <class W> BRASA_DEVICE_FN double squares_about_mean(W offsets, W squares, double n) {
+  return n > 0 ? double(squares) - double(offsets) * double(offsets) / n : 0;
 }
 
-struct Pair {
-  double first, second;
-};
-
-/// Adds up what the threads of a column hold, of kSums columns each; everyone gets its columns'
-/// sums.
-template <int kSums, class T> BRASA_DEVICE_FN void column_sums(T (&value)[kSums], int columns) {
-  BRASA_SHARED(T, values, [kThreads * kSums]);
-  const int rank = int(threadIdx.x);
-  __syncthreads();  // an earlier call may still be reading
-#pragma unroll
-  for (int k = 0; k < kSums; ++k) values[rank * kSums + k] = value[k];
-  __syncthreads();
-  for (int half = kThreads * kSums / 2; half >= columns; half /= 2) {
-    for (int i = rank; i < half; i += kThreads) values[i] += values[i + half];
-    __syncthreads();
-  }
-#pragma unroll
-  for (int k = 0; k < kSums; ++k) value[k] = values[(rank * kSums + k) % columns];
-}
-
-/// What a thread of a reduction works on: packs of kLanes neighbours, which are elements of one
-/// channel, or in a channels-last array one element of each of as many channels. Whether packs are
-/// aligned changes the loads alone.
-template <class T, int kLanes, bool kChannelsLast> struct Share {
-  static constexpr int kWide = kChannelsLast ? kColumns : 1;
-  static constexpr int kSums = kChannelsLast ? kLanes : 1, kPacks = kKept / kLanes;
-  static constexpr int kStep = kThreads * kLanes / kWide;
-  using W = Wide<T>;
-  using Values = simt::Lanes<W, kLanes>;
-
-  const BatchNormParams& p;
-  const simt::Divisor& pixels;
-  bool aligned;
-  int64_t part, c, first, end, count;
-
-  BRASA_DEVICE_FN Share(const BatchNormParams& params, const simt::Divisor& by_pixels, bool packs)
-      : p(params), pixels(by_pixels), aligned(packs) {
-    const auto groups = unsigned(simt::ceil_div<int64_t>(p.c, kWide));
-    const int element = int(threadIdx.x) * kLanes;
-    const int64_t begin = blockIdx.x / groups * part_of(p), n = p.n * p.s;
-    part = blockIdx.x / groups;
-    c = int64_t(blockIdx.x % groups) * kWide + element % kWide;
-    first = begin + element / kWide;
-    end = begin + part_of(p) < n ? begin + part_of(p) : n;
-    count = end - begin;
-    if (c >= p.c) end = begin;
-  }
-
-  BRASA_DEVICE_FN bool has(int k) const { return first + k * kStep < end; }
-  BRASA_DEVICE_FN Values load(const T* x, int k) const {
-    int64_t i = first + k * kStep;
-    const int64_t pixel = kChannelsLast ? 0 : pixels.take_remainder(i);
-    const T* const from = x + (kChannelsLast ? i * p.c + c : (i * p.c + c) * p.s + pixel);
-    if (aligned) return simt::load_wide<kLanes>(from);
-    Values values;
-#pragma unroll
-    for (int lane = 0; lane < kLanes; ++lane) values[lane] = simt::widen(from[lane]);
-    return values;
-  }
-  /// Which of a thread's sums a lane belongs to.
-  static BRASA_DEVICE_FN constexpr int sum_of(int lane) { return kChannelsLast ? lane : 0; }
-
-  /// put(sum, channel) by one thread of each channel.
-  template <class Put> BRASA_DEVICE_FN void for_channels(const Put& put) const {
-    if (int(threadIdx.x) * kSums >= kWide) return;
-#pragma unroll
-    for (int k = 0; k < kSums; ++k)
-      if (c + k < p.c) put(k, c + k);
-  }
-};
-
+/// results = mean and squares about it, of a part and channel.
 template <class T, int kLanes, bool kChannelsLast>
 __global__ void __launch_bounds__(kThreads, 2)
-    statistics_kernel(const T* x, BatchNormParams p, simt::Divisor pixels, bool packs,
-                      Pair* results) {
-  using Mine = Share<T, kLanes, kChannelsLast>;
+    statistics_kernel(const T* x, BatchNormParams p, Shares shares, simt::Divisor pixels,
+                      bool packs, Pair* results) {
+  constexpr int kTurns = kFlying<T, 1>, kSums = kChannelsLast ? kLanes : 1;
   using W = Wide<T>;
-  const Mine mine(p, pixels, packs);
-  typename Mine::Values kept[Mine::kPacks];
+  const Share<T, kLanes> mine(p, shares, pixels, packs);
+  const auto sum_of = [](int lane) { return kChannelsLast ? lane : 0; };
+  W shift[kSums] = {}, offsets[kSums] = {}, squares[kSums] = {};
+  for (int64_t i = mine.first; i < mine.end; i += kTurns * mine.step) {
+    const auto has = [&](int turn) { return i + turn * mine.step < mine.end; };
+    typename Share<T, kLanes>::Values v[kTurns];
 #pragma unroll
-  for (int k = 0; k < Mine::kPacks; ++k)
-    kept[k] = mine.has(k) ? mine.load(x, k) : typename Mine::Values{};
-  W shift[Mine::kSums] = {};
+    for (int turn = 0; turn < kTurns; ++turn)
+      if (has(turn)) v[turn] = mine.load(x, mine.offset(i + turn * mine.step));
+    if (i == mine.first) {
+      W met = 0;
 #pragma unroll
-  for (int k = 0; k < Mine::kPacks; ++k) {
+      for (int turn = 0; turn < kTurns; ++turn) {
+        if (!has(turn)) continue;
+        met += W(kLanes / kSums);
 #pragma unroll
-    for (int lane = 0; lane < kLanes; ++lane) shift[Mine::sum_of(lane)] += kept[k][lane];
-  }
-  column_sums(shift, Mine::kWide);
-  W offsets[Mine::kSums] = {}, squares[Mine::kSums] = {};
+        for (int lane = 0; lane < kLanes; ++lane) shift[sum_of(lane)] += v[turn][lane];
+      }
 #pragma unroll
-  for (int k = 0; k < Mine::kSums; ++k) shift[k] /= W(mine.count);
+      for (int k = 0; k < kSums; ++k) shift[k] /= met;
+    }
 #pragma unroll
-  for (int k = 0; k < Mine::kPacks; ++k) {
+    for (int turn = 0; turn < kTurns; ++turn) {
+      if (!has(turn)) continue;
 #pragma unroll
-    for (int lane = 0; lane < kLanes; ++lane) {
-      const int sum = Mine::sum_of(lane);
-      const W d = mine.has(k) ? kept[k][lane] - shift[sum] : W(0);
-      offsets[sum] += d;
-      squares[sum] += d * d;
+      for (int lane = 0; lane < kLanes; ++lane) {
+        const W d = v[turn][lane] - shift[sum_of(lane)];
+        offsets[sum_of(lane)] += d;
+        squares[sum_of(lane)] += d * d;
+      }
     }
   }
-  column_sums(offsets, Mine::kWide);
-  column_sums(squares, Mine::kWide);
-  mine.for_channels([&](int k, int64_t c) {
-    const double e = double(offsets[k]), n = double(mine.count);
-    results[mine.part * p.c + c] = {double(shift[k]) + e / n, double(squares[k]) - e * e / n};
-  });
+  const int64_t steps =
+      mine.end > mine.first ? simt::ceil_div(mine.end - mine.first, mine.step) : 0;
+  const double own = double(steps * (kLanes / kSums)), n = double(mine.count());
+  double mean[kSums], square[kSums];
+#pragma unroll
+  for (int k = 0; k < kSums; ++k) mean[k] = own * double(shift[k]) + double(offsets[k]);
+  column_sums(mean, shares.columns);
+#pragma unroll
+  for (int k = 0; k < kSums; ++k) {
+    mean[k] /= n;
+    const double distance = own > 0 ? double(shift[k]) + double(offsets[k]) / own - mean[k] : 0;
+    square[k] = squares_about_mean(offsets[k], squares[k], own) + own * distance * distance;
+  }
+  column_sums(square, shares.columns);
+  mine.template for_channels<kSums>(
+      [&](int k, int64_t c) { results[mine.part * p.c + c] = {mean[k], square[k]}; });
 }
 
 /// (x - mean) scale + bias, rounded alike wherever it is computed.
-template <class T>
-BRASA_DEVICE_FN T normalized(T x, T mean, T rstd, const T* weight, const T* bias, int64_t c) {
-  return T(::fma(x - mean, weight ? rstd * weight[c] : rstd, bias ? bias[c] : T(0)));
+template <class T> BRASA_DEVICE_FN T normalized(T x, T mean, T scale, T bias) {
+  return T(::fma(x - mean, scale, bias));
+}
+template <class W> BRASA_DEVICE_FN W scale_of(W rstd, const W* weight, int64_t c) {
+  return weight ? rstd * weight[c] : rstd;
 }
 
-/// The gradient before the activation, of channel c.
-template <class T>
-BRASA_DEVICE_FN Wide<T> before_activation(const BatchNormBackward<T>& a, int64_t c, Wide<T> dy,
-                                          Wide<T> x) {
-  if (!a.relu_bias) return dy;
-  const Wide<T> v = normalized(x, a.mean[c], a.rstd[c], a.weight, a.relu_bias, c);
-  return dy * Relu::derivative(v, Wide<T>(0), Wide<T>(0));
+/// The gradient before an activation of relu, if there is one.
+template <class W> BRASA_DEVICE_FN W before_relu(bool relu, W dy, W x, W mean, W scale, W bias) {
+  if (!relu) return dy;
+  return dy * Relu::derivative(normalized(x, mean, scale, bias), W(0), W(0));
 }
 
+/// results = sums of dy and of dy (x - mean), of a part and channel.
 template <class T, int kLanes, bool kChannelsLast>
-__global__ void __launch_bounds__(kThreads,
-                                  kLanes < 8 ? 4 : 3)  // sums of 8 channels need more room
-    products_kernel(BatchNormBackward<T> a, BatchNormParams p, simt::Divisor pixels, bool packs,
-                    Pair* results) {
-  using Mine = Share<T, kLanes, kChannelsLast>;
+__global__ void __launch_bounds__(kThreads, 2)
+    products_kernel(BatchNormBackward<T> a, BatchNormParams p, Shares shares, simt::Divisor pixels,
+                    bool packs, Pair* results) {
+  constexpr int kTurns = kFlying<T, 2>, kSums = kChannelsLast ? kLanes : 1;
   using W = Wide<T>;
-  const Mine mine(p, pixels, packs);
-  W sum[Mine::kSums] = {}, products[Mine::kSums] = {}, means[Mine::kSums];
+  const Share<T, kLanes> mine(p, shares, pixels, packs);
+  W sum[kSums] = {}, products[kSums] = {}, mean[kSums] = {}, scale[kSums] = {}, bias[kSums] = {};
 #pragma unroll
-  for (int k = 0; k < Mine::kSums; ++k) means[k] = mine.c + k < p.c ? a.mean[mine.c + k] : W(0);
-#pragma unroll 2
-  for (int k = 0; k < Mine::kPacks; ++k) {
-    if (!mine.has(k)) break;
-    const auto gradient = mine.load(a.dy, k), value = mine.load(a.x, k);
-#pragma unroll
-    for (int lane = 0; lane < kLanes; ++lane) {
-      const int at = Mine::sum_of(lane);
-      const W x = value[lane], g = before_activation(a, mine.c + at, gradient[lane], x);
-      sum[at] += g;
-      products[at] += g * (x - means[at]);
-    }
+  for (int k = 0; k < kSums; ++k) {
+    const int64_t c = mine.c + k;
+    if (c >= p.c) continue;
+    mean[k] = a.mean[c];
+    if (!a.relu_bias) continue;
+    scale[k] = scale_of(a.rstd[c], a.weight, c);
+    bias[k] = a.relu_bias[c];
   }
-  column_sums(sum, Mine::kWide);
-  column_sums(products, Mine::kWide);
-  mine.for_channels([&](int k, int64_t c) {
+  typename Share<T, kLanes>::Values dy[kTurns], x[kTurns];
+  mine.template backward<kTurns>(
+      [&](int64_t at, int turn) {
+        dy[turn] = mine.load(a.dy, at);
+        x[turn] = mine.load(a.x, at);
+      },
+      [&](int64_t, int turn) {
+#pragma unroll
+        for (int lane = 0; lane < kLanes; ++lane) {
+          const int k = kChannelsLast ? lane : 0;
+          const W v = x[turn][lane];
+          const W g = before_relu(a.relu_bias, dy[turn][lane], v, mean[k], scale[k], bias[k]);
+          sum[k] += g;
+          products[k] += g * (v - mean[k]);
+        }
+      });
+  column_sums(sum, shares.columns);
+  column_sums(products, shares.columns);
+  mine.template for_channels<kSums>([&](int k, int64_t c) {
     results[mine.part * p.c + c] = {double(sum[k]), double(products[k])};
   });
 }
 
-/// A block per channel.
-template <class T>
-__global__ void __launch_bounds__(kThreads, 4)
-    merge_statistics_kernel(BatchNormForward<T> a, BatchNormParams p, int64_t parts,
-                            const Pair* results) {
-  const double n = double(p.n * p.s);
-  const auto count = [&](int64_t part) {
-    const int64_t left = p.n * p.s - part * part_of(p);
-    return double(left < part_of(p) ? left : part_of(p));
-  };
-  for (int64_t c = blockIdx.x; c < p.c; c += gridDim.x) {
-    double sum = 0, squares = 0;
+/// f(part, pair) for parts of a block's channel `column`, by the threads that share it; what
+/// they hold is added up by column_sums.
+template <class F>
+BRASA_DEVICE_FN void for_parts(const BatchNormParams& p, const Shares& shares, int64_t c,
+                               const Pair* results, const F& f) {
+  if (c >= p.c) return;
 #pragma unroll 4
-    for (int64_t part = threadIdx.x; part < parts; part += kThreads)
-      sum += count(part) * results[part * p.c + c].first;
-    const double mean = simt::block_reduce_sum(sum) / n;
-#pragma unroll 4
-    for (int64_t part = threadIdx.x; part < parts; part += kThreads) {
-      const double distance = results[part * p.c + c].first - mean;
-      squares += results[part * p.c + c].second + count(part) * distance * distance;
-    }
-    squares = simt::block_reduce_sum(squares);
-    if (threadIdx.x != 0) continue;
-    a.mean[c] = Wide<T>(mean);
-    a.rstd[c] = Wide<T>(::rsqrt(squares / n + p.eps));
-    if (a.running_mean) {
-      const double old_share = 1 - p.momentum;
-      a.running_mean[c] = Wide<T>(old_share * double(a.running_mean[c]) + p.momentum * mean);
-      a.running_var[c] =
-          Wide<T>(old_share * double(a.running_var[c]) + p.momentum * (squares / (n - 1)));
-    }
-  }
+  for (int64_t part = int(threadIdx.x) / shares.columns; part < shares.parts;
+       part += kThreads / shares.columns)
+    f(part, results[part * p.c + c]);
 }
 
-template <class T>
-__global__ void __launch_bounds__(kThreads, 4)
-    given_statistics_kernel(BatchNormForward<T> a, BatchNormParams p) {
-  const int64_t stride = int64_t(gridDim.x) * kThreads;
-  for (int64_t c = int64_t(blockIdx.x) * kThreads + threadIdx.x; c < p.c; c += stride) {
-    a.mean[c] = a.running_mean[c];
-    a.rstd[c] = Wide<T>(::rsqrt(double(a.running_var[c]) + p.eps));
-  }
+/// A channel of a block for each of its first threads: what its numbers are found by.
+BRASA_DEVICE_FN int64_t merged_channel(const Shares& shares) {
+  return int64_t(blockIdx.x % unsigned(shares.groups)) * shares.columns +
+         (int(threadIdx.x) & (shares.columns - 1));
 }
 
-/// first and second of a channel become the coefficients of dx; a block per channel.
-template <class T>
-__global__ void __launch_bounds__(kThreads, 4)
-    merge_products_kernel(BatchNormBackward<T> a, BatchNormParams p, int64_t parts,
-                          const Pair* results, Pair* coefficients) {
-  const double n = double(p.n * p.s);
-  for (int64_t c = blockIdx.x; c < p.c; c += gridDim.x) {
-    double sum = 0, products = 0;
-#pragma unroll 4
-    for (int64_t part = threadIdx.x; part < parts; part += kThreads) {
-      sum += results[part * p.c + c].first;
-      products += results[part * p.c + c].second;
-    }
-    sum = simt::block_reduce_sum(sum);
-    products = simt::block_reduce_sum(products);
-    if (threadIdx.x != 0) continue;
-    const double rstd = double(a.rstd[c]);
-    if (a.dbias) a.dbias[c] = Wide<T>(sum);
-    if (a.dweight) a.dweight[c] = Wide<T>(products * rstd);
-    coefficients[c] = {p.training ? sum / n : 0, p.training ? products * rstd * rstd / n : 0};
-  }
-}
-
-/// How elements find their channels: element i has channel i / inner % channels.
-struct Channels {
-  simt::Divisor inner, channels;
-
-  explicit Channels(const BatchNormParams& p) : inner(p.channels_last ? 1 : p.s), channels(p.c) {}
-  BRASA_DEVICE_FN int64_t of(int64_t i) const {
-    int64_t rest = inner.quotient(i);
-    return channels.take_remainder(rest);
-  }
-};
-
-/// A pack has one channel, or in a channels-last array neighbouring ones.
-template <class T, class A>
-__global__ void __launch_bounds__(kThreads, 4)
-    normalize_kernel(BatchNormForward<T> a, BatchNormParams p, Channels channels, bool packs,
-                     Wide<T> alpha, Wide<T> beta) {
-  simt::for_packs<T>(p.n * p.c * p.s, packs, [&]<int kLanes>(int64_t i) {
-    auto v = simt::load_wide<kLanes>(a.x + i);
-    simt::Lanes<Wide<T>, kLanes> residual{};
-    if (a.residual) residual = simt::load_wide<kLanes>(a.residual + i);
-    const int64_t first = channels.of(i);
-#pragma unroll
-    for (int k = 0; k < kLanes; ++k) {
-      const int64_t c = p.channels_last ? first + k : first;
-      v[k] = normalized(v[k], a.mean[c], a.rstd[c], a.weight, a.bias, c);
-      if (a.residual) v[k] += residual[k];
-    }
-    if (a.pre_activation) simt::store_wide(a.pre_activation + i, v);
-#pragma unroll
-    for (int k = 0; k < kLanes; ++k) v[k] = A::forward(v[k], alpha, beta);
-    simt::store_wide(a.y + i, v);
+/// Mean and squares about it of channel c, from its parts. Distances are from the first part's
+/// mean.
+template <class Mine>
+BRASA_DEVICE_FN Pair merge_statistics(const Mine& mine, int64_t c, const Pair* results) {
+  const BatchNormParams& p = mine.p;
+  const double n = double(p.n * p.s), shift = c < p.c ? results[c].first : 0;
+  double offsets[1] = {0}, squares[1] = {0};
+  for_parts(p, mine.shares, c, results, [&](int64_t part, const Pair& pair) {
+    const double count = double(mine.count(part)), distance = pair.first - shift;
+    offsets[0] += count * distance;
+    squares[0] += pair.second + count * distance * distance;
   });
+  column_sums(offsets, mine.shares.columns);
+  column_sums(squares, mine.shares.columns);
+  return {shift + offsets[0] / n, squares[0] - offsets[0] * offsets[0] / n};
 }
 
-template <class T>
-__global__ void __launch_bounds__(kThreads, 4)
-    batch_gradient_kernel(BatchNormBackward<T> a, BatchNormParams p, Channels channels, bool packs,
-                          const Pair* coefficients) {
-  simt::for_packs<T>(p.n * p.c * p.s, packs, [&]<int kLanes>(int64_t i) {
-    auto g = simt::load_wide<kLanes>(a.dy + i);
-    const auto x = simt::load_wide<kLanes>(a.x + i);
-    const int64_t channel = channels.of(i);
+/// Statistics of channel c, of the batch or given ones; the block of the first part writes them.
+template <class T, class Mine>
+BRASA_DEVICE_FN void find_statistics(const BatchNormForward<T>& a, const Mine& mine,
+                                     const Pair* results, Wide<T> (&means)[kColumns],
+                                     Wide<T> (&rstds)[kColumns]) {
+  using W = Wide<T>;
+  const BatchNormParams& p = mine.p;
+  const int64_t c = merged_channel(mine.shares);
+  const double n = double(p.n * p.s);
+  const Pair found = p.training ? merge_statistics(mine, c, results) : Pair{};
+  if (int(threadIdx.x) >= mine.shares.columns || c >= p.c) return;
+  const W mean = p.training ? W(found.first) : a.running_mean[c];
+  const double variance = p.training ? found.second / n : double(a.running_var[c]);
+  const W rstd = W(::rsqrt(variance + p.eps));
+  means[threadIdx.x] = mean;
+  rstds[threadIdx.x] = rstd;
+  if (mine.part > 0) return;
+  a.mean[c] = mean;
+  a.rstd[c] = rstd;
+  if (!p.training || !a.running_mean) return;
+  const double kept = 1 - p.momentum;
+  a.running_mean[c] = W(kept * double(a.running_mean[c]) + p.momentum * found.first);
+  a.running_var[c] = W(kept * double(a.running_var[c]) + p.momentum * (found.second / (n - 1)));
+}
+
+template <class T, class A, int kLanes>
+__global__ void __launch_bounds__(kThreads, 2)
+    normalize_kernel(BatchNormForward<T> a, BatchNormParams p, Shares shares, simt::Divisor pixels,
+                     bool packs, const Pair* results, Wide<T> alpha, Wide<T> beta) {
+  constexpr int kTurns = sizeof(T) == 8 ? 1 : kFlying<T, 2>;  // activations need room
+  using W = Wide<T>;
+  BRASA_SHARED(W, means, [kColumns]);
+  BRASA_SHARED(W, rstds, [kColumns]);
+  const Share<T, kLanes> mine(p, shares, pixels, packs);
+  find_statistics(a, mine, results, means, rstds);
+  __syncthreads();
+  W mean[kLanes], scale[kLanes], bias[kLanes] = {};
+  mine.fetch(mean, means);
+  mine.fetch(scale, rstds);
 #pragma unroll
-    for (int k = 0; k < kLanes; ++k) {
-      const int64_t c = p.channels_last ? channel + k : channel;
-      const Wide<T> scale = a.weight ? a.rstd[c] * a.weight[c] : a.rstd[c];
-      const auto first = Wide<T>(coefficients[c].first);
-      const auto second = Wide<T>(coefficients[c].second);
-      const Wide<T> dy = before_activation(a, c, g[k], x[k]);
-      g[k] = (dy - first - (x[k] - a.mean[c]) * second) * scale;
-    }
-    simt::store_wide(a.dx + i, g);
-  });
+  for (int k = 0; k < kLanes; ++k) {
+    const int64_t c = p.channels_last ? mine.c + k : mine.c;
+    if (c >= p.c) continue;
+    scale[k] = scale_of(scale[k], a.weight, c);
+    if (a.bias) bias[k] = a.bias[c];
+  }
+  typename Share<T, kLanes>::Values x[kTurns], residual[kTurns];
+  mine.template backward<kTurns>(
+      [&](int64_t at, int turn) {
+        x[turn] = mine.load(a.x, at);
+        if (a.residual) residual[turn] = mine.load(a.residual, at);
+      },
+      [&](int64_t at, int turn) {
+        auto v = x[turn];
+#pragma unroll
+        for (int k = 0; k < kLanes; ++k) {
+          v[k] = normalized(v[k], mean[k], scale[k], bias[k]);
+          if (a.residual) v[k] += residual[turn][k];
+        }
+        if (a.pre_activation) mine.store(a.pre_activation, at, v);
+#pragma unroll
+        for (int k = 0; k < kLanes; ++k) v[k] = A::forward(v[k], alpha, beta);
+        mine.store(a.y, at, v);
+      });
+}
+
+/// What enters dx of channel c, from the parts' sums; the block of the first part writes the
+/// gradients of its weight and bias.
+template <class T, class Mine>
+BRASA_DEVICE_FN void find_gradients(const BatchNormBackward<T>& a, const Mine& mine,
+                                    const Pair* results, Wide<T> (&firsts)[kColumns],
+                                    Wide<T> (&seconds)[kColumns]) {
+  using W = Wide<T>;
+  const BatchNormParams& p = mine.p;
+  const int64_t c = merged_channel(mine.shares);
+  double sum[1] = {0}, products[1] = {0};
+  if (p.n * p.s > 0)
+    for_parts(p, mine.shares, c, results, [&](int64_t, const Pair& pair) {
+      sum[0] += pair.first;
+      products[0] += pair.second;
+    });
+  column_sums(sum, mine.shares.columns);
+  column_sums(products, mine.shares.columns);
+  if (int(threadIdx.x) >= mine.shares.columns || c >= p.c) return;
+  const double n = double(p.n * p.s), rstd = double(a.rstd[c]);
+  firsts[threadIdx.x] = p.training ? W(sum[0] / n) : W(0);
+  seconds[threadIdx.x] = p.training ? W(products[0] * rstd * rstd / n) : W(0);
+  if (mine.part > 0) return;
+  if (a.dbias) a.dbias[c] = W(sum[0]);
+  if (a.dweight) a.dweight[c] = W(products[0] * rstd);
+}
+
+template <class T, int kLanes>
+__global__ void __launch_bounds__(kThreads, 2)
+    batch_gradient_kernel(BatchNormBackward<T> a, BatchNormParams p, Shares shares,
+                          simt::Divisor pixels, bool packs, const Pair* results) {
+  constexpr int kTurns = kFlying<T, 2>;
+  using W = Wide<T>;
+  BRASA_SHARED(W, firsts, [kColumns]);
+  BRASA_SHARED(W, seconds, [kColumns]);
+  const Share<T, kLanes> mine(p, shares, pixels, packs);
+  if (!a.dx && mine.part > 0) return;
+  find_gradients(a, mine, results, firsts, seconds);
+  if (!a.dx) return;
+  __syncthreads();
+  W first[kLanes], second[kLanes], mean[kLanes] = {}, scale[kLanes] = {}, bias[kLanes] = {};
+  mine.fetch(first, firsts);
+  mine.fetch(second, seconds);
+#pragma unroll
+  for (int k = 0; k < kLanes; ++k) {
+    const int64_t c = p.channels_last ? mine.c + k : mine.c;
+    if (c >= p.c) continue;
+    mean[k] = a.mean[c];
+    scale[k] = scale_of(a.rstd[c], a.weight, c);
+    if (a.relu_bias) bias[k] = a.relu_bias[c];
+  }
+  typename Share<T, kLanes>::Values dy[kTurns], x[kTurns];
+  mine.template backward<kTurns>(
+      [&](int64_t at, int turn) {
+        dy[turn] = mine.load(a.dy, at);
+        x[turn] = mine.load(a.x, at);
+      },
+      [&](int64_t at, int turn) {
+        auto v = dy[turn];
+#pragma unroll
+        for (int k = 0; k < kLanes; ++k) {
+          const W value = x[turn][k];
+          const W g = before_relu(a.relu_bias, v[k], value, mean[k], scale[k], bias[k]);
+          v[k] = (g - first[k] - (value - mean[k]) * second[k]) * scale[k];
+        }
+        mine.store(a.dx, at, v);
+      });
 }
 
 // ----------------------------------------------------------------------------------------
 // launchers
 
-static int64_t parts_of(const BatchNormParams& p) {
-  return simt::ceil_div(p.n * p.s, part_of(p));
-}
-
-static simt::LaunchConfig over(Context ctx, int64_t n) {
-  return {.grid = simt::blocks_for(n, kThreads),
-          .block = dim3(kThreads),
-          .stream = static_cast<simt::stream_t>(ctx.stream)};
-}
-static simt::LaunchConfig per_channel(Context ctx, const BatchNormParams& p) {
-  return {.grid = simt::blocks_for(p.c, 1),
-          .block = dim3(kThreads),
-          .stream = static_cast<simt::stream_t>(ctx.stream)};
-}
-static simt::LaunchConfig over_parts(Context ctx, const BatchNormParams& p) {
-  return {.grid = dim3(unsigned(simt::ceil_div(p.c, int64_t(columns_of(p))) * parts_of(p))),
+static simt::LaunchConfig over_shares(Context ctx, const Shares& shares) {
+  return {.grid = dim3(unsigned(shares.groups * shares.parts)),
           .block = dim3(kThreads),
           .stream = static_cast<simt::stream_t>(ctx.stream)};
 }
 
-/// Whether packs stay within a plane, or within the channels of a pixel; and these arrays are
-/// aligned for them.
+/// Whether packs stay within a plane, or within the channels of a pixel.
 template <class T> static bool has_packs(const BatchNormParams& p) {
   return (p.channels_last ? p.c : p.s) % simt::kPackLanes<T> == 0;
 }
-template <class T, class... Arrays>
-static bool in_packs(const BatchNormParams& p, const Arrays*... arrays) {
-  return has_packs<T>(p) && (simt::pack_aligned(arrays) && ...);
+template <class... Arrays> static bool aligned(const Arrays*... arrays) {
+  return (simt::pack_aligned(arrays) && ...);
+}
+template <class T> static Shares shares_of(const BatchNormParams& p) {
+  return Shares(p, has_packs<T>(p) ? simt::kPackLanes<T> : 1);
 }
 
-/// f.operator()<lanes, channels last>(), as elements are read by a reduction.
+/// f.operator()<lanes>(), and f.operator()<lanes, channels last>().
+template <class T, class F> static void visit_lanes(const BatchNormParams& p, const F& f) {
+  has_packs<T>(p) ? f.template operator()<simt::kPackLanes<T>>() : f.template operator()<1>();
+}
 template <class T, class F> static void visit_share(const BatchNormParams& p, const F& f) {
-  constexpr int kLanes = simt::kPackLanes<T>;
-  if (p.channels_last)
-    return has_packs<T>(p) ? f.template operator()<kLanes, true>()
-                           : f.template operator()<1, true>();
-  has_packs<T>(p) ? f.template operator()<kLanes, false>() : f.template operator()<1, false>();
+  visit_lanes<T>(p, [&]<int kLanes>() {
+    p.channels_last ? f.template operator()<kLanes, true>()
+                    : f.template operator()<kLanes, false>();
+  });
 }
 
 template <class T> size_t batch_norm_workspace(const BatchNormParams& p) {
-  return size_t((parts_of(p) + 1) * p.c) * sizeof(Pair);
+  return p.c == 0 ? 0 : size_t(shares_of<T>(p).parts * p.c) * sizeof(Pair);
 }
 
 template <class T>
 void batch_norm_forward(Context ctx, const BatchNormForward<T>& a, const BatchNormParams& p) {
-  const int64_t elements = p.n * p.c * p.s;
-  if (p.c == 0 || (p.training && elements == 0)) return;
-  if (p.training) {
-    Pair* results = static_cast<Pair*>(ctx.workspace);
+  if (p.c == 0 || (p.training && p.n * p.s == 0)) return;
+  const Shares shares = shares_of<T>(p);
+  const simt::Divisor pixels(p.s);
+  Pair* const results = static_cast<Pair*>(ctx.workspace);
+  if (p.training)
     visit_share<T>(p, [&]<int kLanes, bool kChannelsLast>() {
-      simt::launch(over_parts(ctx, p), statistics_kernel<T, kLanes, kChannelsLast>, a.x, p,
-                   simt::Divisor(p.s), simt::pack_aligned(a.x), results);
+      simt::launch(over_shares(ctx, shares), statistics_kernel<T, kLanes, kChannelsLast>, a.x, p,
+                   shares, pixels, aligned(a.x), results);
     });
-    simt::launch(per_channel(ctx, p), merge_statistics_kernel<T>, a, p, parts_of(p), results);
-  } else {
-    simt::launch(over(ctx, p.c), given_statistics_kernel<T>, a, p);
-  }
-  if (elements == 0) return;  // the statistics are there all the same
   visit_activation(p.activation.kind, [&]<class A>() {
-    simt::launch(over(ctx, elements), normalize_kernel<T, A>, a, p, Channels(p),
-                 in_packs<T>(p, a.x, a.residual, a.pre_activation, a.y), p.activation.alpha,
-                 p.activation.beta);
+    visit_lanes<T>(p, [&]<int kLanes>() {
+      simt::launch(over_shares(ctx, shares), normalize_kernel<T, A, kLanes>, a, p, shares, pixels,
+                   aligned(a.x, a.residual, a.pre_activation, a.y), results, p.activation.alpha,
+                   p.activation.beta);
+    });
   });
 }
 
 template <class T>
 void batch_norm_backward(Context ctx, const BatchNormBackward<T>& a, const BatchNormParams& p) {
   if (p.c == 0) return;
-  Pair* results = static_cast<Pair*>(ctx.workspace);
-  Pair* coefficients = results + parts_of(p) * p.c;
-  if (parts_of(p) > 0) {
-    const bool packs = simt::pack_aligned(a.dy) && simt::pack_aligned(a.x);
+  const Shares shares = shares_of<T>(p);
+  const simt::Divisor pixels(p.s);
+  Pair* const results = static_cast<Pair*>(ctx.workspace);
+  if (p.n * p.s > 0)
     visit_share<T>(p, [&]<int kLanes, bool kChannelsLast>() {
-      simt::launch(over_parts(ctx, p), products_kernel<T, kLanes, kChannelsLast>, a, p,
-                   simt::Divisor(p.s), packs, results);
+      simt::launch(over_shares(ctx, shares), products_kernel<T, kLanes, kChannelsLast>, a, p,
+                   shares, pixels, aligned(a.dy, a.x), results);
     });
-  }
-  simt::launch(per_channel(ctx, p), merge_products_kernel<T>, a, p, parts_of(p), results,
-               coefficients);
-  if (a.dx && parts_of(p) > 0)
-    simt::launch(over(ctx, p.n * p.c * p.s), batch_gradient_kernel<T>, a, p, Channels(p),
-                 in_packs<T>(p, a.dy, a.x, a.dx), coefficients);
+  visit_lanes<T>(p, [&]<int kLanes>() {
+    simt::launch(over_shares(ctx, shares), batch_gradient_kernel<T, kLanes>, a, p, shares, pixels,
+                 aligned(a.dy, a.x, a.dx), results);
+  });
 }
 
 BRASA_INSTANTIATE(batch_norm_workspace, float, double, float16, bfloat16)

@@ -1,6 +1,15 @@
-// A warp per row, or a block where rows are long: statistics in two passes over the row, which L1
-// and L2 keep. Gradients of weight and bias: a thread per column sums kRowBlock rows in order, a
-// second launch adds the blocks in order.
+// Rows are lines of softmax/lines.cuh: kept in registers from their one read to their one write;
+// behind an activation, which few use, they are read again from L1 and L2 instead, one
+// by one: unrolled rows of 18 activations would be too many kernels.
+//
+// Backward is one pass too. Each thread has the same columns of all rows that its group takes, so
+// that it sums their dweight and dbias in places of shared memory of its own: 16 bytes per element
+// there, where a second pass over x and dy took 145 us of 580 on an H100 (65536 x 768; the floor is
+// 201). kGradientBlocks blocks each leave a row of sums, which a second launch adds up, 16 threads
+// per column in a fixed order: one thread per column took 64 us.
+//
+// Longer rows take the gradient and the sums in two launches: there a thread per column sums
+// kRowBlock rows in order.
 #include "core/activations.h"
 #include "core/device.cuh"
 #include "core/order.h"
@@ -11,24 +20,23 @@
 namespace brasa::cuda {
 
 constexpr int kRowThreads = kLineThreads;
+constexpr int64_t kWarpRow = 1024;  ///< longest row that a warp reads again
+/// Two for each multiprocessor of an H100; a constant: it fixes the rounding.
+constexpr int64_t kGradientBlocks = 264;
+constexpr int kMergeColumns = 32, kMergeThreads = 16;  ///< columns of a block, threads of a column
 
-template <class T, class A, template <class> class Group, int kLanes>
-__global__ void __launch_bounds__(kRowThreads)
+template <class T, class A, class Group, int kLanes, bool kKeeps>
+__global__ void __launch_bounds__(Group::kBlock, kLineBlocks<Wide<T>, Group, kLanes, 1>)
     layer_norm_kernel(LayerNormForward<T> a, LayerNormParams p, bool packs, Wide<T> alpha,
                       Wide<T> beta) {
   using W = Wide<T>;
-  for_lines<W, Group, kLanes>({p.rows, p.width, 1}, packs, [&](const Line<W, Group, kLanes>& line) {
-    const T* x = a.x + line.offset;
-    W sum = 0;
-    line.each([&](int64_t j) {
-      const auto v = line.load(x, j);
-#pragma unroll
-      for (int k = 0; k < kLanes; ++k) sum += v[k];
-    });
-    const W shift = line.group.sum(sum) / W(line.n);
+  for_lines<W, Group, kLanes, kKeeps>({p.rows, p.width, 1}, packs, [&](const auto& line) {
+    const auto held = line.hold(a.x + line.offset);
+    const W count = W(p.width);
+    const W shift = line.sum([&](auto j, int turn) { return line.get(held, j, turn); }) / count;
     W offsets = 0, squares = 0;
-    line.each([&](int64_t j) {
-      const auto v = line.load(x, j, shift);
+    line.each([&](auto j, int turn) {
+      const auto v = line.get(held, j, turn);
 #pragma unroll
       for (int k = 0; k < kLanes; ++k) {
         const W d = v[k] - shift;
@@ -36,17 +44,14 @@ __global__ void __launch_bounds__(kRowThreads)
         squares += d * d;
       }
     });
-    const double e = double(line.group.sum(offsets)), count = double(line.n);
-    const double q = double(line.group.sum(squares));
-    const W mean = W(double(shift) + e / count);
-    const W rstd = W(::rsqrt((q - e * e / count) / count + p.eps));
-    if (line.group.rank() == 0) {
+    const W e = Group::sum(offsets), q = Group::sum(squares);
+    const W mean = shift + e / count;
+    const W rstd = W(1) / vsqrt((q - e * (e / count)) / count + W(p.eps));
+    if (line.leads()) {
       a.mean[line.index] = mean;
       a.rstd[line.index] = rstd;
     }
-#pragma unroll 1  // more registers than there are, for some activations of double
-    for (int64_t j = line.first(); j < line.n; j += line.kStep) {
-      auto v = line.load(x, j);
+    const auto finish = [&](auto j, auto v) {
       const auto apply = [&](const auto& f) {
 #pragma unroll
         for (int k = 0; k < kLanes; ++k) v[k] = f(v[k], k);
@@ -67,44 +72,108 @@ __global__ void __launch_bounds__(kRowThreads)
       if (a.pre_activation) line.store(a.pre_activation + line.offset, j, v);
       apply([&](W value, int) { return A::forward(value, alpha, beta); });
       line.store(a.y + line.offset, j, v);
-    }
+    };
+    if constexpr (kKeeps)
+      line.each([&](auto j, int turn) { finish(j, line.get(held, j, turn)); });
+    else  // rolled: more registers than there are, for some activations of double
+      line.walk([&](auto j) { finish(j, line.load(a.x + line.offset, j)); });
   });
 }
 
-template <class T, template <class> class Group, int kLanes>
-__global__ void __launch_bounds__(kRowThreads)
-    layer_gradient_kernel(LayerNormBackward<T> a, LayerNormParams p, bool packs) {
+/// What a block sums of dweight and dbias: (group, 2, width) in shared memory, each thread with
+/// places of its own.
+template <class W, class Group> struct ParameterSums {
+  static constexpr int kGroups = Group::kBlock / Group::kSize;
+  W* sums;
+  int width;
+
+  template <class Line> BRASA_DEVICE_FN void clear(const Line& line) const {
+    line.each([&](auto j, int) {
+      at(0, j, Line::all(0));
+      at(1, j, Line::all(0));
+    });
+  }
+  template <class Values> BRASA_DEVICE_FN void at(int which, int j, const Values& values) const {
+    simt::store_wide(place(which, j), values);
+  }
+  template <class Values> BRASA_DEVICE_FN void add(int which, int j, Values values) const {
+    constexpr int kLanes = sizeof(Values) / sizeof(W);
+    const auto before = simt::load_wide<kLanes>(place(which, j));
+#pragma unroll
+    for (int k = 0; k < kLanes; ++k) values[k] += before[k];
+    simt::store_wide(place(which, j), values);
+  }
+  BRASA_DEVICE_FN W* place(int which, int j) const {
+    return sums + (int(threadIdx.x) / Group::kSize * 2 + which) * width + j;
+  }
+  /// Adds the groups' up, in their order.
+  BRASA_DEVICE_FN void write(W* to) const {
+    __syncthreads();
+    for (int i = int(threadIdx.x); i < 2 * width; i += Group::kBlock) {
+      W total = 0;
+      for (int group = 0; group < kGroups; ++group) total += sums[group * 2 * width + i];
+      to[i] = total;
+    }
+  }
+};
+
+/// Writes the gradient of x, and where rows are kept sums of those of weight and bias for each
+/// block, (block, 2, width); what is null is not needed.
+template <class T, class Group, int kLanes, bool kKeeps>
+__global__ void __launch_bounds__(Group::kBlock, kLineBlocks<Wide<T>, Group, kLanes, 2>)
+    layer_gradient_kernel(LayerNormBackward<T> a, LayerNormParams p, bool packs, Wide<T>* partial) {
   using W = Wide<T>;
-  for_lines<W, Group, kLanes>({p.rows, p.width, 1}, packs, [&](const Line<W, Group, kLanes>& line) {
+  using OfLine = Line<W, Group, kLanes, kKeeps>;
+  BRASA_DYN_SHARED(W, shared);
+  const ParameterSums<W, Group> parameters{shared, int(p.width)};
+  if constexpr (kKeeps) {
+    if (partial) parameters.clear(OfLine{.n = int(p.width)});
+  }
+  for_lines<W, Group, kLanes, kKeeps>({p.rows, p.width, 1}, packs, [&](const OfLine& line) {
+    const auto held_x = line.hold(a.x + line.offset), held_dy = line.hold(a.dy + line.offset);
     const W mean = a.mean[line.index], rstd = a.rstd[line.index];
-    // f(gradient, normalised x, lane) for the elements from j on.
-    const auto visit = [&](int64_t j, const auto& f) {
-      auto g = line.load(a.dy + line.offset, j);
-      const auto x = line.load(a.x + line.offset, j);
-      if (a.weight) {
-        const auto weight = line.load(a.weight, j);
+    const auto normalized = [&](auto j, int turn) {
+      auto x = line.get(held_x, j, turn);
 #pragma unroll
-        for (int k = 0; k < kLanes; ++k) g[k] *= weight[k];
-      }
+      for (int k = 0; k < kLanes; ++k) x[k] = (x[k] - mean) * rstd;
+      return x;
+    };
+    const auto weighted = [&](auto j, auto g) {
+      if (!a.weight) return g;
+      const auto weight = line.load(a.weight, j);
 #pragma unroll
-      for (int k = 0; k < kLanes; ++k) f(g[k], (x[k] - mean) * rstd, k);
+      for (int k = 0; k < kLanes; ++k) g[k] *= weight[k];
+      return g;
     };
     W sum = 0, products = 0;
-    line.each([&](int64_t j) {
-      visit(j, [&](W g, W normalized, int) {
-        sum += g;
-        products += g * normalized;
-      });
+    line.each([&](auto j, int turn) {
+      const auto dy = line.get(held_dy, j, turn), x = normalized(j, turn), g = weighted(j, dy);
+      auto dweight = dy;
+#pragma unroll
+      for (int k = 0; k < kLanes; ++k) {
+        sum += g[k];
+        products += g[k] * x[k];
+        dweight[k] *= x[k];
+      }
+      if constexpr (kKeeps) {
+        if (!partial) return;
+        parameters.add(0, j, dweight);
+        parameters.add(1, j, dy);
+      }
     });
-    const W first = line.group.sum(sum) / W(line.n);
-    const W second = line.group.sum(products) / W(line.n);
-#pragma unroll(sizeof(T) == 8 ? 1 : 2)  // with others ptxas spills, for one type or another
-    for (int64_t j = line.first(); j < line.n; j += line.kStep) {
-      typename Line<W, Group, kLanes>::Values dx;
-      visit(j, [&](W g, W normalized, int k) { dx[k] = (g - first - normalized * second) * rstd; });
-      line.store(a.dx + line.offset, j, dx);
-    }
+    if (!a.dx) return;
+    const W first = Group::sum(sum) / W(p.width), second = Group::sum(products) / W(p.width);
+    line.each([&](auto j, int turn) {
+      const auto x = normalized(j, turn);
+      auto g = weighted(j, line.get(held_dy, j, turn));
+#pragma unroll
+      for (int k = 0; k < kLanes; ++k) g[k] = (g[k] - first - x[k] * second) * rstd;
+      line.store(a.dx + line.offset, j, g);
+    });
   });
+  if constexpr (kKeeps) {
+    if (partial) parameters.write(partial + 2 * p.width * blockIdx.x);
+  }
 }
 
 /// partial[2 b] = sum of dy xhat over the rows of block b, partial[2 b + 1] = sum of dy.
@@ -125,69 +194,104 @@ __global__ void __launch_bounds__(kRowThreads)
   partial[(2 * blockIdx.y + 1) * n + i] = dbias;
 }
 
+/// Adds the blocks' sums of (dweight, dbias), a row of 2 width numbers.
 template <class T>
-__global__ void __launch_bounds__(kRowThreads)
+__global__ void __launch_bounds__(kMergeColumns* kMergeThreads)
     merge_parameters_kernel(LayerNormBackward<T> a, LayerNormParams p, int64_t blocks,
                             const Wide<T>* partial) {
-  const int64_t i = int64_t(blockIdx.x) * kRowThreads + threadIdx.x, n = p.width;
-  if (i >= n) return;
-  Wide<T> dweight = 0, dbias = 0;
-  for (int64_t block = 0; block < blocks; ++block) {
-    dweight += partial[2 * block * n + i];
-    dbias += partial[(2 * block + 1) * n + i];
+  BRASA_SHARED(Wide<T>, sums, [kMergeThreads][kMergeColumns]);
+  const int column = int(threadIdx.x), thread = int(threadIdx.y);
+  const int64_t i = int64_t(blockIdx.x) * kMergeColumns + column, n = p.width;
+  Wide<T> sum = 0;
+  if (i < 2 * n) {
+#pragma unroll 4
+    for (int64_t block = thread; block < blocks; block += kMergeThreads)
+      sum += partial[block * 2 * n + i];
   }
-  if (a.dweight) a.dweight[i] = dweight;
-  if (a.dbias) a.dbias[i] = dbias;
+  sums[thread][column] = sum;
+  __syncthreads();
+  if (thread > 0 || i >= 2 * n) return;
+  for (int other = 1; other < kMergeThreads; ++other) sum += sums[other][column];
+  Wide<T>* const to = i < n ? a.dweight : a.dbias;
+  if (to) to[i < n ? i : i - n] = sum;
 }
 
 // ----------------------------------------------------------------------------------------
 // launchers
 
-static int64_t row_blocks(const LayerNormParams& p) {
-  return simt::ceil_div(p.rows, order::kRowBlock);
-}
-
-static simt::LaunchConfig per_row(Context ctx, dim3 grid) {
-  return {
-      .grid = grid, .block = dim3(kRowThreads), .stream = static_cast<simt::stream_t>(ctx.stream)};
-}
-static simt::LaunchConfig over_columns(Context ctx, const LayerNormParams& p, int64_t blocks) {
-  return {.grid = dim3(unsigned(simt::ceil_div(p.width, int64_t(kRowThreads))), unsigned(blocks)),
-          .block = dim3(kRowThreads),
+static simt::LaunchConfig over_columns(Context ctx, int64_t columns, dim3 block, int64_t blocks) {
+  return {.grid = dim3(unsigned(simt::ceil_div(columns, int64_t(block.x))), unsigned(blocks)),
+          .block = block,
           .stream = static_cast<simt::stream_t>(ctx.stream)};
 }
 
+/// Rows of sums that one pass, or the launch behind it, leaves.
+template <class T> static int64_t sum_rows(const LayerNormParams& p) {
+  const int64_t blocks = simt::ceil_div(p.rows, order::kRowBlock);
+  if (!keeps_row<T>(p.width, kRowThreads)) return blocks;
+  return p.rows < kGradientBlocks ? p.rows : kGradientBlocks;
+}
+
 template <class T> size_t layer_norm_workspace(const LayerNormParams& p) {
-  return size_t(2 * row_blocks(p) * p.width) * sizeof(Wide<T>);
+  return size_t(2 * sum_rows<T>(p) * p.width) * sizeof(Wide<T>);
 }
 
 template <class T>
 void layer_norm_forward(Context ctx, const LayerNormForward<T>& a, const LayerNormParams& p) {
   if (p.rows * p.width == 0) return;
-  const bool packs =
-      lines_in_packs<T>(p.width, a.x, a.residual, a.weight, a.bias, a.pre_activation, a.y);
+  const bool packs = in_packs(a.x, a.residual, a.weight, a.bias, a.pre_activation, a.y);
+  const auto launch = [&]<class A, class Group, int kLanes, bool kKeeps>(const auto& config) {
+    simt::launch(config, layer_norm_kernel<T, A, Group, kLanes, kKeeps>, a, p, packs,
+                 p.activation.alpha, p.activation.beta);
+  };
   visit_activation(p.activation.kind, [&]<class A>() {
-    choose_row_group<T>(p.rows, p.width, [&]<template <class> class Group, int kLanes>(dim3 grid) {
-      simt::launch(per_row(ctx, grid), layer_norm_kernel<T, A, Group, kLanes>, a, p, packs,
-                   p.activation.alpha, p.activation.beta);
-    });
+    if constexpr (std::is_same_v<A, Identity>) {
+      choose_row_group<T, 1>(
+          ctx, p.rows, p.width,
+          [&]<class Group, int kLanes, bool kKeeps>(const simt::LaunchConfig& config) {
+            launch.template operator()<A, Group, kLanes, kKeeps>(config);
+          });
+    } else {
+      const auto read = [&]<class Group>() {
+        launch.template operator()<A, Group, 1, false>(over_lines<Group>(ctx, p.rows));
+      };
+      p.width <= kWarpRow ? read.template operator()<WarpGroup<simt::kWarpSize>>()
+                          : read.template operator()<BlockGroup<kLineThreads>>();
+    }
   });
+}
+
+/// Writes dx and leaves rows of sums, if they are needed; returns how many.
+template <class T>
+static int64_t layer_gradients(Context ctx, const LayerNormBackward<T>& a, const LayerNormParams& p,
+                               Wide<T>* partial) {
+  int64_t blocks = 0;
+  choose_row_group<T, 2>(
+      ctx, p.rows, p.width, [&]<class Group, int kLanes, bool kKeeps>(simt::LaunchConfig config) {
+        if (kKeeps && partial) {
+          if (config.grid.x > kGradientBlocks) config.grid.x = unsigned(kGradientBlocks);
+          config.smem = size_t(Group::kBlock / Group::kSize) * 2 * p.width * sizeof(Wide<T>);
+          blocks = config.grid.x;
+        }
+        if (a.dx || blocks > 0)
+          simt::launch(config, layer_gradient_kernel<T, Group, kLanes, kKeeps>, a, p,
+                       in_packs(a.dy, a.x, a.weight, a.dx), partial);
+      });
+  if (!partial || blocks > 0) return blocks;
+  blocks = sum_rows<T>(p);
+  simt::launch(over_columns(ctx, p.width, dim3(kRowThreads), blocks), parameter_sums_kernel<T>, a,
+               p, partial);
+  return blocks;
 }
 
 template <class T>
 void layer_norm_backward(Context ctx, const LayerNormBackward<T>& a, const LayerNormParams& p) {
   if (p.width == 0) return;
-  if (a.dx && p.rows > 0) {
-    const bool packs = lines_in_packs<T>(p.width, a.dy, a.x, a.weight, a.dx);
-    choose_row_group<T>(p.rows, p.width, [&]<template <class> class Group, int kLanes>(dim3 grid) {
-      simt::launch(per_row(ctx, grid), layer_gradient_kernel<T, Group, kLanes>, a, p, packs);
-    });
-  }
+  auto* const partial = a.dweight || a.dbias ? static_cast<Wide<T>*>(ctx.workspace) : nullptr;
+  const int64_t blocks = p.rows > 0 ? layer_gradients(ctx, a, p, partial) : 0;
   if (!a.dweight && !a.dbias) return;
-  auto* const partial = static_cast<Wide<T>*>(ctx.workspace);
-  if (p.rows > 0)
-    simt::launch(over_columns(ctx, p, row_blocks(p)), parameter_sums_kernel<T>, a, p, partial);
-  simt::launch(over_columns(ctx, p, 1), merge_parameters_kernel<T>, a, p, row_blocks(p), partial);
+  simt::launch(over_columns(ctx, 2 * p.width, dim3(kMergeColumns, kMergeThreads), 1),
+               merge_parameters_kernel<T>, a, p, blocks, partial);
 }
 
 BRASA_INSTANTIATE(layer_norm_workspace, float, double, float16, bfloat16)

@@ -47,6 +47,7 @@ def _log_softmax_bound(arguments, y, unit):
     return relative_error(arguments, unit) + 4 * unit * np.abs(y)
 
 
+BOUNDS = {"softmax": _softmax_bound, "log_softmax": _log_softmax_bound}
 OPERATORS = [
     Operator("softmax", sample, softmax, _softmax_bound, gradients=("x",)),
     Operator("log_softmax", sample, log_softmax, _log_softmax_bound, gradients=("x",)),

@@ -24,12 +24,8 @@ def gradient(dy, logits, targets, *, weight, ignore_index, label_smoothing, redu
     return scale * (factors.sum(1, keepdims=True) * p - factors), (np.abs(scale), factors, p)
 
 
-@given(seed=seeds, dtype=st.sampled_from([np.float32, np.float64]))
-def test_backward(xp, seed, dtype):
-    rng = np.random.default_rng(seed)
-    arguments = sample(rng, dtype)
-    shape = arguments["logits"].shape
-    dy = rng.standard_normal((shape[0], *shape[2:]) if arguments["reduction"] == "none" else ()).astype(dtype)
+def check_backward(xp, arguments, dy):
+    dtype = dy.dtype.type
     device = {k: xp.asarray(v) if isinstance(v, np.ndarray) else v for k, v in arguments.items()}
     _, saved = ops.cross_entropy(**device, save=True)
     got = xp.asnumpy(ops.cross_entropy_backward(xp.asarray(np.asarray(dy)), **device, saved=saved))
@@ -42,6 +38,31 @@ def test_backward(xp, seed, dtype):
     relative = relative_error({"x": wide["logits"], "axis": 1}, UNIT[dtype]) + 16 * UNIT[dtype]
     bound = scale * total * p * relative + 8 * UNIT[dtype] * scale * factors
     assert np.all(np.abs(got - wanted) <= bound + 1e-44)
+
+
+@given(seed=seeds, dtype=st.sampled_from([np.float32, np.float64]))
+def test_backward(xp, seed, dtype):
+    rng = np.random.default_rng(seed)
+    arguments = sample(rng, dtype)
+    shape = arguments["logits"].shape
+    dy = rng.standard_normal((shape[0], *shape[2:]) if arguments["reduction"] == "none" else ()).astype(dtype)
+    check_backward(xp, arguments, np.asarray(dy))
+
+
+@pytest.mark.parametrize("classes", [131, 256, 1028, 4099, 8196, 32772])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_any_number_of_classes(xp, classes, smoothing, dtype):
+    rng = np.random.default_rng(classes)
+    arguments = {
+        "logits": (rng.standard_normal((3, classes)) * 3).astype(dtype),
+        "targets": rng.integers(0, classes, 3),
+        "weight": None,
+        "ignore_index": -100,
+        "label_smoothing": smoothing,
+        "reduction": "none",
+    }
+    check_backward(xp, arguments, rng.standard_normal(3).astype(dtype))
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])

@@ -88,11 +88,11 @@ def test_batch_norm(xp, shape, layout, training, dtype):
     check_batch(xp, x, *vectors, dy, training, (None, None) if training else running)
 
 
-@pytest.mark.parametrize("shape", [(2, 36, 68, 64), (3, 35, 61, 61)], ids=str)
+# With packs of neighbours and without; the last has threads with more than they take at once.
+@pytest.mark.parametrize("shape", [(2, 36, 68, 64), (3, 35, 61, 61), (2, 530, 36, 36)], ids=str)
 @layouts
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_batch_norm_of_more_than_one_block_adds_up(device, shape, layout, dtype):
-    """With packs of neighbours and without."""
     rng = np.random.default_rng(2)
     x, dy = (laid_out(normal(rng, dtype, *shape) * dtype(2) + dtype(3), layout) for _ in range(2))
     check_batch(device, x, normal(rng, dtype, shape[1]), normal(rng, dtype, shape[1]), dy, True)
@@ -130,6 +130,15 @@ def test_layer_norm(xp, shape, dtype):
     check_rows(
         xp, x, normal(rng, dtype, shape[-1]), normal(rng, dtype, shape[-1]), normal(rng, dtype, *shape)
     )
+
+
+@pytest.mark.parametrize("width", [131, 256, 515, 1028, 4099, 8196, 16387, 32772])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_layer_norm_of_all_widths(device, width, dtype):
+    """Rows of few threads, a warp, a block and a large one, kept and read again, in packs and one by one."""
+    rng = np.random.default_rng(width)
+    x, dy = (normal(rng, dtype, 3, width) * dtype(2) - dtype(1) for _ in range(2))
+    check_rows(device, x, normal(rng, dtype, width), normal(rng, dtype, width), dy)
 
 
 @layouts

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from brasa import _cpu, ops
 from descriptors import UNIT
-from descriptors.softmax import log_softmax, sample, softmax
+from descriptors.softmax import BOUNDS, log_softmax, sample, softmax
 
 FUNCTIONS = {
     "softmax": (ops.softmax, ops.softmax_backward),
@@ -19,12 +19,8 @@ both = pytest.mark.parametrize("name", FUNCTIONS)
 seeds = st.integers(0, 2**32 - 1)
 
 
-@both
-@given(seed=seeds, dtype=st.sampled_from([np.float32, np.float64]))
-def test_backward(name, xp, seed, dtype):
-    rng = np.random.default_rng(seed)
-    x, axis = sample(rng, dtype).values()
-    dy = rng.standard_normal(x.shape).astype(dtype)
+def check_backward(xp, name, x, axis, dy):
+    dtype = x.dtype.type
     reference = (softmax if name == "softmax" else log_softmax)(x.astype(np.float64), axis)
     y = reference.astype(dtype)
     dx = xp.asnumpy(FUNCTIONS[name][1](xp.asarray(dy), xp.asarray(y), axis))
@@ -37,6 +33,29 @@ def test_backward(name, xp, seed, dtype):
         expected = g - np.exp(y) * g.sum(axis, keepdims=True)
         bound = np.exp(y) * chain * np.abs(g).sum(axis, keepdims=True) + 2 * np.abs(g)
     assert np.all(np.abs(dx - expected) <= bound * UNIT[dtype] + 1e-44)
+
+
+@both
+@given(seed=seeds, dtype=st.sampled_from([np.float32, np.float64]))
+def test_backward(name, xp, seed, dtype):
+    rng = np.random.default_rng(seed)
+    x, axis = sample(rng, dtype).values()
+    check_backward(xp, name, x, axis, rng.standard_normal(x.shape).astype(dtype))
+
+
+@pytest.mark.parametrize("n", [131, 256, 515, 1028, 4099, 8196, 16387, 32772])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@both
+def test_lines_of_all_lengths(name, xp, n, dtype):
+    """Of few threads, a warp, a block and a large one, kept and read again, in packs and one by one."""
+    rng = np.random.default_rng(n)
+    x, dy = ((rng.standard_normal((3, n)) * 3).astype(dtype) for _ in range(2))
+    arguments = {"x": x.astype(np.float64), "axis": 1}
+    y = xp.asnumpy(FUNCTIONS[name][0](xp.asarray(x), 1))
+    wanted = (softmax if name == "softmax" else log_softmax)(**arguments)
+    bound = BOUNDS[name](arguments, wanted, UNIT[dtype])
+    assert np.all(np.abs(y - wanted) <= bound)
+    check_backward(xp, name, x, 1, dy)
 
 
 @both
