@@ -114,52 +114,75 @@ __global__ void __launch_bounds__(kReduceThreads)
   if (divisor) divisor[0] = T(by);
 }
 
+/// What the gradient of a position takes from its loss.
+template <class W> struct Position {
+  W maximum, log_sum, scale;
+
+  template <class T>
+  BRASA_DEVICE_FN Position(const CrossEntropyParams<T>& p, int64_t index, const W* dy,
+                           const W* statistics, const W* divisor)
+      : maximum(statistics[index]),
+        log_sum(statistics[p.shape.outer * p.shape.inner + index]),
+        scale(p.reduction == Reduction::none ? dy[index] : dy[0] / divisor[0]) {}
+
+  /// scale gradient(probability, class) in place of the logits from class j on.
+  template <class Values, class F>
+  BRASA_DEVICE_FN Values gradients(Values v, int64_t j, const F& gradient) const {
+    constexpr int kLanes = sizeof(Values) / sizeof(W);
+#pragma unroll
+    for (int k = 0; k < kLanes; ++k) v[k] = scale * gradient(vexp(v[k] - maximum - log_sum), j + k);
+    return v;
+  }
+};
+
+/// Gradients of probabilities for targets, and of smoothed labels.
+template <class T, class OfLine>
+BRASA_DEVICE_FN void write_spread_gradients(const OfLine& line, const CrossEntropyParams<T>& p,
+                                            const Position<Wide<T>>& position, const T* x, T* dx) {
+  using W = Wide<T>;
+  const auto sum_of = [&](const auto& f) {
+    return line.walk_sum([&](auto j) { return lanes_of<W, OfLine::kWide>(j, f); });
+  };
+  const auto write = [&](const auto& gradient) {
+    line.walk([&](auto j) {
+      const auto v = line.load(x + line.offset, j);
+      line.store(dx + line.offset, j, position.gradients(v, j, gradient));
+    });
+  };
+  if (p.probabilities) {
+    const auto target = [&](int64_t c) { return weighted_target(p, c, line.at(c)); };
+    const W sum = sum_of(target);
+    return write([&](W probability, int64_t c) { return sum * probability - target(c); });
+  }
+  const int64_t own = class_of(p, line.index);
+  const W kept = W(1 - p.label_smoothing) * weight_of(p, own);
+  const W share = W(p.label_smoothing) / W(p.shape.n);
+  const auto weight = [&](int64_t c) { return class_weight(p, c); };
+  const W all = kept + share * (p.weight ? sum_of(weight) : W(p.shape.n));
+  write([&](W probability, int64_t c) {
+    return own < 0 ? W(0) : all * probability - share * weight(c) - (c == own ? kept : W(0));
+  });
+}
+
 template <class T, class Group, int kLanes, bool kKeeps>
 __global__ void __launch_bounds__(Group::kBlock, kLineBlocks<Wide<T>, Group, kLanes, 1>)
     cross_entropy_backward_kernel(const Wide<T>* dy, const T* x, CrossEntropyParams<T> p,
                                   bool packs, const Wide<T>* statistics, const Wide<T>* divisor,
                                   T* dx) {
   using W = Wide<T>;
-  const W kept = W(1 - p.label_smoothing), share = W(p.label_smoothing) / W(p.shape.n);
   for_lines<W, Group, kLanes, kKeeps>(p.shape, packs, [&](const auto& line) {
-    const W maximum = statistics[line.index],
-            log_sum = statistics[p.shape.outer * p.shape.inner + line.index];
-    const W scale = p.reduction == Reduction::none ? dy[line.index] : dy[0] / divisor[0];
-    // gradient(probability, class) in place of the logits from class j on.
-    const auto write = [&](auto j, auto v, const auto& gradient) {
-#pragma unroll
-      for (int k = 0; k < kLanes; ++k) v[k] = gradient(vexp(v[k] - maximum - log_sum), j + k);
-      line.store(dx + line.offset, j, v);
-    };
-    if (p.probabilities) {
-      const auto target = [&](int64_t j) { return weighted_target(p, j, line.at(j)); };
-      const W sum = line.walk_sum([&](auto j) { return lanes_of<W, kLanes>(j, target); });
-      return line.walk([&](auto j) {
-        write(j, line.load(x + line.offset, j),
-              [&](W probability, int64_t c) { return scale * (sum * probability - target(c)); });
-      });
-    }
-    const int64_t c = class_of(p, line.index);
-    const W own = kept * weight_of(p, c);
-    if (share != 0) {
-      const auto weight = [&](int64_t j) { return class_weight(p, j); };
-      W all = W(p.shape.n);
-      if (p.weight) all = line.walk_sum([&](auto j) { return lanes_of<W, kLanes>(j, weight); });
-      return line.walk([&](auto j) {
-        write(j, line.load(x + line.offset, j), [&](W probability, int64_t other) {
-          return c < 0 ? W(0)
-                       : scale * ((own + share * all) * probability - share * weight(other) -
-                                  (other == c ? own : W(0)));
-        });
-      });
-    }
-    const auto held = line.hold(x + line.offset);
-    const W factor = scale * own;
+    const auto position = [&] { return Position<W>(p, line.index, dy, statistics, divisor); };
+    if (p.probabilities || p.label_smoothing != 0)
+      return write_spread_gradients(line, p, position(), x, dx);
+    const auto held = line.hold(x + line.offset);  // first: nothing else is worth its wait
+    const Position<W> of_line = position();
+    const int64_t own = class_of(p, line.index);
+    const W weight = weight_of(p, own);
     line.each([&](auto j, int turn) {
-      write(j, line.get(held, j, turn), [&](W probability, auto other) {
-        return c < 0 ? W(0)
-                     : factor * (other == decltype(other)(c) ? probability - W(1) : probability);
-      });
+      const auto gradient = [&](W probability, int64_t c) {
+        return own < 0 ? W(0) : weight * (c == own ? probability - W(1) : probability);
+      };
+      line.store(dx + line.offset, j, of_line.gradients(line.get(held, j, turn), j, gradient));
     });
   });
 }

@@ -36,18 +36,19 @@ __global__ void __launch_bounds__(kThreads, 2)
   W shift[kSums] = {}, offsets[kSums] = {}, squares[kSums] = {};
   for (int64_t i = mine.first; i < mine.end; i += kTurns * mine.step) {
     const auto has = [&](int turn) { return i + turn * mine.step < mine.end; };
-    typename Share<T, kLanes>::Values v[kTurns];
+    typename Share<T, kLanes>::Raw raw[kTurns];
 #pragma unroll
     for (int turn = 0; turn < kTurns; ++turn)
-      if (has(turn)) v[turn] = mine.load(x, mine.offset(i + turn * mine.step));
+      if (has(turn)) raw[turn] = mine.load(x, mine.offset(i + turn * mine.step));
     if (i == mine.first) {
       W met = 0;
 #pragma unroll
       for (int turn = 0; turn < kTurns; ++turn) {
         if (!has(turn)) continue;
+        const auto v = mine.widen(raw[turn]);
         met += W(kLanes / kSums);
 #pragma unroll
-        for (int lane = 0; lane < kLanes; ++lane) shift[sum_of(lane)] += v[turn][lane];
+        for (int lane = 0; lane < kLanes; ++lane) shift[sum_of(lane)] += v[lane];
       }
 #pragma unroll
       for (int k = 0; k < kSums; ++k) shift[k] /= met;
@@ -55,9 +56,10 @@ __global__ void __launch_bounds__(kThreads, 2)
 #pragma unroll
     for (int turn = 0; turn < kTurns; ++turn) {
       if (!has(turn)) continue;
+      const auto v = mine.widen(raw[turn]);
 #pragma unroll
       for (int lane = 0; lane < kLanes; ++lane) {
-        const W d = v[turn][lane] - shift[sum_of(lane)];
+        const W d = v[lane] - shift[sum_of(lane)];
         offsets[sum_of(lane)] += d;
         squares[sum_of(lane)] += d * d;
       }
@@ -113,18 +115,19 @@ __global__ void __launch_bounds__(kThreads, 2)
     scale[k] = scale_of(a.rstd[c], a.weight, c);
     bias[k] = a.relu_bias[c];
   }
-  typename Share<T, kLanes>::Values dy[kTurns], x[kTurns];
+  typename Share<T, kLanes>::Raw dy[kTurns], x[kTurns];
   mine.template backward<kTurns>(
       [&](int64_t at, int turn) {
         dy[turn] = mine.load(a.dy, at);
         x[turn] = mine.load(a.x, at);
       },
       [&](int64_t, int turn) {
+        const auto gradient = mine.widen(dy[turn]), value = mine.widen(x[turn]);
 #pragma unroll
         for (int lane = 0; lane < kLanes; ++lane) {
           const int k = kChannelsLast ? lane : 0;
-          const W v = x[turn][lane];
-          const W g = before_relu(a.relu_bias, dy[turn][lane], v, mean[k], scale[k], bias[k]);
+          const W v = value[lane];
+          const W g = before_relu(a.relu_bias, gradient[lane], v, mean[k], scale[k], bias[k]);
           sum[k] += g;
           products[k] += g * (v - mean[k]);
         }
@@ -217,18 +220,22 @@ __global__ void __launch_bounds__(kThreads, 2)
     scale[k] = scale_of(scale[k], a.weight, c);
     if (a.bias) bias[k] = a.bias[c];
   }
-  typename Share<T, kLanes>::Values x[kTurns], residual[kTurns];
+  typename Share<T, kLanes>::Raw x[kTurns], residual[kTurns];
   mine.template backward<kTurns>(
       [&](int64_t at, int turn) {
         x[turn] = mine.load(a.x, at);
         if (a.residual) residual[turn] = mine.load(a.residual, at);
       },
       [&](int64_t at, int turn) {
-        auto v = x[turn];
+        auto v = mine.widen(x[turn]);
 #pragma unroll
         for (int k = 0; k < kLanes; ++k) {
           v[k] = normalized(v[k], mean[k], scale[k], bias[k]);
-          if (a.residual) v[k] += residual[turn][k];
+        }
+        if (a.residual) {
+          const auto other = mine.widen(residual[turn]);
+#pragma unroll
+          for (int k = 0; k < kLanes; ++k) v[k] += other[k];
         }
         if (a.pre_activation) mine.store(a.pre_activation, at, v);
 #pragma unroll
@@ -287,17 +294,18 @@ __global__ void __launch_bounds__(kThreads, 2)
     scale[k] = scale_of(a.rstd[c], a.weight, c);
     if (a.relu_bias) bias[k] = a.relu_bias[c];
   }
-  typename Share<T, kLanes>::Values dy[kTurns], x[kTurns];
+  typename Share<T, kLanes>::Raw dy[kTurns], x[kTurns];
   mine.template backward<kTurns>(
       [&](int64_t at, int turn) {
         dy[turn] = mine.load(a.dy, at);
         x[turn] = mine.load(a.x, at);
       },
       [&](int64_t at, int turn) {
-        auto v = dy[turn];
+        auto v = mine.widen(dy[turn]);
+        const auto values = mine.widen(x[turn]);
 #pragma unroll
         for (int k = 0; k < kLanes; ++k) {
-          const W value = x[turn][k];
+          const W value = values[k];
           const W g = before_relu(a.relu_bias, v[k], value, mean[k], scale[k], bias[k]);
           v[k] = (g - first[k] - (value - mean[k]) * second[k]) * scale[k];
         }

@@ -13,7 +13,6 @@
 #include "core/activations.h"
 #include "core/device.cuh"
 #include "core/order.h"
-#include "core/ptx_convert.cuh"
 #include "norm/norm.h"
 #include "softmax/lines.cuh"
 

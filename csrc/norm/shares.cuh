@@ -2,7 +2,7 @@
 // them, how threads walk over these, and how sums of a channel are added up.
 #pragma once
 
-#include "core/ptx_convert.cuh"
+#include "core/raw.cuh"
 #include "norm/norm.h"
 
 namespace brasa::cuda {
@@ -70,6 +70,7 @@ template <int kSums, class T> BRASA_DEVICE_FN void column_sums(T (&value)[kSums]
 template <class T, int kLanes> struct Share {
   using W = Wide<T>;
   using Values = simt::Lanes<W, kLanes>;
+  using Raw = simt::Raw<T, kLanes>;
 
   const BatchNormParams& p;
   const Shares& shares;
@@ -102,13 +103,10 @@ template <class T, int kLanes> struct Share {
     const int64_t pixel = pixels.take_remainder(i);
     return (i * p.c + c) * p.s + pixel;
   }
-  BRASA_DEVICE_FN Values load(const T* x, int64_t at) const {
-    if (aligned) return simt::load_wide<kLanes>(x + at);
-    Values values;
-#pragma unroll
-    for (int lane = 0; lane < kLanes; ++lane) values[lane] = simt::widen(x[at + lane]);
-    return values;
+  BRASA_DEVICE_FN Raw load(const T* x, int64_t at) const {
+    return aligned ? simt::load_raw<kLanes>(x + at) : simt::gather_raw<kLanes>(x + at, 1);
   }
+  static BRASA_DEVICE_FN Values widen(const Raw& raw) { return simt::widen_raw<T, kLanes>(raw); }
   BRASA_DEVICE_FN void store(T* y, int64_t at, const Values& values) const {
     if (aligned) return simt::store_wide(y + at, values);
 #pragma unroll

@@ -17,7 +17,7 @@
 // on shapes.
 #pragma once
 
-#include "core/ptx_convert.cuh"
+#include "core/raw.cuh"
 #include "core/vmath.cuh"
 #include "softmax/softmax.h"
 
@@ -94,7 +94,7 @@ template <int kThreads> struct BlockGroup {
 /// says that arrays are aligned. A line that does not exist (some lanes of a warp have none left)
 /// has n = 0 and the index of the last one.
 template <class T, class Group, int kLanes, bool kKeeps> struct Line {
-  static constexpr int kStep = Group::kSize * kLanes,
+  static constexpr int kWide = kLanes, kStep = Group::kSize * kLanes,
                        kPacks = kKeeps ? kKept<T, kLanes> / kLanes : 1;
   using Place = std::conditional_t<kKeeps, int, int64_t>;
   using Values = simt::Lanes<T, kLanes>;
@@ -143,11 +143,18 @@ template <class T, class Group, int kLanes, bool kKeeps> struct Line {
     Held<E> held;
     held.from = from;
     if constexpr (kKeeps) {
+      simt::Raw<E, kLanes> raw[kPacks];  // all loads leave before the first is waited for
 #pragma unroll
       for (int turn = 0; turn < kPacks; ++turn) {
         const Place j = first() + turn * kStep;
-        held.values[turn] = j < n ? load(from, j) : all(beyond);
+        if (j < n)
+          raw[turn] = packs ? simt::load_raw<kLanes>(from + j)
+                            : simt::gather_raw<kLanes>(from + j * stride, stride);
       }
+#pragma unroll
+      for (int turn = 0; turn < kPacks; ++turn)
+        held.values[turn] =
+            first() + turn * kStep < n ? simt::widen_raw<E, kLanes>(raw[turn]) : all(beyond);
     }
     return held;
   }
