@@ -142,7 +142,7 @@ template <class T, class Group, int kLanes, bool kKeeps> struct Line {
   template <class E> BRASA_DEVICE_FN Held<E> hold(const E* from, T beyond = 0) const {
     Held<E> held;
     held.from = from;
-    if constexpr (kKeeps) {
+    if constexpr (kKeeps && simt::kInWords<E, kLanes>) {
       simt::Raw<E, kLanes> raw[kPacks];  // all loads leave before the first is waited for
 #pragma unroll
       for (int turn = 0; turn < kPacks; ++turn) {
@@ -155,6 +155,12 @@ template <class T, class Group, int kLanes, bool kKeeps> struct Line {
       for (int turn = 0; turn < kPacks; ++turn)
         held.values[turn] =
             first() + turn * kStep < n ? simt::widen_raw<E, kLanes>(raw[turn]) : all(beyond);
+    } else if constexpr (kKeeps) {
+#pragma unroll
+      for (int turn = 0; turn < kPacks; ++turn) {
+        const Place j = first() + turn * kStep;
+        held.values[turn] = j < n ? load(from, j) : all(beyond);
+      }
     }
     return held;
   }
