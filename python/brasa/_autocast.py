@@ -10,7 +10,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ContextDecorator
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,6 +21,8 @@ from brasa._extras import require
 from brasa._tape import Operator, is_tensor
 
 __all__ = ["autocast", "in_float32", "narrow_dtype"]
+
+_FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 
 # Products, convolutions and attention: these arguments are cast from float32 to 16 bits. A bias and a mask
 # stay float32, as the kernels take them.
@@ -66,30 +68,65 @@ def in_float32(x: Any) -> Any:
 
 def _on_device(value: Any) -> bool:
     """Whether this is an array, or a Tensor of one, that is not on the CPU."""
+    return _array_on_device(value) is not None
+
+
+_NO_ARRAYS = {
+    np.ndarray,
+    type(None),
+    bool,
+    int,
+    float,
+    str,
+    tuple,
+}  # what most arguments are, and not on a device
+
+
+def _array_on_device(value: Any) -> Any:
+    """The array that this is, or that a Tensor holds, if it is not on the CPU; else None."""
     array = value.data if is_tensor(value) else value
-    return type(array) is not np.ndarray and _backend.is_array(array)
+    return array if type(array) not in _NO_ARRAYS and _backend.is_array(array) else None
 
 
 class _Weights:
-    """Casts of weights within a block, each used until the weight changes or its gradient was taken."""
+    """Casts of weights within a block, each used until the weight changes."""
 
     def __init__(self) -> None:
-        self._casts: dict[tuple[int, bool], tuple[Any, Any, int, Any]] = {}
+        self._casts: dict[int, tuple[Any, Any, int, Any]] = {}
         self._lock = threading.Lock()  # a block may be entered in one thread and used in several
 
     def cast(self, tensor: Any, dtype: Any) -> Any:
-        """`tensor`, a leaf that requires a gradient, as `dtype`."""
-        key = id(tensor), _tape.mode.get().grad
+        """The array of `tensor`, a leaf that requires a gradient, as `dtype`."""
         with self._lock:
-            entry = self._casts.get(key)
+            entry = self._casts.get(id(tensor))
             if entry is not None:
                 _, data, version, narrow = entry
-                freed = narrow._node is not None and narrow._node.edges is None
-                if data is tensor.data and version == tensor.version and narrow.dtype == dtype and not freed:
+                if data is tensor.data and version == tensor._cell[0] and narrow.dtype == dtype:
                     return narrow
-            narrow = astype(tensor, dtype)
-            self._casts[key] = tensor, tensor.data, tensor.version, narrow
+            narrow = _backend.cast(tensor.data, dtype)
+            self._casts[id(tensor)] = tensor, tensor.data, tensor._cell[0], narrow
             return narrow
+
+
+class _Plan(NamedTuple):
+    """What is done with the arguments of an operator."""
+
+    positions: tuple[int, ...] | None  # that are looked at; None: those of its arrays
+    product: bool
+    wide: bool
+    native: int  # the position of an activation, which may be a softplus; or -1
+
+
+@cache
+def _plan(op: Operator) -> _Plan:
+    names = _NARROW.get(op.name) or _AMONG.get(op.name)
+    positions = None if op.variadic else op.possible
+    return _Plan(
+        positions if names is None else tuple(op.names.index(name) for name in names),
+        op.name in _NARROW,
+        op.name in _WIDE,
+        op.names.index("native") if op.name == "activation" else -1,
+    )
 
 
 class _Caster:
@@ -99,44 +136,46 @@ class _Caster:
         self.dtype, self.weights = dtype, weights
 
     def __call__(self, op: Operator, values: Sequence[Any]) -> Sequence[Any]:
-        if op.name in _NARROW:
-            return self._cast(values, _on_devices(op, values, _NARROW[op.name]), self.dtype)
-        positions = _on_devices(op, values, _AMONG.get(op.name))
-        dtypes = {values[i].dtype for i in positions}
-        wanted = op.name in _WIDE or _is_softplus(op, values) or len(dtypes) > 1
-        if not wanted or not any(map(is_narrow, dtypes)):
+        plan = _plan(op)
+        if plan.product:
+            return self._narrowed(values, plan.positions)  # type: ignore[arg-type]
+        narrow: list[int] = []
+        dtypes = set()
+        for i in op.variable(values) if plan.positions is None else plan.positions:
+            array = _array_on_device(values[i])
+            if array is not None and _tape.is_floating(array.dtype):
+                dtypes.add(array.dtype)
+                if is_narrow(array.dtype):
+                    narrow.append(i)
+        if not narrow or not (plan.wide or len(dtypes) > 1 or _is_softplus(plan, values)):
             return values
-        widest = np.dtype(np.float64 if np.float64 in dtypes else np.float32)
-        return self._cast(values, [i for i in positions if is_narrow(values[i].dtype)], widest)
-
-    def _cast(self, values: Sequence[Any], positions: Sequence[int], dtype: np.dtype) -> Sequence[Any]:
-        """`values`, those at `positions` as `dtype`; float64 stays what it is."""
+        widest = _FLOAT64 if _FLOAT64 in dtypes else _FLOAT32
         changed = list(values)
-        for i in positions:
-            value = values[i]
-            if value.dtype == dtype or not (value.dtype.char == "f" or is_narrow(value.dtype)):
-                continue
-            if not is_tensor(value):
-                changed[i] = _backend.cast(value, dtype)
-            elif value.is_leaf and value.requires_grad:
-                changed[i] = self.weights.cast(value, dtype)
-            else:
-                changed[i] = astype(value, dtype)
+        for i in narrow:
+            changed[i] = (astype if is_tensor(values[i]) else _backend.cast)(values[i], widest)
         return changed
 
+    def _narrowed(self, values: Sequence[Any], positions: Sequence[int]) -> Sequence[Any]:
+        """`values`, those at `positions` as arrays of 16 bits; float64 stays what it is."""
+        changed: list[Any] | None = None
+        for i in positions:
+            array = _array_on_device(values[i])
+            if array is None or array.dtype == self.dtype:
+                continue
+            if array.dtype.char != "f" and not is_narrow(array.dtype):
+                continue
+            changed = list(values) if changed is None else changed
+            value = values[i]
+            is_weight = value is not array and value._node is None and value._requires_grad
+            changed[i] = (
+                self.weights.cast(value, self.dtype) if is_weight else _backend.cast(array, self.dtype)
+            )
+        return values if changed is None else changed
 
-def _on_devices(op: Operator, values: Sequence[Any], names: Sequence[str] | None) -> list[int]:
-    """The positions of floating arrays that are on a device, among the arguments of these names."""
-    if names is not None:
-        positions: Sequence[int] = [op.names.index(name) for name in names]
-    else:
-        positions = op.variable(values) if op.variadic else op.possible
-    return [i for i in positions if _on_device(values[i]) and _tape.is_floating(values[i].dtype)]
 
-
-def _is_softplus(op: Operator, values: Sequence[Any]) -> bool:
+def _is_softplus(plan: _Plan, values: Sequence[Any]) -> bool:
     """Whether this is the one activation that PyTorch computes in float32."""
-    return op.name == "activation" and values[op.names.index("native")][0] == _softplus_kind()
+    return plan.native >= 0 and values[plan.native][0] == _softplus_kind()
 
 
 @cache
@@ -156,7 +195,7 @@ class autocast(ContextDecorator):
     layers, whose kernels take no 16 bits yet. Where float32 meets 16 bits the result is float32.
     float64 is left alone, and so are arrays on the CPU: there the block changes nothing.
 
-    The cast of a weight is kept until the weight changes, its gradient was taken, or the outermost block ends.
+    The cast of a weight is kept until the weight changes or the outermost block ends.
     ``backward`` may be called inside or outside: gradients are computed in the dtypes of the forward pass.
     A block holds for the thread (or asyncio task) that enters it.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import cache
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -42,6 +43,7 @@ def register(
     current_stream: Callable[[], int],
     allocate: Callable[[int], Any],
     current_device: Callable[[], int] | None = None,
+    empty: Callable[[tuple[int, ...], Any, bool], Any] | None = None,
 ) -> None:
     """Add a kind of device array.
 
@@ -61,21 +63,25 @@ def register(
     current_device : callable, optional
         Returns the number of the device that work goes to now, where there are several: arrays on
         another one (by their ``device.id``) are then refused.
+    empty : callable, optional
+        ``empty(shape, dtype, channels_last)`` makes an array; without it ``namespace.empty`` does.
     """
 
-    def empty(shape: tuple[int, ...], dtype: Any, channels_last: bool) -> Any:
+    def by_transpose(shape: tuple[int, ...], dtype: Any, channels_last: bool) -> Any:
         if not channels_last:
             return namespace.empty(shape, dtype)
         rank = len(shape)
         inner_first = namespace.empty((shape[0], *shape[2:], shape[1]), dtype)
         return inner_first.transpose(0, rank - 1, *range(1, rank - 1))
 
+    new = by_transpose if empty is None else empty
+
     def empty_like(array: Any) -> Any:
-        return empty(array.shape, array.dtype, kernels.layout(array) == CHANNELS_LAST)
+        return new(array.shape, array.dtype, kernels.layout(array) == CHANNELS_LAST)
 
     kernels._set_callbacks(kind, current_stream, allocate, current_device)
     kernels._set_tf32(_tf32)
-    _backends[kind] = Backend("cuda", namespace, kernels, empty, empty_like)
+    _backends[kind] = Backend("cuda", namespace, kernels, new, empty_like)
 
 
 def set_tf32(on: bool) -> None:
@@ -113,8 +119,29 @@ def _register_cupy(kind: type) -> Backend:
         current_stream=lambda: stream_in_use().ptr,
         allocate=cupy.cuda.alloc,
         current_device=runtime.getDevice if runtime.getDeviceCount() > 1 else None,
+        empty=cupy_empty(cupy),
     )
     return _backends[kind]
+
+
+def cupy_empty(cupy: Any) -> Callable[[tuple[int, ...], Any, bool], Any]:
+    """`Backend.empty` for CuPy's arrays, made with their strides: a transposed array takes half as long again, and
+    with a base it is a view, which the tape does not add gradients to in place.
+    """
+    ndarray, allocate = cupy.ndarray, cupy.cuda.alloc
+
+    def empty(shape: tuple[int, ...], dtype: Any, channels_last: bool) -> Any:
+        if not channels_last or 0 in shape:
+            return ndarray(shape, dtype)
+        batch, channels, *image = shape
+        itemsize = np.dtype(dtype).itemsize
+        strides, step = [itemsize], channels * itemsize
+        for extent in reversed(image):
+            strides.insert(1, step)
+            step *= extent
+        return ndarray(shape, dtype, allocate(batch * step), (step, *strides))
+
+    return empty
 
 
 def is_array(x: Any) -> bool:
@@ -251,6 +278,7 @@ def laid_out_like(array: Any, other: Any) -> Any:
 _LARGE = 64 * 1024  # elements from which a second thread shortens a sum
 
 
+@cache
 def is_narrow(dtype: Any) -> bool:
     """Whether this is a 16-bit floating dtype: float16, or bfloat16, which NumPy does not have."""
     return dtype.itemsize == 2 and (dtype.char == "e" or dtype.name == "bfloat16")
@@ -295,13 +323,15 @@ def cast(array: Any, dtype: Any) -> Any:
     """`array` with its elements as `dtype`. Between float32 and 16 bits a device does it by a kernel: CuPy
     would compile one of its own first.
     """
-    dtype = np.dtype(dtype)
-    wide = array.dtype.char == "f" and is_narrow(dtype)
-    if type(array) is np.ndarray or not (wide or (dtype.char == "f" and is_narrow(array.dtype))):
+    dtype, given = np.dtype(dtype), array.dtype
+    wide = (given.char == "f" and is_narrow(dtype)) or (dtype.char == "f" and is_narrow(given))
+    if type(array) is np.ndarray or not wide:
         return array.astype(dtype)
-    array = dense(array)
     backend = backend_of(array)
-    result = backend.empty(array.shape, dtype, backend.kernels.layout(array) == CHANNELS_LAST)
+    lies = backend.kernels.layout(array)
+    if not lies:
+        array = backend.namespace.ascontiguousarray(array)
+    result = backend.empty(array.shape, dtype, lies == CHANNELS_LAST)
     backend.kernels.cast(array, result)
     return result
 

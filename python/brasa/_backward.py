@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from brasa import _tape
-from brasa._backend import add, add_to, as_array, is_array, layout
+from brasa._backend import add, add_to, as_array, cast, is_array, layout
 from brasa._tape import Mode, Node, is_tensor
 
 _leaf_lock = threading.Lock()  # two threads may reach the same parameter
@@ -220,12 +220,15 @@ def _distribute(state: Pass, node: Node, mask: tuple[bool, ...], dys: list[Any])
             shape, dtype = target.data.shape, target.data.dtype
         else:
             shape, dtype = target.metas[index]
+        cast_back = False
         if gradient.shape != shape or (gradient.dtype is not dtype and gradient.dtype != dtype):
-            _refuse_gradient(node, position, shape, dtype, gradient)
+            if gradient.shape != shape or not node.cast:
+                _refuse_gradient(node, position, shape, dtype, gradient)
+            gradient, cast_back = cast(gradient, dtype), True
         if not shape and not is_tensor(gradient):
             gradient = _no_scalar(gradient)
-        owned = False
-        if (index < 0 or target in state.pending) and not state.retain:
+        owned = cast_back
+        if (index < 0 or target in state.pending) and not (owned or state.retain):
             if not returned:
                 held, returned = _held(node, dys), list(map(id, gradients))
             owned = id(gradient) not in held and returned.count(id(gradient)) == 1 and not _is_view(gradient)

@@ -49,6 +49,7 @@ class Recording:
         self._blocks: list[tuple[np.ndarray, Any]] = []  # on the host, on the device
         self._used = 0
         self._places: list[_Place] = []
+        self._repeats: list[Callable[[], None]] = []
         self._add_block()
 
     def _add_block(self) -> None:
@@ -72,11 +73,17 @@ class Recording:
         """Let later replays fill what was reserved last with ``again()``."""
         self._places[-1].again = again
 
+    def repeat(self, on_host: Callable[[], None]) -> None:
+        """Let later replays call ``on_host()``, for what a step counts on the host."""
+        self._repeats.append(on_host)
+
     def advance(self) -> None:
         """Find the numbers of the next step."""
         for place in self._places:
             if place.again is not None:
                 place.host[:] = place.again()
+        for on_host in self._repeats:  # behind what may refuse the step
+            on_host()
 
     def store(self) -> None:
         """Write the numbers to the device, in stream order."""

@@ -31,6 +31,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
 from operator import is_not
 from typing import Any, NamedTuple, TypeVar
 
@@ -78,6 +79,7 @@ def make_tensor(array: Any) -> Any:
     return _make(array, None, 0)
 
 
+@cache
 def is_floating(dtype: Any) -> bool:
     """Whether an array of `dtype` may carry a gradient (bfloat16 and float8 call themselves kind V)."""
     return dtype.kind == "f" or (dtype.kind == "V" and "float" in dtype.name)
@@ -88,10 +90,23 @@ class Node:
 
     `edges` has an entry per array argument: where its gradient goes, (node, index of its result) or
     (leaf Tensor, -1), or None. `kept` are the forward's arguments that the backward asks for, `sources`
-    those of them that were Tensors, as (position in `kept`, Tensor, its version then).
+    those of them that were Tensors, as (position in `kept`, Tensor, its version then). `cast` says that some
+    argument was computed with in another dtype than its own, which its gradient is cast back to.
     """
 
-    __slots__ = ("edges", "hooks", "kept", "mask", "metas", "number", "op", "result", "saved", "sources")
+    __slots__ = (
+        "cast",
+        "edges",
+        "hooks",
+        "kept",
+        "mask",
+        "metas",
+        "number",
+        "op",
+        "result",
+        "saved",
+        "sources",
+    )
 
     def __init__(
         self, op: Operator, edges: list[Any], kept: list[Any], sources: list[Any], saved: Any
@@ -103,6 +118,7 @@ class Node:
         self.sources = sources
         self.saved = saved
         self.number = next(_number)
+        self.cast = False
         self.result: Any = None  # (array, its version cell, its version), where the backward takes y
         self.metas: tuple[Any, ...] = ()  # (shape, dtype) of every result that carries a gradient
         self.hooks: dict[int, list[Callable[[Any], Any]]] | None = None
@@ -147,7 +163,9 @@ def apply(op: Operator, values: Sequence[Any], plain: list[Any] | None) -> Any:
     """
     now = mode.get()
     if now.precall is not None:
-        values, plain = now.precall(op, values), None
+        used = now.precall(op, values)
+        if used is not values:
+            values, plain = _recast(values, used)
     if plain is None:
         plain = [value.data if type(value) in _tensors else value for value in values]
     forward = op.forward if not _watchers else watched(op, "forward", op.forward)
@@ -171,6 +189,16 @@ def apply(op: Operator, values: Sequence[Any], plain: list[Any] | None) -> Any:
     return _record(op, values, plain, forward(*plain), None)
 
 
+def _recast(values: Sequence[Any], used: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+    """What is recorded and what is computed with, where a hook gave an operator `used` in place of `values`."""
+    recorded, plain = [], []
+    for value, chosen in zip(values, used, strict=True):
+        is_array = type(chosen) not in _tensors
+        recorded.append(value if is_array and type(value) in _tensors else chosen)
+        plain.append(chosen if is_array else chosen.data)
+    return recorded, plain
+
+
 def _requires_grad(op: Operator, values: Sequence[Any], plain: Sequence[Any]) -> bool:
     """Whether a Tensor among the arguments requires a gradient."""
     for i in op.possible if not op.variadic else op.variable(values):
@@ -182,20 +210,23 @@ def _requires_grad(op: Operator, values: Sequence[Any], plain: Sequence[Any]) ->
 def _record(op: Operator, values: Sequence[Any], plain: list[Any], result: Any, saved: Any) -> Any:
     """Put a node on the tape; returns the Tensors of `result`."""
     edges: list[Any] = []
+    cast = False
     for i in op.arrays if not op.variadic else op.variable(values):
         value = values[i]
         if value is not plain[i] and value._requires_grad:
             node = value._node
             edges.append((value, -1) if node is None else (node, value._index))
+            cast = cast or value.data is not plain[i]
         else:
             edges.append(None)
     kept: list[Any] = []
     sources: list[Any] = []
     for i in op.keep:
-        if plain[i] is not values[i]:
+        if plain[i] is not values[i] and values[i].data is plain[i]:  # a cast is nobody else's to change
             sources.append((len(kept), values[i], values[i]._cell[0]))
         kept.append(plain[i])
     node = Node(op, edges, kept, sources, saved)
+    node.cast = cast
     if type(result) is tuple or type(result) is list:
         return _record_several(op, node, result)
     dtype = result.dtype
@@ -250,7 +281,9 @@ def precall(hook: Callable[[Operator, Sequence[Any]], Sequence[Any]] | None) -> 
     """Within the block, in this thread or task, operators are called with ``hook(op, values)``.
 
     `values` are the arguments in the order of ``op.names``, Tensors as they were passed; the hook returns
-    the ones to use. It sees arrays-only calls too. This is where mixed precision casts.
+    the ones to use, `values` itself where it changes nothing. An array in the place of a Tensor is a cast of it:
+    the operator computes with the array, and its gradient, cast back, is the Tensor's. It sees arrays-only calls
+    too. This is where mixed precision casts.
     """
     token = mode.set(mode.get()._replace(precall=hook))
     marker = object()

@@ -195,7 +195,9 @@ def test_the_relu_behind_is_taken_along(xp, isa, layout, training, shape):
             with np.errstate(invalid="ignore"):
                 y, saved = ops.batch_norm(x, *arguments, activation="relu", save=True)
                 both = [
-                    ops.batch_norm_backward(dy, x, vectors[0], training, "relu", y=y, saved=saved, mask=mask)
+                    ops.batch_norm_backward(
+                        dy, x, vectors[0], training, "relu", bias=vectors[1], y=y, saved=saved, mask=mask
+                    )
                     for mask in ((True, True, True, False), (True, True, True, True))
                 ]
             for got, wanted in zip(both[0][:3], both[1][:3], strict=True):

@@ -84,8 +84,14 @@ def copy_into(tensor: Tensor, values: Any) -> None:
         tensor[...] = values
 
 
+class HostCount(Tensor):
+    """A count that Python keeps: it stays on the host wherever its module is, as one on a GPU would cost a launch."""
+
+
 def convert(tensor: Tensor, target: Any) -> None:
     """Give a Tensor and its gradient new ``data``: on a device or, where floating, of a dtype."""
+    if type(tensor) is HostCount:
+        return
     if not _is_device(target):
         target = _floating_dtype(target)
         if not is_floating(tensor.dtype):

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from brasa import ops
+from brasa import _capture, ops
 from brasa.nn import init
 from brasa.nn._arguments import (
     ActivationName,
@@ -15,6 +15,7 @@ from brasa.nn._arguments import (
     check_positive,
     new_parameter,
 )
+from brasa.nn._state import HostCount
 from brasa.nn.module import Module
 from brasa.tensor import Tensor
 
@@ -54,7 +55,7 @@ class _BatchNorm(Module):
         dtype = np.float32 if dtype is None else dtype
         self.register_buffer("running_mean", np.zeros(num_features, dtype) if kept else None)
         self.register_buffer("running_var", np.ones(num_features, dtype) if kept else None)
-        self.register_buffer("num_batches_tracked", np.zeros((), np.int64) if kept else None)
+        self.register_buffer("num_batches_tracked", HostCount(np.zeros((), np.int64)) if kept else None)
         self.reset_parameters()
         if device is not None:
             self.to(device)
@@ -90,9 +91,17 @@ class _BatchNorm(Module):
 
     def _count_batch(self) -> float:
         """Count one more batch and return its share in the running statistics."""
+        self._count_one()
+        recording = _capture.current()
+        if recording is not None and type(self.num_batches_tracked) is HostCount:
+            if self.momentum is None:
+                raise RuntimeError("graph: momentum=None weighs every batch differently, which no graph can")
+            recording.repeat(self._count_one)
+        return 1.0 / float(self.num_batches_tracked.data) if self.momentum is None else self.momentum
+
+    def _count_one(self) -> None:
         count = self.num_batches_tracked.data
         count += 1
-        return 1.0 / float(count) if self.momentum is None else self.momentum
 
     def extra_repr(self) -> str:
         return (
@@ -131,7 +140,7 @@ class BatchNorm1d(_BatchNorm):
     running_mean, running_var : Tensor or None
         (C,), the latter unbiased; initially 0 and 1.
     num_batches_tracked : Tensor or None
-        (), int64.
+        (), int64; stays on the host, where it is counted.
 
     Notes
     -----
@@ -179,7 +188,7 @@ class BatchNorm2d(_BatchNorm):
     running_mean, running_var : Tensor or None
         (C,), the latter unbiased; initially 0 and 1.
     num_batches_tracked : Tensor or None
-        (), int64.
+        (), int64; stays on the host, where it is counted.
 
     Notes
     -----

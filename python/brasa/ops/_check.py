@@ -10,6 +10,8 @@ import operator
 import os
 from typing import Any
 
+import numpy as np
+
 from brasa import _cpu
 from brasa._backend import as_array, backend_of, contiguous, is_narrow, kernels, to_numpy
 
@@ -20,6 +22,7 @@ ANY_FLOATING = "float16, bfloat16, float32 or float64"
 # then goes the general way, which words the error or converts the argument.
 UNUSUAL = (AttributeError, IndexError, TypeError, ValueError)
 
+_FLOAT32 = np.dtype(np.float32)
 _LARGEST_WORD = 2**64 - 1
 _INT = frozenset({int})
 _MOST = 2**31 - 1
@@ -67,7 +70,7 @@ def device_floating(name: str, x: Any) -> Any:
 
 def wide(dtype: Any) -> Any:
     """What arrays of `dtype` are computed in, and vectors beside them are kept in: float32 for 16 bits."""
-    return "float32" if is_narrow(dtype) else dtype
+    return _FLOAT32 if is_narrow(dtype) else dtype
 
 
 def vector(name: str, x: Any, /, **array: Any) -> Any:
@@ -193,8 +196,6 @@ def output(out: Any, like: Any, shape_: tuple[int, ...], *inputs: Any) -> Any:
 
 def overlap(a: Any, b: Any) -> bool:
     """Whether the memory spans of two arrays overlap."""
-    import numpy as np
-
     if isinstance(a, np.ndarray):
         return np.may_share_memory(a, b)
     first = a.__cuda_array_interface__["data"][0], b.__cuda_array_interface__["data"][0]
@@ -207,8 +208,6 @@ def indices(name: str, x: Any, limit: int, *, ignored: int | None = None) -> Any
     The CPU kernels' bindings check that the values lie in [0, limit) or are `ignored`. On another device
     finding out means waiting for it, which is done when the variable BRASA_CHECK is 1.
     """
-    import numpy as np
-
     x = as_array(x, name)
     if x.dtype.kind not in "iu":
         raise TypeError(f"{name}: expected integers, got {x.dtype}")

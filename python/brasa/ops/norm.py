@@ -20,6 +20,7 @@ __all__ = ["batch_norm", "batch_norm_backward", "layer_norm", "layer_norm_backwa
 
 Mask = tuple[bool, bool, bool, bool]
 _RELU = native_activation("relu")
+_INFINITY = float("inf")
 ALL: Mask = (True, True, True, True)
 
 
@@ -104,6 +105,74 @@ def _running(running_mean: Any, running_var: Any, x: Any, training: bool) -> tup
     return found[0], found[1]
 
 
+def _plain_batch_norm(
+    x: Any,
+    weight: Any,
+    bias: Any,
+    residual: Any,
+    running: tuple[Any, Any],
+    training: Any,
+    numbers: tuple[Any, Any],
+    native: Any,
+    keep: bool,
+) -> Any:
+    """The result, mean, 1 / deviation and, with `keep`, what the activation was applied to, of arrays as the
+    kernel takes them: a network's are, and on a GPU its small layers last no longer than the checks. None for
+    any other; the general way then words the error.
+    """
+    momentum, eps = numbers
+    if type(momentum) is not float or type(eps) is not float or not 0 <= eps < _INFINITY:
+        return None
+    try:
+        _, _, kernels, empty, empty_like = _backend.backend_of(x)
+        channels = x.shape[1:2]
+        if x.size <= channels[0] or (running[0] is None and not training):
+            return None
+        statistic = _check.wide(x.dtype)
+        y, mean, rstd = empty_like(x), empty(channels, statistic, False), empty(channels, statistic, False)
+        pre = empty_like(x) if keep else None
+        kernels.batch_norm_forward(
+            x, weight, bias, residual, *running, mean, rstd, pre, y, bool(training), momentum, eps, native
+        )
+    except _check.UNUSUAL:
+        return None
+    return y, mean, rstd, pre
+
+
+def _plain_batch_gradients(
+    dy: Any,
+    x: Any,
+    weight: Any,
+    training: bool,
+    behind: tuple[Any, Any],
+    saved: Any,
+    relu_bias: Any,
+    mask: Mask,
+) -> tuple[Any, Any, Any, Any] | None:
+    """The gradients where all arrays lie as the kernels take them, or None: see `_plain_batch_norm`. `behind` is
+    the activation that the kernel does not take along, and what its slope is computed from.
+    """
+    native, source = behind
+    try:
+        _, _, kernels, empty, empty_like = _backend.backend_of(x)
+        if type(dy) is not type(x) or not x.size:
+            return None
+        if native is not None:
+            g = empty_like(dy)
+            kernels.activation_backward(dy, source, g, native)
+            dy = g
+        channels, wide = x.shape[1:2], _check.wide(x.dtype)
+        dx = empty_like(x) if mask[0] else None
+        dweight = empty(channels, wide, False) if mask[1] else None
+        dbias = empty(channels, wide, False) if mask[2] else None
+        kernels.batch_norm_backward(
+            dy, x, weight, saved[0], saved[1], relu_bias, dx, dweight, dbias, bool(training)
+        )
+    except _check.UNUSUAL:
+        return None
+    return dx, dweight, dbias, dy if mask[3] else None
+
+
 def batch_norm_backward(
     dy: Any,
     x: Any,
@@ -111,6 +180,7 @@ def batch_norm_backward(
     training: bool = False,
     activation: Any = None,
     *,
+    bias: Any = None,
     y: Any = None,
     saved: Any,
     mask: Mask = ALL,
@@ -123,6 +193,8 @@ def batch_norm_backward(
         (N, C, ...), the gradient of the result.
     x, weight, training, activation
         As for `batch_norm`.
+    bias : array, optional
+        As `batch_norm` got it: with it the kernel finds again where a relu passed, and does not read `y`.
     y : array, optional
         The result; needed with an activation whose ``ACTIVATIONS[name].needs`` is "y".
     saved : tuple
@@ -149,21 +221,27 @@ def batch_norm_backward(
     >>> dx.round(3).ravel(), dweight.round(3), dbias
     (array([ 0.102, -0.204,  0.102], dtype=float32), array([-1.225], dtype=float32), array([1.], dtype=float32))
     """
+    mean, rstd, pre, alone = _saved(saved, 4)
+    native = native_activation(activation)
+    taken = alone and bias is not None and not mask[3]  # the kernel takes the relu along
+    source = None if native is None or taken else pre if needs_input(native) else y
+    if any(mask[:3]) and (native is None or taken or source is not None):
+        behind = (None, None) if taken else (native, source)
+        relu_bias = bias if taken else None
+        plain = _plain_batch_gradients(dy, x, weight, training, behind, saved, relu_bias, mask)
+        if plain is not None:
+            return plain
     x = _batch(x)
-    mean, rstd, pre, relu_bias = _saved(saved, 4)
     channels = x.shape[1:2]
-    weight = _vector("weight", weight, x, channels)
+    weight, bias = _vector("weight", weight, x, channels), _vector("bias", bias, x, channels)
     mean, rstd = _vector("saved", mean, x, channels), _vector("saved", rstd, x, channels)
-    if relu_bias is None or mask[3]:  # else the kernel takes the activation along
-        g, relu_bias = _before_activation(dy, x, activation, y, pre), None
-    else:
-        g, relu_bias = _like("dy", dy, x), _vector("saved", relu_bias, x, channels)
+    g = _like("dy", dy, x) if taken else _before_activation(dy, x, activation, y, pre)
     dx = _backend.empty_like(x) if mask[0] else None
     dweight = _new_vector(x, channels) if mask[1] else None
     dbias = _new_vector(x, channels) if mask[2] else None
     if any(mask[:3]):
         _backend.backend_of(x).kernels.batch_norm_backward(
-            g, x, weight, mean, rstd, relu_bias, dx, dweight, dbias, bool(training)
+            g, x, weight, mean, rstd, bias if taken else None, dx, dweight, dbias, bool(training)
         )
     return dx, dweight, dbias, g if mask[3] else None
 
@@ -231,30 +309,50 @@ def _batch_norm(
     >>> mean, var
     (array([0.2], dtype=float32), array([1.3], dtype=float32))
     """
+    native = native_activation(activation)
+    keep = save and native is not None and needs_input(native)
+    running = running_mean, running_var
+    plain = _plain_batch_norm(x, weight, bias, residual, running, training, (momentum, eps), native, keep)
+    if plain is None:
+        plain = _checked_batch_norm(
+            x, weight, bias, residual, running, bool(training), (momentum, eps), native, keep
+        )
+    if not save:
+        return plain[0]
+    return plain[0], (*plain[1:], native == _RELU and residual is None)
+
+
+def _checked_batch_norm(
+    x: Any,
+    weight: Any,
+    bias: Any,
+    residual: Any,
+    running: tuple[Any, Any],
+    training: bool,
+    numbers: tuple[Any, Any],
+    native: Any,
+    keep: bool,
+) -> Any:
+    """What `_plain_batch_norm` returns, of any arguments."""
     x = _batch(x)
-    channels, training = x.shape[1:2], bool(training)
+    channels = x.shape[1:2]
     weight, bias = _vector("weight", weight, x, channels), _vector("bias", bias, x, channels)
     residual = _like("residual", residual, x)
-    statistics = _running(running_mean, running_var, x, training)
-    momentum, eps, native = _check.number("momentum", momentum), _eps(eps), native_activation(activation)
+    statistics = _running(*running, x, training)
+    momentum, eps = _check.number("momentum", numbers[0]), _eps(numbers[1])
     count = x.shape[0] * prod(x.shape[2:])
     if training and count <= 1 and channels != (0,):
         raise ValueError(f"x: training needs more than one value per channel, got shape {x.shape}")
     y, mean, rstd = _backend.empty_like(x), _new_vector(x, channels), _new_vector(x, channels)
-    pre = _backend.empty_like(x) if save and native is not None and needs_input(native) else None
+    pre = _backend.empty_like(x) if keep else None
     _backend.backend_of(x).kernels.batch_norm_forward(
         x, weight, bias, residual, *statistics, mean, rstd, pre, y, training, momentum, eps, native
     )
     if training:
-        for given, written in zip((running_mean, running_var), statistics):
+        for given, written in zip(running, statistics):
             if written is not None and written is not given:
                 given[...] = written
-    if not save:
-        return y
-    relu_bias = None
-    if native == _RELU and residual is None:
-        relu_bias = _backend.namespace(x).zeros_like(mean) if bias is None else bias.copy()
-    return y, (mean, rstd, pre, relu_bias)
+    return y, mean, rstd, pre
 
 
 batch_norm = differentiable(_batch_norm, batch_norm_backward, arrays=("x", "weight", "bias", "residual"))
