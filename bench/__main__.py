@@ -29,7 +29,7 @@ from brasa._bench.harness import ON_CPU, Case, Result, Timer
 from brasa._bench.limits import Limits
 
 PEERS = ("numpy", "torch", "jax")
-PEERS_ON = {"cpu": PEERS, "cuda": ("cupy", "torch", "torch-tf32")}
+PEERS_ON = {"cpu": PEERS, "cuda": ("cupy", "torch", "torch-tf32", "torch-compile")}
 EXTRAS = ("footprint", "sweep")  # families that are no cases
 RECORD = {"rounds": 5, "patience": 1.2}
 _INTERRUPTED = 130
@@ -129,18 +129,26 @@ def _for_the_record(options: argparse.Namespace) -> None:
 
 
 class Progress:
-    """Tells on a terminal how many cases are left, and about how long they take."""
+    """Tells on a terminal how many cases are left, and about how long they take; and how long each family took."""
 
-    def __init__(self, total: int) -> None:
-        self.total, self.done = total, 0
-        self.start = time.monotonic()
+    def __init__(self, cases: list[Case]) -> None:
+        self.cases, self.done = cases, 0
+        self.start = self.last = time.monotonic()
+        self.seconds: dict[str, float] = {}
 
     def __call__(self) -> None:
+        now, total = time.monotonic(), len(self.cases)
+        family = self.cases[self.done].family
+        self.seconds[family] = self.seconds.get(family, 0.0) + now - self.last
+        self.last = now
         self.done += 1
-        left = (time.monotonic() - self.start) / self.done * (self.total - self.done)
+        left = (now - self.start) / self.done * (total - self.done)
         if sys.stderr.isatty():
-            text = f"{self.done} of {self.total}, about {left / 60:.0f} min left" if left > 60 else ""
+            text = f"{self.done} of {total}, about {left / 60:.0f} min left" if left > 60 else ""
             print(f"\r{text:40}\r", end="", file=sys.stderr, flush=True)
+
+    def __str__(self) -> str:
+        return ", ".join(f"{family} {seconds:.1f}" for family, seconds in self.seconds.items())
 
 
 def use_threads(against: list[str]) -> None:
@@ -175,15 +183,18 @@ def run_all(
     """The results, what the extras found, and whether Ctrl-C cut it short."""
     results: list[Result] = []
     more: dict[str, Any] = {}
+    progress = Progress(cases)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a time limit ends a run as Ctrl-C does
     try:
-        run(cases, machine, options.rounds, results, Progress(len(cases)), options.patience, timer)
+        run(cases, machine, options.rounds, results, progress, options.patience, timer)
         for name in options.extras:
             more[name] = measure_extra(name, machine, options.rounds)
     except KeyboardInterrupt:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it may come twice; the rest is short
         print(f"\ninterrupted: {len(results)} of {len(cases)} cases measured", file=sys.stderr)
         return results, more, True
+    finally:
+        print(f"seconds of measuring: {progress}")
     return results, more, False
 
 
@@ -236,13 +247,18 @@ def on_gpu(cases: list[Case], options: argparse.Namespace) -> int:
 
     on("cuda")
     more: dict[str, Any] = {"gpu": cuda.describe()}
-    if {"torch", "torch-tf32"} & set(options.against):
+    rates: dict[str, float] = {}
+    if {"torch", "torch-tf32", "torch-compile"} & set(options.against):
         cuda.prepare_torch()
-        more["gpu"] |= cuda.tensor_core_rates()
+        rates = cuda.tensor_core_rates()
+        more["gpu"] |= rates
     if "torch-tf32" in options.against:
         # A captured step stays in the precision that it was captured in.
-        cases = [with_tf32(case) if case.flops and case.family != "train graph" else case for case in cases]
-    machine = cuda.limits()
+        cases = [
+            with_tf32(case) if case.unit == "fma" and case.flops and case.family != "train graph" else case
+            for case in cases
+        ]
+    machine = cuda.limits(rates)
     print(report.gpu_line(machine, more["gpu"]))
     print(report.header())
     results, _, interrupted = run_all(cases, options, machine, cuda.timers())

@@ -272,14 +272,16 @@ TEXT_STEPS = (("char_lstm", 32), ("char_gru", 32))
 
 def step_peers(kind: str, name: str, peers: Peers, *options: str) -> cases.step.MakePeers | None:
     """What makes the steps ("steps") or inferences of the peers that have networks, with these options."""
-    modules = [f"bench.in_{peer}" for peer in ("torch", "jax") if peer in peers]
-    if not modules:
+    found = [(f"bench.in_{peer}", kind) for peer in ("torch", "jax") if peer in peers]
+    if "torch-compile" in peers:
+        found.append(("bench.in_torch", "compiled_steps"))
+    if not found:
         return None
 
     def make(x: np.ndarray, target: np.ndarray, values: list[np.ndarray]) -> dict[str, Call]:
         calls: dict[str, Call] = {}
-        for module in modules:
-            calls |= getattr(import_module(module), kind)(name, x, target, values, *options)
+        for module, function in found:
+            calls |= getattr(import_module(module), function)(name, x, target, values, *options)
         return calls
 
     return make

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.compare import RESULTS
+from bench.families import selected
 from bench.page import fill, results_of, table
+from brasa._bench.cases.conv import PASSES
 from brasa._bench.harness import Result, geometric_mean
 from brasa._bench.report import as_text, families, rounded, seconds
 from brasa._files import write_text
@@ -40,7 +42,19 @@ def merged(records: list[dict[str, Any]]) -> dict[str, Any]:
     for other in others:
         if other["gpu"]["name"] != first["gpu"]["name"]:
             raise ValueError(f"runs of different GPUs: {first['gpu']['name']}, {other['gpu']['name']}")
-    return {**first, "results": list(rows.values())}
+    places = _places()
+    last = len(places), len(places)
+    return {
+        **first,
+        "results": sorted(rows.values(), key=lambda row: places.get((row["family"], row["name"]), last)),
+    }
+
+
+def _places() -> dict[tuple[str, str], tuple[int, int]]:
+    """Where a row stands, whichever run it comes from: by family, as the benchmark names them."""
+    cases = selected([], (), PASSES, device="cuda")
+    families_found = list(dict.fromkeys(case.family for case in cases))
+    return {(case.family, case.name): (families_found.index(case.family), i) for i, case in enumerate(cases)}
 
 
 def save(record: dict[str, Any], folder: Path = FOLDER) -> Path:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from brasa._bench import networks
-from brasa._bench.cases.contestants import on_device, tensor
+from brasa._bench.cases.contestants import device, tensor
 from brasa._bench.harness import Call
 from brasa._bench.networks import NETWORKS
 
@@ -43,10 +43,12 @@ class _Recurrent(nn.Module):
         super().__init__()
         self.layers = getattr(nn, layer.cell.upper())(layer.inputs, layer.hidden, layer.layers)
         self.state: Any = None
+        self.carries = True
 
     def forward(self, x: Any) -> Any:
         y, state = self.layers(x, self.state)
-        self.state = tuple(s.detach() for s in state) if isinstance(state, tuple) else state.detach()
+        if self.carries:
+            self.state = tuple(s.detach() for s in state) if isinstance(state, tuple) else state.detach()
         return y
 
 
@@ -78,12 +80,13 @@ def module(layer: Any) -> nn.Module:
 
 def network(name: str, values: list[np.ndarray] | None = None) -> nn.Module:
     """The network, with these values of its parameters."""
-    result = nn.Sequential(*map(module, NETWORKS[name].layers))
+    with torch.device(device()):  # which draws its own values there
+        result = nn.Sequential(*map(module, NETWORKS[name].layers))
     if values is not None:
         with torch.no_grad():
             for parameter, value in zip(result.parameters(), values, strict=True):
-                parameter.copy_(torch.from_numpy(value))
-    return on_device(result)
+                parameter.copy_(tensor(value))
+    return result
 
 
 def _formats(name: str) -> dict[str, Any]:
@@ -104,11 +107,21 @@ def steps(
     }
 
 
-def graph_steps(name: str, x: np.ndarray, target: np.ndarray, values: list[np.ndarray]) -> dict[str, Call]:
+def compiled_steps(
+    name: str, x: np.ndarray, target: np.ndarray, values: list[np.ndarray], autocast: str | None = None
+) -> dict[str, Call]:
+    """A training step whose network is compiled, which takes a minute; channels-last where that matters."""
+    layout = list(_formats(name).values())[-1]
+    return {"torch-compile": step(name, x, target, values, layout, autocast, compiled=True)}
+
+
+def graph_steps(
+    name: str, x: np.ndarray, target: np.ndarray, values: list[np.ndarray], autocast: str | None = None
+) -> dict[str, Call]:
     """The same as CUDA graphs; beside them, as a peer of its own, eager mode."""
-    eager = steps(name, x, target, values)
+    eager = steps(name, x, target, values, autocast)
     graphs = {
-        f"torch/{label}": captured(step(name, x, target, values, memory_format, capturable=True))
+        f"torch/{label}": captured(step(name, x, target, values, memory_format, autocast, capturable=True))
         for label, memory_format in _formats(name).items()
     }
     return graphs | {call.replace("torch", "torch-eager", 1): run for call, run in eager.items()}
@@ -142,9 +155,13 @@ def step(
     autocast: str | None = None,
     *,
     capturable: bool = False,
+    compiled: bool = False,
 ) -> Call:
     """A training step: forward and loss, in mixed precision where `autocast` names a dtype; backward, Adam."""
     model = network(name, values).to(memory_format=layout)
+    for part in model:
+        if isinstance(part, _Recurrent):
+            part.carries = not capturable  # a graph cannot
     images, wanted = tensor(x), tensor(target)
     if images.ndim == 4:
         images = images.contiguous(memory_format=layout)
@@ -152,12 +169,14 @@ def step(
     if NETWORKS[name].classes is None:
         wanted = images
     adam = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True, capturable=capturable)
-
+    forward = torch.compile(model) if compiled else model
     dtype = getattr(torch, autocast) if autocast else None
 
     def run() -> Any:
-        with torch.autocast(images.device.type, dtype) if dtype else nullcontext():
-            loss = loss_function(model(images), wanted)
+        # A capture must not keep casts of weights for the replays.
+        kind, cached = images.device.type, not capturable
+        with torch.autocast(kind, dtype, cache_enabled=cached) if dtype else nullcontext():
+            loss = loss_function(forward(images), wanted)
         loss.backward()
         adam.step()
         adam.zero_grad()

@@ -83,6 +83,8 @@ def test_conv_stands_for_its_networks_and_only_filters():
 
 
 def test_large_arrays_repeat_their_numbers():
+    array(4)[...] = 7  # an array is its case's own
+    assert 7 not in array(4)
     large = array(3, 1 << 20)
     assert large.shape == (3, 1 << 20)
     assert large.std() == pytest.approx(1, abs=0.01)
@@ -97,7 +99,12 @@ SMALL = {
     "matmul packed": lambda peers: cases.packed_matmul(3, 5, 4, peers),
     "matmul batched": lambda peers: cases.batched_matmul(2, 3, 5, 4, peers, transposed=True),
     **{f"conv {d}": lambda peers, d=d: cases.conv2d(LAYER, peers, direction=d) for d in PASSES},
-    "conv bf16": lambda peers: cases.conv2d(LAYER, peers, bf16=True),
+    "conv bf16": lambda peers: cases.conv2d(LAYER, peers, precision="bfloat16"),
+    "conv tf32": lambda peers: cases.conv2d(LAYER, peers, precision="tf32"),
+    "matmul bf16": lambda peers: cases.matmul(3, 5, 4, peers, transposed=True, precision="bfloat16"),
+    "matmul tf32": lambda peers: cases.matmul(3, 5, 4, peers, transposed_a=True, precision="tf32"),
+    "matmul gelu": lambda peers: cases.matmul(3, 5, 4, peers, transposed=True, gelu=True),
+    "matmul batched bf16": lambda peers: cases.batched_matmul(2, 3, 5, 4, peers, precision="bfloat16"),
     "conv NCHW": lambda peers: cases.conv2d(LAYER, peers, nchw=True),
     "conv1d": lambda peers: cases.conv1d(2, 3, 20, 4, 5, 2, peers),
     "conv transposed": lambda peers: cases.conv_transpose2d(2, 6, 4, 3, 4, 2, 1, peers),
@@ -155,7 +162,7 @@ ON_GPU = families.selected(
 @pytest.mark.parametrize("case", ON_GPU, ids=lambda case: f"{case.family}: {case.name}")
 def test_large_cases_on_cupy_agree_with_torch(case, cupy_arrays, monkeypatch):
     """What a GPU is measured on is also computed right: relative to the norm, float32 sums differ by less than 1e-4,
-    what is rounded to bfloat16 by less than two roundings.
+    what is rounded to bfloat16 by less than two roundings; operands in tf32 are cut or rounded, to 2^-10 each.
     """
     pytest.importorskip("torch")
     from brasa._bench import cuda
@@ -164,7 +171,9 @@ def test_large_cases_on_cupy_agree_with_torch(case, cupy_arrays, monkeypatch):
     cuda.prepare_torch()
     calls = case.make()
     (ours, *others) = ([on_gpu(x) for x in parts(call())] for call in calls.values())
-    tolerance = 2.0**-7 if "bf16" in case.family else 1e-4
+    tolerance = {"fma": 1e-4, "bf16": 2.0**-7, "tf32": 2.0**-9}[case.unit]
+    if "bfloat16" in case.family:
+        tolerance = 2.0**-7
     assert others
     for theirs in others:
         for a, b in zip(ours, theirs, strict=True):

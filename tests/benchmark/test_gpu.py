@@ -12,7 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from bench import __main__ as command
-from bench import gpu_page, page
+from bench import gpu, gpu_page, page
 
 from brasa._bench import report
 from brasa._bench.harness import Result
@@ -192,6 +192,37 @@ def test_more_runs_add_rows(tmp_path):
     assert page.results_of(json.loads((tmp_path / "2026-01-02-nvidia-h200.json").read_text()))[0] == ROW
     with pytest.raises(ValueError, match="different GPUs"):
         gpu_page.merged([run_of(ROW), run_of(ROW, name="NVIDIA H100")])
+
+
+def test_rows_stand_in_the_order_of_the_benchmark():
+    from dataclasses import replace
+
+    everything = gpu_page.selected([], (), gpu_page.PASSES, device="cuda")
+    chosen = [
+        case for case in everything if case.family in ("conv fwd", "conv bf16 fwd", "matmul tf32", "infer")
+    ]
+    rows = [replace(ROW, family=case.family, name=case.name) for case in chosen]
+    together = gpu_page.merged([run_of(*rows[::-2]), run_of(*rows)])
+    found = list(dict.fromkeys(row["family"] for row in together["results"]))
+    assert found == ["matmul tf32", "conv fwd", "conv bf16 fwd", "infer"]
+    assert len(together["results"]) == len(rows)
+
+
+def test_the_limit_of_tensor_cores():
+    from brasa._bench.limits import Limits
+
+    machine = Limits(lambda: 1e3, lambda traffic, size: 1e3, 1, {"bf16": 1e4})
+    assert machine.bound(1e4, 100.0, "copy", 1.0, "bf16") == ("bf16", 1e4)
+    assert machine.bound(1e2, 100.0, "copy", 1.0, "bf16") == ("copy", 100.0)
+    assert machine.rate("bf16", 1.0) == 1e4
+    assert machine.bound(1e4, 100.0, "copy", 1.0, "tf32") == ("copy", 100.0)  # not known: the traffic
+    assert machine.bound(1e4, 0.0, "copy", 1.0, "tf32") == ("fma", 1e4)
+
+
+def test_pytorch_compiled_is_a_peer_of_few_steps():
+    peers = ["torch", "torch-compile", "cupy"]
+    assert gpu._eager(peers, "resnet18") == ["torch", "torch-compile"]
+    assert gpu._eager(peers, "mlp") == gpu._eager(["torch"], "resnet18") == ["torch"]
 
 
 def test_the_page_is_filled():

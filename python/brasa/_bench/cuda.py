@@ -117,10 +117,11 @@ class Probes:
         return moved / min(_seconds(once, repeats) for _ in range(2))
 
 
-def limits() -> Limits:
-    """The limits of the current GPU."""
+def limits(tensor_cores: dict[str, float]) -> Limits:
+    """The limits of the current GPU, given what `tensor_core_rates` found."""
     probes = Probes()
-    return Limits(probes.peak, probes.bandwidth, _MOST)
+    rates = {name.removesuffix("_gflops"): 1e9 * rate for name, rate in tensor_cores.items()}
+    return Limits(probes.peak, probes.bandwidth, _MOST, rates)
 
 
 def timer(launches: bool) -> Timer:

@@ -22,6 +22,8 @@ from brasa._bench.limits import Limits
 
 Call = Callable[[], Any]
 
+TRAFFIC = ("copy", "read", "update")
+
 _TURN = 0.012  # seconds of timed work per turn
 _LONG = 0.03  # a call of so many seconds wakes the threads on its own account
 _LEAST_ROUNDS = 3
@@ -44,6 +46,7 @@ class Case:
     traffic: str = "copy"  # what those bytes are: "copy", "read", or "update" of arrays in place
     distinct: float = 0.0  # bytes of all arrays, where that is not `nbytes`: it says which cache they lie in
     launches: bool = False  # on a GPU, the time that Python needs to launch kernels counts too
+    unit: str = "fma"  # what multiplies: fused multiply-adds, or tensor cores in "bf16" or "tf32"
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Result:
     unit: str  # of the rate: "GFLOP/s" or "GB/s"
     share: float  # of the machine's limit at that moment, the median
     best_share: float
-    bound: str  # what the limit is: "fma", "copy", "read" or "update"
+    bound: str  # what the limit is: "fma", "bf16", "tf32", "copy", "read" or "update"
     flops: float
     nbytes: float
     ratios: dict[str, tuple[float, float, float]]  # peer: quartiles of the ratio
@@ -151,7 +154,7 @@ def measure(
     plans = {name: timer.plan(call) for name, call in calls.items()}
     times: dict[str, list[float]] = {name: [] for name in calls}
     size = case.distinct or case.nbytes
-    bound, work = limits.bound(case.flops, case.nbytes, case.traffic, size)
+    bound, work = limits.bound(case.flops, case.nbytes, case.traffic, size, case.unit)
     floors = []
     start = time.perf_counter()
     for done in range(1, rounds + 1):
@@ -176,7 +179,7 @@ def measure(
         seconds=float(np.median(ours)),
         best_seconds=float(ours.min()),
         rate=work / float(np.median(ours)) / 1e9,
-        unit="GFLOP/s" if bound == "fma" else "GB/s",
+        unit="GB/s" if bound in TRAFFIC else "GFLOP/s",
         share=float(np.median(np.array(floors) / ours)),
         best_share=float(np.max(np.array(floors) / ours)),
         bound=bound,

@@ -9,7 +9,7 @@ reading, or one pass over an array in place.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -32,6 +32,8 @@ class Limits:
         Returns bytes per second for a kind of traffic and a number of bytes; by default measured.
     most : int, optional
         Bytes beyond which memory alone counts.
+    tensor_cores : dict, optional
+        What tensor cores give in "bf16" and "tf32", operations per second.
     """
 
     def __init__(
@@ -39,24 +41,35 @@ class Limits:
         peak: Callable[[], float] = _cpu._fma_peak,
         bandwidth: Callable[[str, int], float] | None = None,
         most: int = _MOST,
+        tensor_cores: Mapping[str, float] | None = None,
     ) -> None:
         self._peak = peak
         self._most = most
+        self._tensor_cores = {} if tensor_cores is None else tensor_cores
         self._bandwidth = _Probes() if bandwidth is None else bandwidth
         self.peak = max(peak() for _ in range(5))
         self.bandwidth = max(self.rate("copy", most) for _ in range(5))
 
-    def bound(self, flops: float, nbytes: float, traffic: str, size: float) -> tuple[str, float]:
-        """What limits the work by the roofline, "fma" or the traffic of arrays of `size`, and the amount of it."""
-        if not flops:
+    def bound(
+        self, flops: float, nbytes: float, traffic: str, size: float, unit: str = "fma"
+    ) -> tuple[str, float]:
+        """What limits the work by the roofline, `unit` or the traffic of arrays of `size`, and the amount of it.
+
+        Where the rate of `unit` is not known, the traffic does, or else fused multiply-adds.
+        """
+        if not flops or (unit != "fma" and unit not in self._tensor_cores and nbytes):
             return traffic, nbytes
+        unit = unit if unit in self._tensor_cores else "fma"
+        peak = self._tensor_cores.get(unit, self.peak)
         seconds = nbytes / self.rate(traffic, size) if nbytes else 0.0
-        return ("fma", flops) if flops / self.peak > seconds else (traffic, nbytes)
+        return (unit, flops) if flops / peak > seconds else (traffic, nbytes)
 
     def rate(self, bound: str, size: float) -> float:
         """Operations per second, or bytes per second moved within `size` bytes, now."""
         if bound == "fma":
             return self._peak()
+        if bound in self._tensor_cores:
+            return self._tensor_cores[bound]
         return self._bandwidth(bound, int(min(max(size, _LEAST), self._most)))
 
     def wait_for_peak(self) -> None:

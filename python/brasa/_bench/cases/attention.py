@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from brasa import _backend, ops
-from brasa._autocast import narrow_dtype
-from brasa._bench.cases.contestants import Peers, array, jax_call, tensor, torch_autograd
+from brasa import ops
+from brasa._bench.cases.contestants import (
+    BYTES,
+    UNITS,
+    Peers,
+    array,
+    in_precision,
+    jax_call,
+    tensor,
+    torch_autograd,
+)
 from brasa._bench.harness import Call, Case
 
 
@@ -27,7 +35,7 @@ def attention(
     def make() -> dict[str, Call]:
         shape = batch, heads, length, features
         drawn = [array(*shape, seed=i) for i in range(4)]
-        q, k, v, dy = (_backend.cast(x, narrow_dtype(dtype)) for x in drawn) if narrow else drawn
+        q, k, v, dy = (in_precision(x, dtype) for x in drawn)
 
         def both() -> Any:
             y, saved = ops.attention(q, k, v, causal=causal, save=True)
@@ -61,6 +69,8 @@ def attention(
     pairs = batch * heads * (length * (length + 1) // 2 if causal else length * length)
     products = 7 if backward else 2  # of the matrix of scores' size, two flops a multiply-add
     kind = f"{dtype + ' ' if narrow else ''}{'causal ' if causal else ''}{'fwd+bwd ' if backward else ''}"
-    size = (2.0 if narrow else 4.0) * batch * heads * length * features
+    size = BYTES[dtype] * batch * heads * length * features
     name = f"attention {kind}{batch}x{heads}x{length}x{features}"
-    return Case("attention", name, make, 2.0 * products * pairs * features, (12 if backward else 4) * size)
+    family = f"attention{f' {dtype}' * narrow}"
+    work = 2.0 * products * pairs * features
+    return Case(family, name, make, work, (12 if backward else 4) * size, unit=UNITS[dtype])

@@ -5,13 +5,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Collection
+from functools import cache
 from math import prod
 from typing import Any
 
 import numpy as np
 
+from brasa import _backend
+from brasa._autocast import narrow_dtype
 from brasa._bench.harness import Call
+from brasa._config import set_matmul_precision
 
 Peers = Collection[str]
 
@@ -29,6 +34,11 @@ def on(device: str) -> None:
     _device = device
 
 
+def device() -> str:
+    """Where the arrays of all cases are made."""
+    return _device
+
+
 def placed(x: np.ndarray) -> Any:
     """`x` on the device of the cases."""
     if _device == "cpu":
@@ -38,11 +48,18 @@ def placed(x: np.ndarray) -> Any:
     return cupy.asarray(x)
 
 
+@cache
+def _drawn(seed: int, device: str) -> Any:
+    """The numbers that all arrays of a seed are made of, drawn once: drawing takes longer than most cases."""
+    return placed(np.random.default_rng(seed).standard_normal(_DRAWN, dtype=np.float32))
+
+
 def array(*shape: int, seed: int = 0) -> Any:
     """Normal numbers, float32."""
-    count = prod(shape)
-    drawn = placed(np.random.default_rng(seed).standard_normal(min(count, _DRAWN), dtype=np.float32))
-    return (drawn if count <= _DRAWN else np.tile(drawn, -(-count // _DRAWN))[:count]).reshape(shape)
+    count, drawn = prod(shape), _drawn(seed, _device)
+    if count > _DRAWN:
+        return np.tile(drawn, -(-count // _DRAWN))[:count].reshape(shape)
+    return drawn[:count].copy().reshape(shape)
 
 
 def whole_numbers(high: int, *shape: int) -> Any:
@@ -73,14 +90,50 @@ def channels_last(x: np.ndarray) -> np.ndarray:
     return x.transpose(0, 2, 3, 1).copy().transpose(0, 3, 1, 2)
 
 
-def narrowed(x: Any, *, channels_last: bool = False) -> Any:
-    """`x` in bfloat16."""
-    import ml_dtypes
+def narrowed(x: Any) -> Any:
+    """`x` in bfloat16, in its layout."""
+    return _backend.cast(x, narrow_dtype("bfloat16"))
 
-    host = (x.get() if hasattr(x, "get") else x).astype(ml_dtypes.bfloat16)
-    if not channels_last:
-        return placed(host)
-    return placed(host.transpose(0, 2, 3, 1).copy()).transpose(0, 3, 1, 2)
+
+def in_precision(x: Any, precision: str) -> Any:
+    """`x`, or in the precision "bfloat16" a cast of it; a matter of calls, not of arrays, is "tf32"."""
+    return narrowed(x) if precision == "bfloat16" else x
+
+
+UNITS = {"float32": "fma", "bfloat16": "bf16", "tf32": "tf32"}  # what multiplies in each precision
+BYTES = {"float32": 4.0, "bfloat16": 2.0, "tf32": 4.0}  # of a number
+
+
+def torch_dtype(precision: str) -> Any:
+    """What PyTorch's tensors are cast to, or None."""
+    import torch
+
+    return torch.bfloat16 if precision == "bfloat16" else None
+
+
+def in_tf32(calls: dict[str, Call]) -> dict[str, Call]:
+    """The calls with products of float32 in TF32, which brasa and PyTorch are told each in its own way."""
+
+    def switched(call: Call) -> Call:
+        def run() -> Any:
+            set_matmul_precision("tf32")
+            allow_tf32(True)
+            try:
+                return call()
+            finally:
+                set_matmul_precision("ieee")
+                allow_tf32(False)
+
+        return run
+
+    return {name: switched(call) for name, call in calls.items()}
+
+
+def allow_tf32(on: bool) -> None:
+    """Whether PyTorch, where it is in use, computes products of float32 in TF32."""
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = on
 
 
 def in_layout(x: np.ndarray, layout: str) -> np.ndarray:

@@ -9,13 +9,17 @@ import numpy as np
 
 from brasa import ops
 from brasa._bench.cases.contestants import (
+    BYTES,
+    UNITS,
     Peers,
     array,
     channels_last,
+    in_precision,
+    in_tf32,
     jax_call,
-    narrowed,
     tensor,
     torch_autograd,
+    torch_dtype,
     torch_formats,
 )
 from brasa._bench.harness import Call, Case
@@ -70,7 +74,8 @@ def _by_jax(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, options: dict[s
     return jax_call(forward, *inner, bias)
 
 
-def _by_brasa(direction: str, x: Any, weight: Any, bias: Any, dy: Any, options: dict[str, Any]) -> Call:
+def _by_brasa(direction: str, arrays: list[Any], options: dict[str, Any]) -> Call:
+    x, weight, bias, dy = arrays
     if direction == "fwd":
         return lambda: ops.conv2d(x, weight, bias, **options)
     if direction in _MASKS:
@@ -95,13 +100,12 @@ def conv2d(
     direction: str = "fwd",
     label: str = "",
     nchw: bool = False,
-    bf16: bool = False,
+    precision: str = "float32",
 ) -> Case:
     """A convolution of a network: ``N C H W O kernel stride padding groups``, in one of `PASSES`.
 
     With `nchw` images and gradients are C-contiguous, for PyTorch too; else they are channels-last and PyTorch may
-    choose. With `bf16` arrays are bfloat16 (on a GPU), and the limit is the traffic alone: what tensor cores reach is
-    not probed.
+    choose. In `precision` "bfloat16" arrays are of that dtype, in "tf32" (on a GPU) products are made in that.
     """
     n, c, h, w, outputs = (layer[key] for key in "NCHWO")
     kernel, stride = _pair(layer["kernel"]), _pair(layer.get("stride", 1))
@@ -113,35 +117,30 @@ def conv2d(
         x, weight = array(n, c, h, w), array(outputs, c // groups, *kernel, seed=1)
         weight /= np.float32(np.sqrt(weight[0].size))
         bias, dy = array(outputs, seed=2), array(n, outputs, height, width, seed=3)
-        if bf16:
-            ours = narrowed(x, channels_last=True), narrowed(dy, channels_last=True)
-            calls = {
-                "brasa": _by_brasa(direction, ours[0], narrowed(weight), narrowed(bias), ours[1], options)
-            }
-        else:
-            ours = (x, dy) if nchw else (channels_last(x), channels_last(dy))
-            calls = {"brasa": _by_brasa(direction, ours[0], weight, bias, ours[1], options)}
+        images = (x, dy) if nchw else (channels_last(x), channels_last(dy))
+        ours = [in_precision(a, precision) for a in (images[0], weight, bias, images[1])]
+        calls = {"brasa": _by_brasa(direction, ours, options)}
         if "torch" in against:
-            import torch
-
-            dtype = torch.bfloat16 if bf16 else None
+            dtype = torch_dtype(precision)
             theirs = torch_formats(_by_torch(direction, options), x, weight, bias, dy, dtype=dtype)
             calls |= {"torch": theirs["torch/contiguous"]} if nchw else theirs
         if "jax" in against and direction == "fwd" and not nchw:
             calls["jax"] = _by_jax(x, weight, bias, options)
-        return calls
+        return in_tf32(calls) if precision == "tf32" else calls
 
     shape = f"{n}x{c}x{h}x{w} -> {outputs}, {kernel[0]}x{kernel[1]}/{stride[0]}"
-    kind = "NCHW " if nchw else "bf16 " if bf16 else ""
-    name = f"{label or shape}{f' g{groups}' if groups > 1 and not label else ''} {'bf16 ' if bf16 else ''}{direction}"
+    way = "" if precision == "float32" else f"{UNITS[precision]} "
+    kind = "NCHW " if nchw else way
+    name = f"{label or shape}{f' g{groups}' if groups > 1 and not label else ''} {way}{direction}"
     sizes = n * c * h * w, outputs * c // groups * kernel[0] * kernel[1], n * outputs * height * width
     passes = 3 if direction == "fwd+bwd" else 1
     return Case(
         f"conv {kind}{direction}",
         name,
         make,
-        0.0 if bf16 else passes * 2.0 * sizes[2] * sizes[1] / outputs,
-        passes * (2.0 if bf16 else 4.0) * sum(sizes),
+        passes * 2.0 * sizes[2] * sizes[1] / outputs,
+        passes * BYTES[precision] * sum(sizes),
+        unit=UNITS[precision],
     )
 
 

@@ -3,21 +3,50 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from brasa import _cpu, ops
-from brasa._bench.cases.contestants import Peers, array, jax_call, library, tensor
+from brasa._bench.cases.contestants import (
+    BYTES,
+    UNITS,
+    Peers,
+    array,
+    in_precision,
+    in_tf32,
+    jax_call,
+    library,
+    tensor,
+    torch_dtype,
+)
 from brasa._bench.harness import Call, Case
 
 _BEYOND_CACHES = 48e6  # bytes
 
 
-def _case(family: str, name: str, make: object, m: int, k: int, n: int, batch: int = 1) -> Case:
-    nbytes = 4.0 * batch * (m * k + k * n + m * n)
-    few = 4.0 * batch * m * n < 0.1 * nbytes  # hardly anything is written
+def _case(
+    family: str, name: str, make: object, m: int, k: int, n: int, batch: int = 1, precision: str = "float32"
+) -> Case:
+    size = BYTES[precision] * batch
+    nbytes = size * (m * k + k * n + m * n)
+    few = size * m * n < 0.1 * nbytes  # hardly anything is written
     traffic = "read" if few and nbytes > _BEYOND_CACHES else "copy"
-    return Case(family, name, make, 2.0 * batch * m * k * n, nbytes, traffic)  # type: ignore[arg-type]
+    unit = UNITS[precision]
+    return Case(family, name, make, 2.0 * batch * m * k * n, nbytes, traffic, unit=unit)  # type: ignore[arg-type]
+
+
+def _by_torch(a: Any, b: Any, transposed_a: bool, transposed: bool, epilogue: Any, precision: str) -> Call:
+    """PyTorch's product, of the same memory; with an epilogue its layer and the activation behind it."""
+    import torch
+
+    dtype, functional = torch_dtype(precision), torch.nn.functional
+    ta, tb = (tensor(x) if dtype is None else tensor(x).to(dtype) for x in (a, b))
+    if epilogue is not None:
+        bias = tensor(epilogue) if dtype is None else tensor(epilogue).to(dtype)
+        return lambda: functional.gelu(functional.linear(ta, tb, bias))
+    ta, tb = ta.mT if transposed_a else ta, tb.mT if transposed else tb
+    return lambda: torch.matmul(ta, tb)
 
 
 def matmul(
@@ -31,34 +60,42 @@ def matmul(
     family: str = "matmul",
     label: str = "",
     launches: bool = False,
+    precision: str = "float32",
+    gelu: bool = False,
 ) -> Case:
-    """(m, k) x (k, n); `transposed` stores the second operand (n, k) as a linear layer's weight is."""
+    """(m, k) x (k, n); `transposed` stores the second operand (n, k) as a linear layer's weight is.
+
+    In "float32", "bfloat16" or (on a GPU, of float32 arrays) "tf32"; with `gelu` a bias and that activation follow.
+    """
 
     def make() -> dict[str, Call]:
         a = array(*((k, m) if transposed_a else (m, k)))
         b = array(*((n, k) if transposed else (k, n)), seed=1)
-        out = np.empty_like(a, shape=(m, n))
-        left, right = a.T if transposed_a else a, b.T if transposed else b
-        calls: dict[str, Call] = {
-            "brasa": lambda: ops.matmul(a, b, transpose_a=transposed_a, transpose_b=transposed)
-        }
+        bias = array(n, seed=2) if gelu else None
+        ours = in_precision(a, precision), in_precision(b, precision), bias, "gelu" if gelu else None
+        flags = {"transpose_a": transposed_a, "transpose_b": transposed}
+        calls: dict[str, Call] = {"brasa": lambda: ops.matmul(*ours, **flags)}
         own = library(against)
-        if own:
+        if own and precision == "float32" and not gelu:
+            left, right = a.T if transposed_a else a, b.T if transposed else b
+            out = np.empty_like(a, shape=(m, n))
             calls[own] = lambda: np.matmul(left, right, out=out)
         if "torch" in against:
-            import torch
-
-            ta, tb = tensor(a), tensor(b)
-            ta, tb = ta.T if transposed_a else ta, tb.T if transposed else tb
-            calls["torch"] = lambda: torch.matmul(ta, tb)
+            calls["torch"] = _by_torch(a, b, transposed_a, transposed, bias, precision)
         if "jax" in against:
             calls["jax"] = jax_call(
                 lambda x, y: (x.T if transposed_a else x) @ (y.T if transposed else y), a, b
             )
-        return calls
+        return in_tf32(calls) if precision == "tf32" else calls
 
-    shape = f"{m}x{k}{'^T' if transposed_a else ''} @ {k}x{n}{'^T' if transposed else ''}"
-    return replace(_case(family, f"{label} {shape}".strip(), make, m, k, n), launches=launches)
+    shape = f"{m}x{k}{'^T' if transposed_a else ''} @ {k}x{n}{'^T' if transposed else ''}{' gelu' * gelu}"
+    name = f"{label} {shape}".strip()
+    return replace(_case(*_named(family, name, precision), make, m, k, n, 1, precision), launches=launches)
+
+
+def _named(family: str, name: str, precision: str) -> tuple[str, str]:
+    """The family and the row's name: the products of a precision below float32 are a family of their own."""
+    return (family, name) if precision == "float32" else (f"matmul {precision}", f"{name} {precision}")
 
 
 def native_matmul(n: int, against: Peers) -> Case:
@@ -104,24 +141,29 @@ def packed_matmul(m: int, k: int, n: int, against: Peers, *, label: str = "") ->
     return _case("matmul packed", f"{label} {m}x{k} @ {k}x{n}^T packed once".strip(), make, m, k, n)
 
 
-def batched_matmul(batch: int, m: int, k: int, n: int, against: Peers, *, transposed: bool = False) -> Case:
+def batched_matmul(
+    batch: int,
+    m: int,
+    k: int,
+    n: int,
+    against: Peers,
+    *,
+    transposed: bool = False,
+    precision: str = "float32",
+) -> Case:
     """`batch` products of (m, k) x (k, n), or with the second operands stored (n, k), as attention needs."""
 
     def make() -> dict[str, Call]:
         a, b = array(batch, m, k), array(*((batch, n, k) if transposed else (batch, k, n)), seed=1)
-        out = np.empty_like(a, shape=(batch, m, n))
-        right = b.swapaxes(1, 2) if transposed else b
-        calls: dict[str, Call] = {"brasa": lambda: ops.matmul(a, b, transpose_b=transposed)}
+        ours = in_precision(a, precision), in_precision(b, precision)
+        calls: dict[str, Call] = {"brasa": lambda: ops.matmul(*ours, transpose_b=transposed)}
         own = library(against)
-        if own:
+        if own and precision == "float32":
+            out, right = np.empty_like(a, shape=(batch, m, n)), b.swapaxes(1, 2) if transposed else b
             calls[own] = lambda: np.matmul(a, right, out=out)
         if "torch" in against:
-            import torch
-
-            ta, tb = tensor(a), tensor(b)
-            tb = tb.transpose(1, 2) if transposed else tb
-            calls["torch"] = lambda: torch.bmm(ta, tb)
-        return calls
+            calls["torch"] = _by_torch(a, b, False, transposed, None, precision)
+        return in_tf32(calls) if precision == "tf32" else calls
 
     name = f"{batch} x ({m}x{k} @ {k}x{n}{'^T' if transposed else ''})"
-    return _case("matmul batched", name, make, m, k, n, batch)
+    return _case(*_named("matmul batched", name, precision), make, m, k, n, batch, precision)

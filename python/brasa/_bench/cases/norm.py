@@ -8,9 +8,11 @@ import numpy as np
 
 from brasa import ops
 from brasa._bench.cases.contestants import (
+    BYTES,
     Peers,
     array,
     in_layout,
+    in_precision,
     jax_call,
     library,
     placed,
@@ -27,11 +29,18 @@ def _softmax_by_numpy(x: np.ndarray) -> np.ndarray:
     return e / e.sum(axis=-1, keepdims=True)
 
 
-def softmax(rows: int, columns: int, against: Peers, *, backward: bool = False) -> Case:
-    """Softmax over the last axis, or its gradient alone."""
+def _way(precision: str) -> str:
+    """What stands behind a row's name."""
+    return "" if precision == "float32" else f" {precision}"
+
+
+def softmax(
+    rows: int, columns: int, against: Peers, *, backward: bool = False, precision: str = "float32"
+) -> Case:
+    """Softmax over the last axis, or its gradient alone; of arrays in "float32" or "bfloat16"."""
 
     def make() -> dict[str, Call]:
-        x, dy = array(rows, columns), array(rows, columns, seed=1)
+        x, dy = (in_precision(array(rows, columns, seed=i), precision) for i in range(2))
         y = ops.softmax(x)
         calls: dict[str, Call] = {"brasa": lambda: ops.softmax(x)}
         if backward:
@@ -42,25 +51,28 @@ def softmax(rows: int, columns: int, against: Peers, *, backward: bool = False) 
         if "torch" in against:
             import torch
 
-            tx = tensor(x)
+            tx, tdy = (tensor(a) for a in (x, dy))
             calls["torch"] = lambda: torch.softmax(tx, -1)
             if backward:
-                calls["torch"] = torch_backward(lambda t: torch.softmax(t, -1), [tx], tensor(dy))
+                calls["torch"] = torch_backward(lambda t: torch.softmax(t, -1), [tx], tdy)
         if "jax" in against and not backward:
             import jax
 
             calls["jax"] = jax_call(jax.nn.softmax, x)
         return calls
 
-    name = f"softmax {'bwd ' if backward else ''}{rows}x{columns}"
-    return Case("softmax", name, make, 0, (12.0 if backward else 8.0) * rows * columns)
+    name = f"softmax {'bwd ' if backward else ''}{rows}x{columns}{_way(precision)}"
+    nbytes = (3 if backward else 2) * BYTES[precision] * rows * columns
+    return Case(f"softmax{_way(precision)}", name, make, 0, nbytes)
 
 
-def layer_norm(rows: int, columns: int, against: Peers, *, backward: bool = False) -> Case:
+def layer_norm(
+    rows: int, columns: int, against: Peers, *, backward: bool = False, precision: str = "float32"
+) -> Case:
     """Layer norm over the last axis, with weight and bias, forward or with all gradients."""
 
     def make() -> dict[str, Call]:
-        x, dy = array(rows, columns), array(rows, columns, seed=3)
+        x, dy = (in_precision(array(rows, columns, seed=i), precision) for i in (0, 3))
         weight, bias = array(columns, seed=1), array(columns, seed=2)
 
         def both() -> Any:
@@ -71,7 +83,7 @@ def layer_norm(rows: int, columns: int, against: Peers, *, backward: bool = Fals
         if "torch" in against:
             import torch
 
-            leaves = [tensor(a) for a in (x, weight, bias)]
+            leaves = [tensor(a) for a in (x, in_precision(weight, precision), in_precision(bias, precision))]
 
             def theirs(*t: Any) -> Any:
                 return torch.nn.functional.layer_norm(t[0], (columns,), t[1], t[2])
@@ -81,19 +93,29 @@ def layer_norm(rows: int, columns: int, against: Peers, *, backward: bool = Fals
                 calls["torch"] = torch_autograd(theirs, leaves, tensor(dy))
         return calls
 
-    name = f"layer_norm {'fwd+bwd ' if backward else ''}{rows}x{columns}"
-    size = 4.0 * rows * columns
-    return Case("norm", name, make, 0, (5 if backward else 2) * size, distinct=(4 if backward else 2) * size)
+    name = f"layer_norm {'fwd+bwd ' if backward else ''}{rows}x{columns}{_way(precision)}"
+    size = BYTES[precision] * rows * columns
+    nbytes, distinct = ((5 if backward else 2) * size, (4 if backward else 2) * size)
+    return Case(f"norm{_way(precision)}", name, make, 0, nbytes, distinct=distinct)
 
 
-def batch_norm(n: int, c: int, size: int, against: Peers, *, layout: str, backward: bool = False) -> Case:
+def batch_norm(
+    n: int,
+    c: int,
+    size: int,
+    against: Peers,
+    *,
+    layout: str,
+    backward: bool = False,
+    precision: str = "float32",
+) -> Case:
     """Batch norm in training, with weight, bias and running statistics, forward or with all gradients."""
 
     def make() -> dict[str, Call]:
-        x, dy = array(n, c, size, size), array(n, c, size, size, seed=3)
+        x, dy = (array(n, c, size, size, seed=i) for i in (0, 3))
         vectors = [array(c, seed=i) for i in range(3)] + [placed(np.ones(c, np.float32))]
         weight, bias, mean, var = vectors
-        ours, dours = in_layout(x, layout), in_layout(dy, layout)
+        ours, dours = (in_precision(in_layout(a, layout), precision) for a in (x, dy))
 
         def both() -> Any:
             _, saved = ops.batch_norm(ours, weight, bias, mean, var, training=True, save=True)
@@ -105,7 +127,10 @@ def batch_norm(n: int, c: int, size: int, against: Peers, *, layout: str, backwa
         def theirs(tensors: list[Any]) -> Call:
             import torch
 
-            tx, tdy, tw, tb, tm, tv = tensors
+            tx, tdy, *others = tensors
+            if precision == "bfloat16":
+                tx, tdy = tx.bfloat16(), tdy.bfloat16()
+            tw, tb, tm, tv = others
             function = torch.nn.functional.batch_norm
             if backward:
                 return torch_autograd(lambda *t: function(t[0], tm, tv, t[1], t[2], True), [tx, tw, tb], tdy)
@@ -119,7 +144,9 @@ def batch_norm(n: int, c: int, size: int, against: Peers, *, layout: str, backwa
     # The statistics read x once; the normalising pass reads it again, from memory where it exceeds the caches.
     # The backward does the same with x and dy.
     passes = 8 if backward else 3
-    name = f"batch_norm training {'fwd+bwd ' if backward else ''}{n}x{c}x{size}x{size} {layout}"
-    array_bytes = 4.0 * n * c * size * size
+    name = (
+        f"batch_norm training {'fwd+bwd ' if backward else ''}{n}x{c}x{size}x{size} {layout}{_way(precision)}"
+    )
+    array_bytes = BYTES[precision] * n * c * size * size
     distinct = (4 if backward else 2) * array_bytes
-    return Case("norm", name, make, 0, passes * array_bytes, distinct=distinct)
+    return Case(f"norm{_way(precision)}", name, make, 0, passes * array_bytes, distinct=distinct)

@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from brasa import ops
-from brasa._bench.cases.contestants import Peers, array, in_layout, torch_backward, torch_formats
+from brasa._bench.cases.contestants import (
+    BYTES,
+    Peers,
+    array,
+    in_layout,
+    in_precision,
+    torch_backward,
+    torch_dtype,
+    torch_formats,
+)
 from brasa._bench.harness import Call, Case
 
 
@@ -19,14 +28,15 @@ def pool(
     *,
     backward: bool = False,
     shape: tuple[int, int, int] = (16, 64, 112),
+    precision: str = "float32",
 ) -> Case:
-    """Max or average pooling of square images, or its gradient alone."""
+    """Max or average pooling of square images, or its gradient alone; in "float32" or "bfloat16"."""
     n, c, size = shape
     out = (size + 2 * padding - kernel) // stride + 1
 
     def make() -> dict[str, Call]:
         x, dy = array(n, c, size, size), array(n, c, out, out, seed=1)
-        ours, dours = in_layout(x, layout), in_layout(dy, layout)
+        ours, dours = (in_precision(in_layout(a, layout), precision) for a in (x, dy))
         calls = {"brasa": _by_brasa(kind, ours, dours, (kernel, stride, padding), backward)}
         if "torch" in against:
             import torch
@@ -40,13 +50,14 @@ def pool(
                     return torch_backward(lambda t: function(t, kernel, stride, padding), [tx], tdy)
                 return lambda: function(tx, kernel, stride, padding)
 
-            calls |= torch_formats(theirs, x, dy)
+            calls |= torch_formats(theirs, x, dy, dtype=torch_dtype(precision))
         return calls
 
     direction = "bwd" if backward else "fwd"
-    name = f"{kind} {kernel}x{kernel}/{stride} {n}x{c}x{size}x{size} {layout} {direction}"
-    nbytes = 4.0 * n * c * (size * size + out * out)
-    return Case(f"pool {direction}", name, make, 0, nbytes)
+    way = "" if precision == "float32" else f" {precision}"
+    name = f"{kind} {kernel}x{kernel}/{stride} {n}x{c}x{size}x{size} {layout}{way} {direction}"
+    nbytes = BYTES[precision] * n * c * (size * size + out * out)
+    return Case(f"pool{way} {direction}", name, make, 0, nbytes)
 
 
 def _by_brasa(kind: str, x: Any, dy: Any, window: tuple[int, int, int], backward: bool) -> Call:

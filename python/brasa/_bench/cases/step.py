@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 import brasa
-from brasa._bench.cases.contestants import array, on_device, whole_numbers
+from brasa._bench.cases.contestants import UNITS, array, on_device, whole_numbers
 from brasa._bench.harness import Call, Case
 from brasa._bench.networks import NETWORKS, forward_flops, in_brasa, reads_characters
 
@@ -49,11 +49,15 @@ def training_step(
 
         x, target = random_batch(name, batch)
         network = on_device(in_brasa(name))
-        values = [p.numpy().copy() for p in network.parameters()] if peers else []
+        values = [p.data.copy() for p in network.parameters()] if peers else []
         loss_function = nn.MSELoss() if NETWORKS[name].classes is None else nn.CrossEntropyLoss()
         adam = optim.Adam(network.parameters(), lr=1e-3)
 
+        # A graph cannot carry a state on in Python: each of its steps begins a new text.
+        begin = network.reset if graph and reads_characters(name) else lambda: None
+
         def step(x: Any = x, target: Any = target) -> Any:
+            begin()
             with brasa.autocast(autocast) if autocast else nullcontext():
                 loss = loss_function(network(x), target)
             loss.backward()
@@ -68,9 +72,9 @@ def training_step(
     # The backward computes about twice what the forward does: a gradient for each operand of a product.
     work = 3.0 * batch * forward_flops(name)
     ways = [f", {autocast}" if autocast else "", ", CUDA graph" if graph else ""]
-    family = "train graph" if graph else f"train {autocast}" if autocast else "train"
+    family = f"train{' graph' * graph}{f' {autocast}' if autocast else ''}"
     label = f"{name} training step, Adam, batch {batch}{''.join(ways)}"
-    return Case(family, label, make, work, 0, launches=True)
+    return Case(family, label, make, work, 0, launches=True, unit=UNITS[autocast or "float32"])
 
 
 def inference(name: str, batch: int, peers: MakePeers | None = None) -> Case:
@@ -79,7 +83,7 @@ def inference(name: str, batch: int, peers: MakePeers | None = None) -> Case:
     def make() -> dict[str, Call]:
         x, target = random_batch(name, batch)
         network = on_device(in_brasa(name))
-        values = [p.numpy().copy() for p in network.parameters()] if peers else []
+        values = [p.data.copy() for p in network.parameters()] if peers else []
         network.eval()
 
         def infer() -> Any:
