@@ -657,6 +657,40 @@ def test_precall_casts_in_one_place():
     assert "double" in seen
 
 
+def test_an_array_in_the_place_of_a_tensor_is_a_cast_of_it():
+    def halve(op, values):
+        if op.name != "scaled":
+            return values
+        return [v.data.astype(np.float16) if isinstance(v, Tensor) else v for v in values]
+
+    def forward(a, b):
+        return a * b
+
+    def backward(dy, a, b):
+        assert a.dtype == b.dtype == dy.dtype == np.float16
+        return dy * b, dy * a
+
+    scaled = _tape.differentiable(forward, backward, arrays=("a", "b"), name="scaled")
+    x, y = Tensor([1.0, 2.0], requires_grad=True), Tensor([3.0, 4.0], requires_grad=True)
+    with _tape.precall(halve):
+        z = scaled(x, y) + scaled(x, x.detach())
+        array = scaled(np.float32([1]), np.float32([2]))
+    assert z.dtype == np.float16
+    assert type(array) is np.ndarray
+    x.data[...] = 7  # the backward has casts of its own
+    x.version += 1
+    z.sum().backward()
+    assert x.grad.dtype == y.grad.dtype == np.float32
+    np.testing.assert_array_equal(x.grad.data, [4, 6])
+    np.testing.assert_array_equal(y.grad.data, [1, 2])
+
+    def wrong(dy, x):
+        return dy.astype(np.float16)
+
+    with pytest.raises(RuntimeError, match="dtype"):
+        _tape.differentiable(lambda x: x * 2, wrong, name="wrong")(x).sum().backward()
+
+
 def test_profile_counts_calls_in_both_directions():
     x = leaf(1, 2)
     with profile() as measured:

@@ -84,8 +84,9 @@ _NO_ARRAYS = {
 
 def _array_on_device(value: Any) -> Any:
     """The array that this is, or that a Tensor holds, if it is not on the CPU; else None."""
-    array = value.data if is_tensor(value) else value
-    return array if type(array) not in _NO_ARRAYS and _backend.is_array(array) else None
+    if type(value) in _tape._tensors:
+        value = value.data
+    return value if type(value) not in _NO_ARRAYS and _backend.is_array(value) else None
 
 
 class _Weights:

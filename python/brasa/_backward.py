@@ -224,7 +224,8 @@ def _distribute(state: Pass, node: Node, mask: tuple[bool, ...], dys: list[Any])
         if gradient.shape != shape or (gradient.dtype is not dtype and gradient.dtype != dtype):
             if gradient.shape != shape or not node.cast:
                 _refuse_gradient(node, position, shape, dtype, gradient)
-            gradient, cast_back = cast(gradient, dtype), True
+            gradient = gradient.astype(dtype) if is_tensor(gradient) else cast(gradient, dtype)
+            cast_back = True
         if not shape and not is_tensor(gradient):
             gradient = _no_scalar(gradient)
         owned = cast_back

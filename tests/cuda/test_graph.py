@@ -133,6 +133,23 @@ def test_eager_and_captured_steps_alternate(device):
         np.testing.assert_array_equal(a, b)
 
 
+def test_batches_are_counted_on_the_host_at_every_replay(device):
+    layer = nn.BatchNorm1d(3)
+    for tensor in (*layer.parameters(), layer.running_mean, layer.running_var):
+        tensor.data = device.asarray(tensor.data)
+    x = device.asarray(np.arange(12, dtype=np.float32).reshape(4, 3))
+    step = br.cuda.graph(layer)
+    for count in range(1, 5):
+        step(x)
+        assert layer.num_batches_tracked.item() == count
+    assert step.is_captured
+    layer.momentum = None
+    step = br.cuda.graph(layer)
+    step(x)
+    with pytest.raises(RuntimeError, match="momentum=None"):
+        step(x)
+
+
 def test_inference(device):
     net = network(device, norm=True).eval()
 

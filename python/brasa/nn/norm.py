@@ -93,7 +93,7 @@ class _BatchNorm(Module):
         """Count one more batch and return its share in the running statistics."""
         self._count_one()
         recording = _capture.current()
-        if recording is not None and type(self.num_batches_tracked) is HostCount:
+        if recording is not None and type(self.num_batches_tracked.data) is np.ndarray:
             if self.momentum is None:
                 raise RuntimeError("graph: momentum=None weighs every batch differently, which no graph can")
             recording.repeat(self._count_one)
