@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ContextDecorator
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -71,15 +71,8 @@ def _on_device(value: Any) -> bool:
     return _array_on_device(value) is not None
 
 
-_NO_ARRAYS = {
-    np.ndarray,
-    type(None),
-    bool,
-    int,
-    float,
-    str,
-    tuple,
-}  # what most arguments are, and not on a device
+# What most arguments are, and not on a device.
+_NO_ARRAYS = {np.ndarray, type(None), bool, int, float, str, tuple}
 
 
 def _array_on_device(value: Any) -> Any:
@@ -118,7 +111,7 @@ class _Plan(NamedTuple):
     native: int  # the position of an activation, which may be a softplus; or -1
 
 
-@cache
+@lru_cache(maxsize=1024)
 def _plan(op: Operator) -> _Plan:
     names = _NARROW.get(op.name) or _AMONG.get(op.name)
     positions = None if op.variadic else op.possible
