@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from brasa import random
+from brasa import _cpu, random
 from brasa.random import PURPOSES, Generator, default_generator, manual_seed
 
 
@@ -179,3 +179,22 @@ def test_streams_are_not_correlated():
     for other in (Generator(1), Generator(0).fork(0), Generator(0).fork(1)):
         b = other.normal(size=N, dtype=np.float64)
         assert abs(np.corrcoef(a, b)[0, 1]) < 5 / np.sqrt(N)
+
+
+@pytest.mark.parametrize("method", ["uniform", "normal"])
+def test_large_draws_are_the_same_on_any_number_of_threads(method):
+    size, before, found = (3, (1 << 20) - 5), _cpu.num_threads(), []
+    try:
+        for threads in (1, 3):
+            _cpu.set_num_threads(threads)
+            found.append(getattr(Generator(5), method)(-2.0, 3.0, size))
+    finally:
+        _cpu.set_num_threads(before)
+    np.testing.assert_array_equal(*found)
+    drawn = found[0].ravel()
+    few = getattr(Generator(5), method)(-2.0, 3.0, 1000)
+    np.testing.assert_array_equal(drawn[:1000], few)  # the first million is as it is alone
+    chunks = drawn[: 2 << 20].reshape(2, 1 << 20)
+    assert abs(np.corrcoef(*chunks)[0, 1]) < 5 / 1024  # 5 deviations of independent numbers
+    if method == "uniform":
+        assert -2 <= drawn.min() < -1.999 < 2.999 < drawn.max() < 3

@@ -7,23 +7,25 @@ purpose: what one purpose draws does not move what another one gets, and the sta
 Kernels draw by themselves: ``next(n)`` gives them (seed, offset), and element i of the dense array in memory
 order is word i % 4 of Philox4x32-10 at counter offset + i / 4, on every device. What is drawn on the host
 (permutations, initial values) comes from NumPy's Philox with the key (seed of the purpose, offset), one
-offset a draw.
+offset a draw; initial values beyond a million go on at counters of their own, whichever thread draws them.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
-from brasa import _capture
+from brasa import _capture, _cpu
 
 __all__ = ["PURPOSES", "Generator", "default_generator", "manual_seed"]
 
 PURPOSES = ("initialisation", "dropout", "shuffle", "augmentation")
 _MASK = (1 << 64) - 1
+_CHUNK = 1 << 20  # initial values that one thread draws at a time
 _SEED_MASK = (1 << 63) - 1  # seeds are handed to kernels, where they must also fit a signed integer
 
 
@@ -157,15 +159,16 @@ class Generator:
     ) -> Any:
         """Numbers in [low, high), drawn in `dtype` (float32 or float64)."""
         one = np.dtype(dtype).type
-        # In place where an array is drawn: the temporaries of 100 million numbers take longer than the drawing.
-        values: Any = self._host(purpose).random(size, dtype=dtype)
-        values *= one(high - low)
-        values += one(low)
-        if high <= low:
-            return values
-        # low + u (high - low) may round up to high: the largest number below takes its place
-        out = values if isinstance(values, np.ndarray) else None
-        return np.minimum(values, np.nextafter(one(high), one(low)), out=out)
+
+        def scale(values: np.ndarray) -> None:
+            values *= one(high - low)
+            values += one(low)
+            if (
+                high > low
+            ):  # low + u (high - low) may round up to high: the largest number below takes its place
+                np.minimum(values, np.nextafter(one(high), one(low)), out=values)
+
+        return self._drawn("random", size, dtype, purpose, scale)
 
     def normal(
         self,
@@ -180,10 +183,38 @@ class Generator:
         if std < 0:
             raise ValueError(f"std: expected at least 0, got {std}")
         one = np.dtype(dtype).type
-        values: Any = self._host(purpose).standard_normal(size, dtype=dtype)
-        values *= one(std)
-        values += one(mean)
-        return values
+
+        def scale(values: np.ndarray) -> None:
+            values *= one(std)
+            values += one(mean)
+
+        return self._drawn("standard_normal", size, dtype, purpose, scale)
+
+    def _drawn(
+        self, method: str, size: Any, dtype: Any, purpose: str, scale: Callable[[np.ndarray], None]
+    ) -> Any:
+        """What NumPy's generator draws by `method`, scaled in place.
+
+        Every `_CHUNK` elements begin at a counter of their own, so that threads draw them: VGG-11's 133 million in
+        a third of the time on two threads.
+        """
+        key = np.array(self._take(1, purpose), np.uint64)
+        values = np.empty(() if size is None else size, dtype)
+        flat = values.reshape(-1)
+
+        def draw(i: int) -> None:
+            numpys = np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, i]))
+            part = flat[i * _CHUNK : (i + 1) * _CHUNK]
+            getattr(numpys, method)(out=part, dtype=dtype)
+            scale(part)
+
+        chunks = -(-flat.size // _CHUNK)
+        if chunks <= 1:
+            draw(0)
+        else:
+            with ThreadPoolExecutor(_cpu.num_threads()) as threads:
+                list(threads.map(draw, range(chunks)))
+        return values if values.ndim else values[()]
 
     def state_dict(self) -> dict[str, Any]:
         """Seed and positions, in a form that JSON can hold."""
