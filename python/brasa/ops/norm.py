@@ -128,6 +128,9 @@ def _plain_batch_norm(
         channels = x.shape[1:2]
         if x.size <= channels[0] or (running[0] is None and not training):
             return None
+        for vector in (weight, bias, *running):
+            if vector is not None and vector.shape != channels:
+                return None
         statistic = _check.wide(x.dtype)
         y, mean, rstd = empty_like(x), empty(channels, statistic, False), empty(channels, statistic, False)
         pre = empty_like(x) if keep else None
@@ -155,7 +158,7 @@ def _plain_batch_gradients(
     native, source = behind
     try:
         _, _, kernels, empty, empty_like = _backend.backend_of(x)
-        if type(dy) is not type(x) or not x.size:
+        if type(dy) is not type(x) or not x.size or (weight is not None and weight.shape != x.shape[1:2]):
             return None
         if native is not None:
             g = empty_like(dy)
