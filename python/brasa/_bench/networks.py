@@ -201,6 +201,22 @@ NETWORKS: dict[str, Network] = {
 }
 
 
+def parameter_shapes(layers: tuple[Any, ...]) -> list[tuple[int, ...]]:
+    """The shapes of the parameters of convolutions, norms and linear layers."""
+    shapes: list[tuple[int, ...]] = []
+    for layer in layers:
+        if isinstance(layer, Residual):
+            shapes += parameter_shapes((*layer.body, *layer.shortcut))
+        elif isinstance(layer, Conv):
+            shapes.append((layer.outputs, layer.inputs, layer.kernel, layer.kernel))
+            shapes += [(layer.outputs,)] * layer.bias
+        elif isinstance(layer, Linear):
+            shapes += [(layer.outputs, layer.inputs), (layer.outputs,)]
+        elif isinstance(layer, Norm):
+            shapes += [(layer.channels,)] * 2
+    return shapes
+
+
 def reads_characters(name: str) -> bool:
     """Whether the network's samples are texts."""
     return isinstance(NETWORKS[name].layers[0], Embedding)

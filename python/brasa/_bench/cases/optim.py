@@ -7,16 +7,15 @@ from typing import Any
 
 from brasa._bench.cases.contestants import Peers, array, tensor
 from brasa._bench.harness import Call, Case
+from brasa._bench.networks import NETWORKS, parameter_shapes
 
 _STATES = {"sgd": 0, "sgd momentum": 1, "adam": 2, "adamw": 2}  # arrays beside parameter and gradient
 _CLASSES = {"sgd": "SGD", "sgd momentum": "SGD", "adam": "Adam", "adamw": "AdamW"}
 
 
 def model_sizes(model: str) -> list[tuple[int, ...]]:
-    """The shapes of a model's parameters."""
-    from brasa import models
-
-    return [tuple(p.shape) for p in models.get(model).parameters()]
+    """The shapes of a model's parameters: from its description, as the model itself would draw their values."""
+    return parameter_shapes(NETWORKS[model].layers)
 
 
 def optimizer_step(method: str, name: str, shapes: list[tuple[int, ...]], against: Peers) -> Case:
