@@ -121,14 +121,14 @@ def uniform_(tensor: Any, a: float = 0.0, b: float = 1.0, generator: Any = None)
     """
     if not a <= b:
         raise ValueError(f"a: expected at most b {b}, got {a}")
-    return _filled(tensor, _source(generator).uniform(a, b, tensor.shape, dtype=_drawn_dtype(tensor)))
+    return _drawn(tensor, _source(generator).uniform, a, b)
 
 
 def normal_(tensor: Any, mean: float = 0.0, std: float = 1.0, generator: Any = None) -> Any:
     """Draw from the normal distribution with the given mean and standard deviation."""
     if std < 0:
         raise ValueError(f"std: expected at least 0, got {std}")
-    return _filled(tensor, _source(generator).normal(mean, std, tensor.shape, dtype=_drawn_dtype(tensor)))
+    return _drawn(tensor, _source(generator).normal, mean, std)
 
 
 def trunc_normal_(
@@ -244,6 +244,17 @@ def _source(generator: Any) -> Any:
 def _drawn_dtype(tensor: Any) -> Any:
     """Return the dtype to draw in: 16-bit parameters are drawn in float32 and rounded."""
     return np.float64 if tensor.dtype == np.float64 else np.float32
+
+
+def _drawn(tensor: Any, draw: Any, *parameters: float) -> Any:
+    """Fill with what ``draw`` draws, in the array itself where that can be: most of the time goes to new memory."""
+    data, dtype = tensor.data, _drawn_dtype(tensor)
+    fits = type(data) is np.ndarray and data.dtype == dtype and data.flags.c_contiguous
+    if not fits or not tensor.is_leaf:
+        return _filled(tensor, draw(*parameters, tensor.shape, dtype=dtype))
+    draw(*parameters, tensor.shape, dtype=dtype, out=data)
+    tensor.version += 1
+    return tensor
 
 
 def _filled(tensor: Any, values: np.ndarray) -> Any:
