@@ -24,6 +24,8 @@ NVCC, CUOBJDUMP = shutil.which("nvcc"), shutil.which("cuobjdump")
 INSTRUCTIONS = {
     "csrc/attention/attention_mma.cu": dict.fromkeys(("80", "90a"), ("HMMA", "LDGSTS", "LDSM", "MUFU.EX2")),
     "csrc/attention/attention_mma_backward.cu": dict.fromkeys(("80", "90a"), ("HMMA", "LDGSTS", "LDSM")),
+    "csrc/attention/attention_wgmma.cu": {"90a": ("HGMMA", "UTMALDG", "USETMAXREG", "MUFU.EX2")},
+    "csrc/attention/attention_wgmma_backward.cu": {"90a": ("HGMMA", "UTMALDG", "USETMAXREG", "MUFU.EX2")},
     "csrc/conv/conv_mma.cu": {"80": ("HMMA", "LDGSTS", "LDSM"), "90a": ("HMMA", "LDGSTS", "LDSM")},
     "csrc/conv/conv_wgmma.cu": {"90a": ("HGMMA", "UTMALDG", "USETMAXREG")},
     "csrc/matmul/matmul_mma.cu": {"80": ("HMMA", "LDGSTS", "LDSM"), "90a": ("HMMA", "LDGSTS", "LDSM")},

@@ -86,24 +86,30 @@ __global__ void __launch_bounds__(kTileThreads)
 
 // ---------------------------------------------------------------------------------------- backward
 
-/// delta[i] = dy[i] . y[i]; a warp per row.
-template <class T>
+/// delta[i] = dy[i] . y[i]; `lanes` threads, a power of two, for a row, kN neighbours at a time.
+/// blockIdx.y: positions, in strides.
+template <class T, int kN>
 __global__ void __launch_bounds__(kTileThreads)
-    delta_kernel(AttentionParams p, const T* y, const T* dy, AttentionStrides dy_strides,
+    delta_kernel(AttentionParams p, const T* y, const T* dy, AttentionStrides dy_strides, int lanes,
                  Wide<T>* delta) {
-  constexpr int kWarps = kTileThreads / simt::kWarpSize;
-  const int lane = int(threadIdx.x) % simt::kWarpSize;
-  const int64_t rows = p.count * p.l;
-  for (int64_t row = int64_t(blockIdx.x) * kWarps + int(threadIdx.x) / simt::kWarpSize; row < rows;
-       row += int64_t(gridDim.x) * kWarps) {
-    const int64_t index = row / p.l, i = row % p.l;
-    const T* const first = y + batch_offset(p, p.y, index) + i * p.y.row;
-    const T* const second = dy + batch_offset(p, dy_strides, index) + i * dy_strides.row;
-    Wide<T> sum = 0;
-    for (int64_t e = lane; e < p.ev; e += simt::kWarpSize)
-      sum += simt::widen(first[e]) * simt::widen(second[e]);
-    sum = simt::warp_sum(sum);
-    if (lane == 0) delta[row] = sum;
+  const int lane = int(threadIdx.x) % lanes, of_block = kTileThreads / lanes;
+  for (int64_t index = blockIdx.y; index < p.count; index += gridDim.y) {
+    const T* const first = y + batch_offset(p, p.y, index);
+    const T* const second = dy + batch_offset(p, dy_strides, index);
+    for (int64_t begin = int64_t(blockIdx.x) * of_block; begin < p.l;
+         begin += int64_t(gridDim.x) * of_block) {
+      const int64_t row = begin + int(threadIdx.x) / lanes, end = row < p.l ? p.ev : 0;
+      Wide<T> sum = 0;
+      for (int64_t e = lane * kN; e < end; e += lanes * kN) {
+        const auto a = simt::load_wide<kN>(first + row * p.y.row + e);
+        const auto b = simt::load_wide<kN>(second + row * dy_strides.row + e);
+#pragma unroll
+        for (int i = 0; i < kN; ++i) sum = fma(a[i], b[i], sum);
+      }
+      for (int offset = lanes / 2; offset > 0; offset /= 2)
+        sum += __shfl_xor_sync(simt::kFullMask, sum, offset);
+      if (lane == 0 && row < p.l) delta[index * p.l + row] = sum;
+    }
   }
 }
 
@@ -216,6 +222,8 @@ template <class T>
 void attention_forward(Context ctx, const AttentionParams& p, const T* q, const T* k, const T* v,
                        const AttentionMask<Wide<T>>& mask, T* y, Wide<T>* log_sum) {
   if (p.l == 0 || p.count == 0) return;
+  if constexpr (sizeof(T) == 2)
+    if (wgmma_forward(ctx, p, q, k, v, mask, y, log_sum)) return;
   if constexpr (sizeof(T) <= 4)
     if (on_tensor_cores<T>(ctx, p)) return mma_forward(ctx, p, q, k, v, mask, y, log_sum);
   if constexpr (sizeof(T) >= 4)
@@ -240,6 +248,26 @@ static void tile_backward(Context ctx, const AttentionParams& p, const T* q, con
                  mask, dropout, log_sum, delta, g.dy, g.dy_strides, g.dv, g.dv_strides);
 }
 
+/// Whether every row begins at a multiple of 16 bytes and ends at one.
+template <class T>
+static bool whole_rows(const AttentionParams& p, const T* x, const AttentionStrides& strides) {
+  int64_t odd = p.ev | strides.row;
+  for (int d = 0; d < p.rank; ++d) odd |= strides.batch[d];
+  return odd % simt::kPackLanes<T> == 0 && simt::pack_aligned(x);
+}
+
+template <class T, int kN>
+static void launch_delta(Context ctx, const AttentionParams& p, const T* y, const T* dy,
+                         const AttentionStrides& dy_strides, Wide<T>* delta) {
+  int lanes = 1;
+  while (lanes < simt::kWarpSize && lanes * kN < p.ev) lanes *= 2;
+  simt::launch({.grid = dim3(simt::blocks_for(p.l, kTileThreads / lanes).x,
+                             unsigned(p.count < kMaxGridZ ? p.count : kMaxGridZ)),
+                .block = dim3(kTileThreads),
+                .stream = static_cast<simt::stream_t>(ctx.stream)},
+               delta_kernel<T, kN>, p, y, dy, dy_strides, lanes, delta);
+}
+
 template <class T>
 void attention_backward(Context ctx, const AttentionParams& p, const T* q, const T* k, const T* v,
                         const AttentionMask<Wide<T>>& mask, const T* y, const Wide<T>* log_sum,
@@ -248,10 +276,11 @@ void attention_backward(Context ctx, const AttentionParams& p, const T* q, const
   auto* const delta = static_cast<Wide<T>*>(ctx.workspace);
   const bool tensor = sizeof(T) <= 4 && on_tensor_cores<T>(ctx, p);
   if (p.l > 0 && (g.dq || g.dk || tensor))  // on tensor cores dv comes with dk
-    simt::launch({.grid = simt::blocks_for(p.count * p.l, kTileThreads / simt::kWarpSize),
-                  .block = dim3(kTileThreads),
-                  .stream = static_cast<simt::stream_t>(ctx.stream)},
-                 delta_kernel<T>, p, y, g.dy, g.dy_strides, delta);
+    whole_rows(p, y, p.y) && whole_rows(p, g.dy, g.dy_strides)
+        ? launch_delta<T, simt::kPackLanes<T>>(ctx, p, y, g.dy, g.dy_strides, delta)
+        : launch_delta<T, 1>(ctx, p, y, g.dy, g.dy_strides, delta);
+  if constexpr (sizeof(T) == 2)
+    if (wgmma_backward(ctx, p, q, k, v, mask, log_sum, delta, g)) return;
   if constexpr (sizeof(T) <= 4)
     if (tensor) return mma_backward(ctx, p, q, k, v, mask, log_sum, delta, g);
   if constexpr (sizeof(T) >= 4) tile_backward(ctx, p, q, k, v, mask, log_sum, delta, g);

@@ -31,7 +31,8 @@
 //
 // CUDA, 16 bits or tf32 (attention_mma.cuh): tensor cores; weights and slopes are rounded like
 // their operands, sums and log_sum are float32. Tiles are as large as registers allow: blocks of
-// keys with 32 rows a warp spilled above 32 features, the forward pass above 64.
+// keys with 32 rows a warp spilled above 32 features, the forward pass above 64. On Hopper, 16 bits
+// without a mask or dropout: attention_wgmma.cuh, where the copy engine can read the operands.
 //
 // CUDA, float32 and float64 (attention_tile.cuh): tiles of 64 x 64, and 64 columns of a result per
 // block, which computes its scores anew; each gradient has a kernel of its own, which sums in

@@ -337,6 +337,31 @@ BRASA_DEVICE_FN void store_parts(T* position, int64_t stride, int64_t first, int
   }
 }
 
+/// Writes what a warp's keys or queries from `mine` on have summed: dk and dv, or dq.
+template <bool kOfKeys, class T, int kM, int kValueM, int kN>
+BRASA_DEVICE_FN void store_gradients(const AttentionParams& p, const AttentionGradients<T>& g,
+                                     int64_t index, int64_t mine, float kept_scale,
+                                     const Parts<kM, kN>& of_features,
+                                     const Parts<kValueM, kN>& of_values) {
+  float of_scores[kM][2], of_weights[kM][2];
+#pragma unroll
+  for (int i = 0; i < 2 * kM; ++i) {
+    of_scores[i / 2][i % 2] = float(p.scale);
+    of_weights[i / 2][i % 2] = kept_scale;
+  }
+  if constexpr (!kOfKeys) {
+    store_parts(g.dq + batch_offset(p, g.dq_strides, index), g.dq_strides.row, mine, p.l, p.e,
+                of_scores, of_features);
+  } else {
+    if (g.dk)
+      store_parts(g.dk + batch_offset(p, g.dk_strides, index), g.dk_strides.row, mine, p.s, p.e,
+                  of_scores, of_features);
+    if (g.dv)
+      store_parts(g.dv + batch_offset(p, g.dv_strides, index), g.dv_strides.row, mine, p.s, p.ev,
+                  of_weights, of_values);
+  }
+}
+
 // --------------------------------------------------------------------------------------- launchers
 
 /// Calls f.operator()<n>() with the width of tile that both numbers of features need.

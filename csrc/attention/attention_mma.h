@@ -12,10 +12,21 @@ template <class T>
 void mma_forward(Context ctx, const AttentionParams& p, const T* q, const T* k, const T* v,
                  const AttentionMask<float>& mask, T* y, float* log_sum);
 
+/// The same on Hopper's (attention_wgmma.cu), where they can take it: whether it is done.
+template <class T>
+bool wgmma_forward(Context ctx, const AttentionParams& p, const T* q, const T* k, const T* v,
+                   const AttentionMask<float>& mask, T* y, float* log_sum);
+
 /// `delta`, a number for each query, is dy . y.
 template <class T>
 void mma_backward(Context ctx, const AttentionParams& p, const T* q, const T* k, const T* v,
                   const AttentionMask<float>& mask, const float* log_sum, const float* delta,
                   const AttentionGradients<T>& gradients);
+
+/// The same on Hopper's (attention_wgmma_backward.cu), where they can take it: whether it is done.
+template <class T>
+bool wgmma_backward(Context ctx, const AttentionParams& p, const T* q, const T* k, const T* v,
+                    const AttentionMask<float>& mask, const float* log_sum, const float* delta,
+                    const AttentionGradients<T>& gradients);
 
 }  // namespace brasa::cuda

@@ -14,14 +14,15 @@ DeviceProperties device_properties() {
 
 TensorMap make_tensor_map(const TensorBox& box) {
   emulator::require_aligned(box.base, 16);
-  for (int64_t stride : box.stride) {
-    if (stride <= 0 || stride % 16 != 0)
-      throw emulator::Error("emulator: a tensor map with a stride of " + std::to_string(stride));
+  for (int d = 0; d < box.rank() - 1; ++d) {
+    if (box.stride[d] <= 0 || box.stride[d] % 16 != 0)
+      throw emulator::Error("emulator: a tensor map with a stride of " +
+                            std::to_string(box.stride[d]));
   }
   if (box.lines > 256) throw emulator::Error("emulator: a box of more than 256 lines");
   return {static_cast<std::byte*>(const_cast<void*>(box.base)),
-          {box.extent[0], box.extent[1], box.extent[2]},
-          {box.item_bytes, box.stride[0], box.stride[1]},
+          {box.extent[0], box.extent[1], box.extent[2], box.extent[3]},
+          {box.item_bytes, box.stride[0], box.stride[1], box.stride[2]},
           {128 / box.item_bytes, box.lines, box.items},
           {},
           {},
@@ -89,14 +90,16 @@ TensorMap make_tensor_map(const TensorBox& box) {
   static const auto encode =
       driver_function<PFN_cuTensorMapEncodeTiled_v12000>("cuTensorMapEncodeTiled");
   TensorMap map;
-  const cuuint64_t extent[3] = {cuuint64_t(box.extent[0]), cuuint64_t(box.extent[1]),
-                                cuuint64_t(box.extent[2])};
-  const cuuint64_t stride[2] = {cuuint64_t(box.stride[0]), cuuint64_t(box.stride[1])};
-  const cuuint32_t size[3] = {cuuint32_t(128 / box.item_bytes), cuuint32_t(box.lines),
-                              cuuint32_t(box.items)};
-  const cuuint32_t step[3] = {1, 1, 1};
-  check_map(encode(&map, data_type(box.item_bytes), 3, const_cast<void*>(box.base), extent, stride,
-                   size, step, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+  const cuuint64_t extent[4] = {cuuint64_t(box.extent[0]), cuuint64_t(box.extent[1]),
+                                cuuint64_t(box.extent[2]), cuuint64_t(box.extent[3])};
+  const cuuint64_t stride[3] = {cuuint64_t(box.stride[0]), cuuint64_t(box.stride[1]),
+                                cuuint64_t(box.stride[2])};
+  const cuuint32_t size[4] = {cuuint32_t(128 / box.item_bytes), cuuint32_t(box.lines),
+                              cuuint32_t(box.items), 1};
+  const cuuint32_t step[4] = {1, 1, 1, 1};
+  check_map(encode(&map, data_type(box.item_bytes), cuuint32_t(box.rank()),
+                   const_cast<void*>(box.base), extent, stride, size, step,
+                   CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
                    CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE));
   return map;
 }

@@ -14,14 +14,17 @@ struct DeviceProperties {
 /// Of the current device. Asked once per device.
 DeviceProperties device_properties();
 
-/// Three dimensions of a tensor, x innermost and contiguous, and the box that tma_load() copies:
-/// 128 bytes along x. Elements of 2 or 4 bytes; strides are multiples of 16 bytes, the base, too.
+/// Three dimensions of a tensor, x innermost and contiguous, or four with an outer one, and the box
+/// that tma_load() copies: 128 bytes along x. Elements of 2 or 4 bytes; strides are multiples of 16
+/// bytes, the base, too.
 struct TensorBox {
   const void* base;
   int item_bytes;
-  int64_t extent[3];
-  int64_t stride[2];  ///< of y and z, in bytes
+  int64_t extent[4];  ///< the last is 0 where there is no outer dimension
+  int64_t stride[3];  ///< of y, z and the outer dimension, in bytes
   int lines, items;   ///< of the box, along y and z
+
+  int rank() const { return extent[3] == 0 ? 3 : 4; }
 };
 TensorMap make_tensor_map(const TensorBox& box);
 

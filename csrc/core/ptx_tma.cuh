@@ -54,6 +54,12 @@ BRASA_DEVICE_FN void tma_load(void* shared, const TensorMap& map, Barrier* barri
   emulator::tensor_load(shared, map, barrier, x, y, z);
 }
 
+/// The same of a map with an outer dimension.
+BRASA_DEVICE_FN void tma_load(void* shared, const TensorMap& map, Barrier* barrier, int x, int y,
+                              int z, int outer) {
+  emulator::tensor_load(shared, map, barrier, x, y, z, outer);
+}
+
 /// Starts copying channels from `channel` on of the pixels from (w, h, image) on, as
 /// make_pixel_map() walks them, each read (right, down) beside its place.
 BRASA_DEVICE_FN void tma_load_pixels(void* shared, const TensorMap& map, Barrier* barrier,
@@ -98,9 +104,14 @@ template <int N> BRASA_DEVICE_FN void tma_store_wait() {
   emulator::tensor_store_wait(N);
 }
 
-/// Registers that each thread of the calling warpgroup gives back or gets.
-template <int N> BRASA_DEVICE_FN void release_registers() {}
-template <int N> BRASA_DEVICE_FN void acquire_registers() {}
+/// Each thread of the calling warpgroup keeps N registers of those it began with, or waits until it
+/// has N: for ever where others do not give back so many.
+template <int N> BRASA_DEVICE_FN void release_registers() {
+  emulator::take_registers(N);
+}
+template <int N> BRASA_DEVICE_FN void acquire_registers() {
+  emulator::take_registers(N);
+}
 
 #else
 
@@ -149,6 +160,15 @@ BRASA_DEVICE_FN void tma_load(void* shared, const TensorMap& map, Barrier* barri
       "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
       "[%0], [%1, {%3, %4, %5}], [%2];" ::"r"(shared_address(shared)),
       "l"(&map), "r"(shared_address(barrier)), "r"(x), "r"(y), "r"(z)
+      : "memory");
+}
+
+BRASA_DEVICE_FN void tma_load(void* shared, const TensorMap& map, Barrier* barrier, int x, int y,
+                              int z, int outer) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
+      "[%0], [%1, {%3, %4, %5, %6}], [%2];" ::"r"(shared_address(shared)),
+      "l"(&map), "r"(shared_address(barrier)), "r"(x), "r"(y), "r"(z), "r"(outer)
       : "memory");
 }
 

@@ -89,6 +89,7 @@ template <int R> BRASA_DEVICE_FN void wgmma_done(float (&)[R]) {}
 
 #elif defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
+#define BRASA_REGISTERS_16 "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15}"
 #define BRASA_REGISTERS_32                                  \
   "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15," \
   "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31}"
@@ -116,13 +117,13 @@ template <int R> BRASA_DEVICE_FN void wgmma_done(float (&)[R]) {}
 #define BRASA_INOUT_8(d, i)                                                                   \
   "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), \
       "+f"(d[i + 6]), "+f"(d[i + 7])
-#define BRASA_INOUT_32(d, i) \
-  BRASA_INOUT_8(d, i), BRASA_INOUT_8(d, i + 8), BRASA_INOUT_8(d, i + 16), BRASA_INOUT_8(d, i + 24)
+#define BRASA_INOUT_16(d, i) BRASA_INOUT_8(d, i), BRASA_INOUT_8(d, i + 8)
+#define BRASA_INOUT_32(d, i) BRASA_INOUT_16(d, i), BRASA_INOUT_16(d, i + 16)
 #define BRASA_INOUT_64(d, i) BRASA_INOUT_32(d, i), BRASA_INOUT_32(d, i + 32)
 #define BRASA_INOUT_96(d, i) BRASA_INOUT_64(d, i), BRASA_INOUT_32(d, i + 64)
 #define BRASA_INOUT_128(d, i) BRASA_INOUT_64(d, i), BRASA_INOUT_64(d, i + 64)
 
-// The operands behind D: its registers are %0 to %31, %63, %95 or %127.
+// The operands behind D: its registers are %0 to %15, %31, %63, %95 or %127.
 #define BRASA_WGMMA_16(shape, type, registers, inout, a_, b_, p_, ta_, tb_)                    \
   asm volatile("{ .reg .pred p; setp.ne.b32 p, " p_ ", 0; wgmma.mma_async.sync.aligned." shape \
                ".f32." type "." type " " registers ", " a_ ", " b_ ", p, 1, 1, " ta_ ", " tb_  \
@@ -147,15 +148,17 @@ template <int R> BRASA_DEVICE_FN void wgmma_done(float (&)[R]) {}
 
 template <class T, int N, bool kAAlong, bool kBAlong>
 BRASA_DEVICE_FN void wgmma(float (&d)[N / 2], uint64_t a, uint64_t b, bool accumulate) {
-  static_assert(N == 64 || N == 128 || N == 192 || N == 256);
+  static_assert(N == 32 || N == 64 || N == 128 || N == 192 || N == 256);
   if constexpr (N == 256) {
     BRASA_WGMMA_N("256", 128, "%128", "%129", "%130", "%131", "%132");
   } else if constexpr (N == 192) {
     BRASA_WGMMA_N("192", 96, "%96", "%97", "%98", "%99", "%100");
   } else if constexpr (N == 128) {
     BRASA_WGMMA_N("128", 64, "%64", "%65", "%66", "%67", "%68");
-  } else {
+  } else if constexpr (N == 64) {
     BRASA_WGMMA_N("64", 32, "%32", "%33", "%34", "%35", "%36");
+  } else {
+    BRASA_WGMMA_N("32", 16, "%16", "%17", "%18", "%19", "%20");
   }
 }
 

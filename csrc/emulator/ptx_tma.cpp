@@ -40,14 +40,17 @@ void arrive(CountingBarrier* barrier, int bytes, Location where) {
 /// Copies one line of the box, its pieces swapped by the address.
 void land_line(std::byte* arena, size_t offset, const TensorMap& map, const int64_t* at) {
   const auto item = static_cast<size_t>(map.stride[0]);
-  const bool inside = at[1] >= 0 && at[1] < map.extent[1] && at[2] >= 0 && at[2] < map.extent[2];
+  const bool has_outer = map.extent[3] > 0;
+  bool inside = !has_outer || (at[3] >= 0 && at[3] < map.extent[3]);
+  for (int d = 1; d < 3; ++d) inside = inside && at[d] >= 0 && at[d] < map.extent[d];
+  const std::byte* const from =
+      map.base + at[1] * map.stride[1] + at[2] * map.stride[2] + at[3] * map.stride[3];
   for (int i = 0; i < map.box[0]; ++i) {
     const size_t byte = offset + static_cast<size_t>(i) * item;
     std::byte* to = arena + (byte ^ (byte >> 3 & 0x70));
     const int64_t x = at[0] + i;
     if (inside && x >= 0 && x < map.extent[0]) {
-      std::memcpy(to, map.base + x * map.stride[0] + at[1] * map.stride[1] + at[2] * map.stride[2],
-                  item);
+      std::memcpy(to, from + x * map.stride[0], item);
     } else {
       std::memset(to, 0, item);
     }
@@ -142,7 +145,7 @@ void land(const TensorLoad& load) {
   if (map.step[0] > 0) offset = land_pixels(load);
   for (int z = 0; map.step[0] == 0 && z < map.box[2]; ++z) {
     for (int y = 0; y < map.box[1]; ++y, offset += kLineBytes) {
-      const int64_t at[3] = {load.at[0], load.at[1] + y, load.at[2] + z};
+      const int64_t at[4] = {load.at[0], load.at[1] + y, load.at[2] + z, load.at[3]};
       land_line(load.block->arena, offset, map, at);
     }
   }
@@ -191,7 +194,15 @@ void start_load(void* shared, CountingBarrier* barrier, TensorLoad load) {
 void tensor_load(void* shared, const TensorMap& map, CountingBarrier* barrier, int x, int y,
                  int z) {
   if (map.step[0] != 0) fail("tma_load: a map of pixels");
+  if (map.extent[3] != 0) fail("tma_load: the map has an outer dimension");
   start_load(shared, barrier, TensorLoad{.map = map, .at = {x, y, z}});
+}
+
+void tensor_load(void* shared, const TensorMap& map, CountingBarrier* barrier, int x, int y, int z,
+                 int outer) {
+  if (map.step[0] != 0) fail("tma_load: a map of pixels");
+  if (map.extent[3] == 0) fail("tma_load: the map has no outer dimension");
+  start_load(shared, barrier, TensorLoad{.map = map, .at = {x, y, z, outer}});
 }
 
 namespace {
@@ -251,6 +262,19 @@ void tensor_store_wait(int stores_left) {
     carry_out(me.tensor_stores.front(), me.block->arena);
     me.tensor_stores.erase(me.tensor_stores.begin());
   }
+}
+
+/// The last thread sees whether a block, alone on its multiprocessor, can have what all ask for.
+void take_registers(int registers) {
+  constexpr int64_t kRegisters = 64 * 1024, kMostOfThread = 255, kStep = 8;
+  Block& block = *running_fiber().block;
+  const auto threads = static_cast<int64_t>(block.threads.size());
+  block.registers += registers;
+  if (++block.takers < threads) return;
+  const int64_t most = std::min(kRegisters / threads, kMostOfThread) / kStep * kStep * threads;
+  if (block.registers > most)
+    fail("threads wait for ever for " + std::to_string(block.registers) +
+         " registers in all: their block begins with " + std::to_string(most));
 }
 
 const void* in_cluster(const void* shared, unsigned rank) {

@@ -23,6 +23,8 @@ void barrier_arrive(CountingBarrier* barrier, Location where);
 void barrier_expect(CountingBarrier* barrier, int bytes, Location where);
 void barrier_wait(CountingBarrier* barrier, unsigned parity, Location where);
 void tensor_load(void* shared, const TensorMap& map, CountingBarrier* barrier, int x, int y, int z);
+void tensor_load(void* shared, const TensorMap& map, CountingBarrier* barrier, int x, int y, int z,
+                 int outer);
 void pixel_load(void* shared, const TensorMap& map, CountingBarrier* barrier, int channel, int w,
                 int h, int image, int right, int down);
 void tensor_store(const TensorMap& map, const void* shared, int x, int y, int z);
@@ -31,6 +33,7 @@ void tensor_store_wait(int stores_left);
 void tensor_load_multicast(void* shared, const TensorMap& map, CountingBarrier* barrier, int x,
                            int y, int z, unsigned blocks);
 void barrier_arrive_at(CountingBarrier* barrier, unsigned rank, Location where);
+void take_registers(int registers);
 void check_barrier(const CountingBarrier* barrier);
 unsigned cluster_rank();
 const void* in_cluster(const void* shared, unsigned rank);

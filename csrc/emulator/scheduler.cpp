@@ -119,6 +119,7 @@ void Scheduler::prepare_block(Block& block, const Grid& grid, uint64_t index, si
   const auto count = static_cast<unsigned>(volume(grid.block));
   const unsigned warps = (count + 31) / 32;
   block.alive = count;
+  block.registers = block.takers = 0;
   block.threads.assign(count, Fiber{});
   block.live_lanes.assign(warps, 0);
   block.collectives.resize(warps);

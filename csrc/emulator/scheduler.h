@@ -128,6 +128,7 @@ struct Block {
   Barrier barriers[kNamedBarriers + kWarpgroups];
   std::vector<std::vector<WgmmaGroup>> wgmma_groups;  // by warp; the last is open
   unsigned rank = 0;                                  // in its cluster
+  int64_t registers = 0, takers = 0;                  // taken in all, by how many threads
   std::byte* arena = nullptr;                         // shared memory
   size_t arena_used = 0;
   std::vector<SharedArray> arrays;

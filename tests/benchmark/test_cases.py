@@ -159,12 +159,23 @@ ON_GPU = families.selected(
 )
 
 
+def tolerance_on_gpu(case):
+    """Of a difference, relative to the norm: float32 sums differ by less than 1e-4, what is rounded to bfloat16 by less
+    than two roundings, operands in tf32 are cut or rounded, to 2^-10 each (in attention weights and slopes are rounded as well as results, but each on its own: the norm
+    sees 3e-3). torch adds logarithms of CTC, about 1,100 after 400 steps: roundings of 2^-14 of a probability, 20 of
+    them where their signs are random. Against float64 its gradient is off by 2.9e-4, brasa's by 5e-7.
+    """
+    if case.unit == "tf32":
+        return 2.0**-9
+    if case.unit == "bf16" or "bfloat16" in case.family:
+        return 2.0**-7
+    return 20 * 2.0**-14 if case.name.startswith("ctc_loss fwd+bwd 400x64x32") else 1e-4
+
+
 @pytest.mark.torch
 @pytest.mark.parametrize("case", ON_GPU, ids=lambda case: f"{case.family}: {case.name}")
 def test_large_cases_on_cupy_agree_with_torch(case, cupy_arrays, monkeypatch):
-    """What a GPU is measured on is also computed right: relative to the norm, float32 sums differ by less than 1e-4,
-    what is rounded to bfloat16 by less than two roundings; operands in tf32 are cut or rounded, to 2^-10 each.
-    """
+    """What a GPU is measured on is also computed right."""
     pytest.importorskip("torch")
     from brasa._bench import cuda
 
@@ -172,9 +183,7 @@ def test_large_cases_on_cupy_agree_with_torch(case, cupy_arrays, monkeypatch):
     cuda.prepare_torch()
     calls = case.make()
     (ours, *others) = ([on_gpu(x) for x in parts(call())] for call in calls.values())
-    tolerance = {"fma": 1e-4, "bf16": 2.0**-7, "tf32": 2.0**-9}[case.unit]
-    if "bfloat16" in case.family:
-        tolerance = 2.0**-7
+    tolerance = tolerance_on_gpu(case)
     assert others
     for theirs in others:
         for a, b in zip(ours, theirs, strict=True):

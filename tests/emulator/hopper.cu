@@ -100,11 +100,45 @@ __global__ void __launch_bounds__(kThreads)
 #endif
 }
 
+template <int kKept>
+__global__ void __launch_bounds__(3 * kMultipliers, 1) share_registers_kernel() {
+#if BRASA_HAS_WGMMA
+  if (threadIdx.x < kMultipliers)
+    simt::release_registers<kKept>();
+  else
+    simt::acquire_registers<240>();
+#endif
+}
+
 constexpr int kPixels = 24;
 struct PixelStage {
   unsigned char lines[kPixels * kLine];
   simt::Barrier full;
 };
+
+BRASA_DEVICE_FN void store_lines(const PixelStage& stage, uint16_t* y) {
+  for (int i = int(threadIdx.x); i < kPixels * 64; i += 32) {
+    const int byte = i / 64 * kLine + (i % 64 / 8 ^ i / 64 % 8) * 16 + i % 8 * 2;
+    y[i] = *reinterpret_cast<const uint16_t*>(stage.lines + byte);
+  }
+}
+
+/// y (kPixels, 64) = what one load of a box of four dimensions brings.
+__global__ void __launch_bounds__(32)
+    load_box_kernel(const __grid_constant__ simt::TensorMap map, BoxPlace at, uint16_t* y) {
+#if BRASA_HAS_WGMMA
+  BRASA_DYN_SHARED(PixelStage, stage);
+  if (threadIdx.x == 0) {
+    simt::barrier_init(&stage->full, 1);
+    simt::barrier_init_fence();
+    simt::barrier_expect(&stage->full, kPixels * kLine);
+    simt::tma_load(stage->lines, map, &stage->full, at.x, at.y, at.z, at.outer);
+  }
+  __syncthreads();
+  simt::barrier_wait(&stage->full, 0);
+  store_lines(*stage, y);
+#endif
+}
 
 /// y (kPixels, 64) = what one load of pixels brings.
 __global__ void __launch_bounds__(32)
@@ -120,10 +154,7 @@ __global__ void __launch_bounds__(32)
   }
   __syncthreads();
   simt::barrier_wait(&stage->full, 0);
-  for (int i = int(threadIdx.x); i < kPixels * 64; i += 32) {
-    const int byte = i / 64 * kLine + (i % 64 / 8 ^ i / 64 % 8) * 16 + i % 8 * 2;
-    y[i] = *reinterpret_cast<const uint16_t*>(stage->lines + byte);
-  }
+  store_lines(*stage, y);
 #endif
 }
 
@@ -215,6 +246,23 @@ simt::TensorMap map_of(const uint16_t* data, int64_t rows, int64_t k, int lines)
 }  // namespace
 
 // ---------------------------------------------------------------------------------- launchers
+
+void share_registers(bool keep_32) {
+  simt::launch({.block = dim3(3 * kMultipliers)},
+               keep_32 ? share_registers_kernel<32> : share_registers_kernel<24>);
+}
+
+void load_box(const uint16_t* x, uint16_t* y, const int64_t (&extent)[4],
+              const int64_t (&stride)[3], const BoxPlace& at) {
+  const simt::TensorMap map =
+      simt::make_tensor_map({.base = x,
+                             .item_bytes = 2,
+                             .extent = {extent[0], extent[1], extent[2], extent[3]},
+                             .stride = {2 * stride[0], 2 * stride[1], 2 * stride[2]},
+                             .lines = kPixels,
+                             .items = 1});
+  simt::launch({.block = dim3(32), .smem = sizeof(PixelStage)}, load_box_kernel, map, at, y);
+}
 
 static simt::TensorMap map_of(const uint16_t* pixels, const PixelImage& image) {
   const int64_t pixel = 2 * image.channels, row = pixel * image.width;

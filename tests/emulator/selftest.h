@@ -56,6 +56,17 @@ enum class RingBug {
 };
 void ring_gemm(const uint16_t* a, const uint16_t* b, float* c, int m, int n, int k, RingBug bug);
 
+/// One group of warps of three keeps 24 registers a thread, or 32, and the others take 240.
+void share_registers(bool keep_32);
+
+/// y (24, 64): a box of 24 lines of 64 elements of 16 bits, from a place of a tensor of four
+/// dimensions, the innermost first.
+struct BoxPlace {
+  int x, y, z, outer;
+};
+void load_box(const uint16_t* x, uint16_t* y, const int64_t (&extent)[4],
+              const int64_t (&stride)[3], const BoxPlace& at);
+
 /// y (24, 64): 64 channels of 24 places of a walk over images (images, height, width, channels) of
 /// 16-bit elements; pairs are of w and h.
 struct PixelImage {

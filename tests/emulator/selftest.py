@@ -90,6 +90,15 @@ def run_ring_gemm(emulator: ModuleType, a: np.ndarray, b: np.ndarray, bug: int =
     return product.get()
 
 
+def run_load_box(emulator: ModuleType, x: np.ndarray, at: tuple[int, ...]) -> np.ndarray:
+    """What one load brings of `x`, 16-bit integers of four dimensions, from `at`, innermost first."""
+    source = DeviceArray(emulator, x)
+    result = DeviceArray(emulator, np.full((24, 64), 0xFFFF, np.uint16))
+    strides = [stride // x.itemsize for stride in x.strides[2::-1]]
+    emulator.load_box(source.address, result.address, x.shape[::-1], strides, at)
+    return result.get()
+
+
 def run_load_pixels(
     emulator: ModuleType, x: np.ndarray, walk: tuple[tuple[int, int], ...], at: tuple[int, ...]
 ) -> np.ndarray:

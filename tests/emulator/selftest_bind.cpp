@@ -95,6 +95,18 @@ void bind_ring(py::module_& m) {
       Release());
 }
 
+void bind_boxes(py::module_& m) {
+  m.def("share_registers", &share_registers, Release());
+  m.def(
+      "load_box",
+      [](Address x, Address y, const std::array<int64_t, 4>& extent,
+         const std::array<int64_t, 3>& stride, const std::array<int, 4>& at) {
+        load_box(as<uint16_t>(x), as<uint16_t>(y), {extent[0], extent[1], extent[2], extent[3]},
+                 {stride[0], stride[1], stride[2]}, {at[0], at[1], at[2], at[3]});
+      },
+      Release());
+}
+
 using PixelCopy = void (*)(const uint16_t*, uint16_t*, const PixelImage&, const PixelLoad&);
 
 void bind_pixels(py::module_& m, const char* name, PixelCopy copy) {
@@ -154,6 +166,7 @@ PYBIND11_MODULE(BRASA_MODULE, m) {
   brasa::bind_emulator(m);
   bind_matrix_kernels(m);
   bind_ring(m);
+  bind_boxes(m);
   bind_pixels(m, "load_pixels", load_pixels);
   bind_pixels(m, "store_pixels", store_pixels);
   bind_cluster(m);

@@ -15,6 +15,7 @@ from emulator.selftest import (
     TIMINGS,
     DeviceArray,
     normal,
+    run_load_box,
     run_load_pixels,
     run_panel,
     run_ring_gemm,
@@ -82,6 +83,21 @@ def test_warpgroup_product_is_exact_on_integers(
     emulator.set_option("order", order)
     emulator.set_option("async", timing)
     np.testing.assert_array_equal(run_ring_gemm(emulator, a, b), a @ b.T)
+
+
+@pytest.mark.parametrize("timing", TIMINGS)
+def test_loads_of_boxes_of_four_dimensions(
+    emulator: ModuleType, timing: str, rng: np.random.Generator
+) -> None:
+    """Zeros outside of the tensor: a line never goes on in the next item."""
+    emulator.set_option("async", timing)
+    x = rng.integers(1, 1000, (3, 2, 30, 72)).astype(np.uint16)
+    padded = np.zeros((4, 3, 64, 136), np.uint16)
+    padded[:3, :2, :30, :72] = x
+    for at in ((0, 0, 0, 0), (64, 0, 1, 2), (0, 24, 1, 1), (0, 30, 0, 1), (0, 0, 2, 0), (0, 0, 0, 3)):
+        first, line, item, outer = at
+        expected = padded[outer, item, line : line + 24, first : first + 64]
+        np.testing.assert_array_equal(run_load_box(emulator, x, at), expected)
 
 
 # (N, H, W, C); first place, number and step of the places along w and h; taps of a kernel

@@ -221,6 +221,13 @@ def test_mistake_with_a_barrier_is_reported(
     np.testing.assert_array_equal(run_ring_gemm(emulator, a, b), a @ b.T)
 
 
+def test_registers_that_a_block_does_not_have_are_reported(emulator: ModuleType) -> None:
+    emulator.share_registers(False)
+    with pytest.raises(RuntimeError) as error:
+        emulator.share_registers(True)
+    assert_mentions(error, "threads wait for ever for 65536 registers", "begins with 64512")
+
+
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("kind", ["copy", "square"])
 def test_a_write_without_a_fence_is_reported_where_the_engine_reads_it(

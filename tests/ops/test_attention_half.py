@@ -33,7 +33,7 @@ KINDS = ["none", "causal", "bool", "added", "both"]
 
 @pytest.fixture
 def gpu(device):
-    """A function that sets how the emulator orders threads and copies; tf32 is allowed."""
+    """A function that sets how the emulator orders threads and copies, and its generation; tf32 is allowed."""
     brasa.set_matmul_precision("tf32")
     if device.name != "emulated":
         yield lambda **_: None
@@ -42,6 +42,7 @@ def gpu(device):
         yield lambda **options: [set_option(*option) for option in options.items()]
         set_option("order", "forward")
         set_option("async", "lazy")
+        set_option("capability", 90)
     brasa.set_matmul_precision("ieee")
 
 
@@ -105,7 +106,7 @@ def test_results_are_near_those_of_float64(device, gpu, half, rows, s, e, ev, se
     rng = np.random.default_rng(seed)
     gpu(
         order=("forward", "reverse", "random")[seed % 3],
-        **{"async": ("lazy", "eager", "random")[seed // 3 % 3]},
+        **{"async": ("lazy", "eager", "random")[seed // 3 % 3], "capability": (90, 80)[seed // 135 % 2]},
     )
     q, k, v, _ = operands(rng, (2, 2), rows, s, e, ev, half)
     mask, causal = masked(rng, KINDS[seed // 9 % 5], (1, 2), rows, s)
@@ -130,13 +131,15 @@ def test_results_are_near_those_of_float64(device, gpu, half, rows, s, e, ev, se
     assert np.all(np.abs(log_sum - exact)[seen] <= (((e + 8) * UNIT + cut) * size + s.shape[-1] * UNIT)[seen])
 
 
-SHAPES = [
+SHAPES = [  # rows, keys, features, features of values: the last are for wgmma, in tiles of both widths
     (1, 1, 1, 1),
     (3, 5, 2, 7),
     (64, 64, 64, 64),
     (65, 129, 20, 33),
     (130, 70, 128, 80),
     (17, 200, 96, 8),
+    (129, 127, 64, 64),
+    (260, 190, 128, 64),
 ]
 
 
