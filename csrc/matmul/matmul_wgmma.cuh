@@ -289,10 +289,15 @@ template <class T, class Tile, class Left, bool kRightAlong, class Rows> struct 
       multiply(u.rounds, sum);
       if (kMayCluster<Left> && work.in_cluster) {
         store_in_cluster(u, sum);
+      } else if (work.panels && results.epilogue.is_trivial()) {
+        store_panels<true, T, Tile::kOwnColumns>(shared.panel[number], turn, shared.bias[number],
+                                                 y_map, results, 1 + number, row, column, u.item,
+                                                 sum);
       } else if (work.panels) {
         bias.share(shared.bias[number]);
-        store_panels<T, Tile::kOwnColumns>(shared.panel[number], turn, shared.bias[number], y_map,
-                                           results, 1 + number, row, column, u.item, sum);
+        store_panels<false, T, Tile::kOwnColumns>(shared.panel[number], turn, shared.bias[number],
+                                                  y_map, results, 1 + number, row, column, u.item,
+                                                  sum);
       } else {
         store_rows(u, sum);
       }

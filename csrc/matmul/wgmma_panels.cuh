@@ -180,39 +180,49 @@ BRASA_DEVICE_FN void finish_half(const Epilogue<T>& e, const float* bias, const 
   activate_lanes<T>(e.activation, v);
 }
 
+/// Half a panel of a tile's accumulators. Registers have no address: one of the copies is jumped
+/// to.
+template <int kSums, int kValues>
+BRASA_DEVICE_FN void take_half(const float (&sum)[kSums], int half, float (&v)[kValues]) {
+#pragma unroll
+  for (int h = 0; h < kSums / kValues; ++h) {
+    if (h != half) continue;
+#pragma unroll
+    for (int i = 0; i < kValues; ++i) v[i] = sum[h * kValues + i];
+  }
+}
+
 /// Stores a warpgroup's results in panels: two take turns, one being filled while the copy engine
-/// reads the other.
-template <class T, int kColumns, class Rows>
+/// reads the other. Plain ones have nothing to finish, and so little code that it is unrolled.
+template <bool kPlain, class T, int kColumns, class Rows>
 BRASA_DEVICE_FN void store_panels(unsigned char (&panels)[2][kPanelBytes], unsigned& turn,
                                   const float* bias, const simt::TensorMap& y_map,
                                   const Results<T, Rows>& r, int barrier, int64_t row,
                                   int64_t column, int item, const float (&sum)[kColumns / 2]) {
   using Half = HalfPanel<T>;
+  constexpr int kHalves = kColumns / Half::kColumns;
   int64_t own = threadIdx.x % kGroupThreads;
   BRASA_FORGET(own);  // or addresses of all tiles would be kept in registers
   const int thread = int(own), lane = thread % simt::kWarpSize, warp_line = (thread - lane) / 2;
-  const bool plain = r.epilogue.is_trivial();
-#pragma unroll 1
-  for (int h = 0; h < kColumns / Half::kColumns; ++h) {
+#pragma unroll(kPlain ? kHalves : 1)
+  for (int h = 0; h < kHalves; ++h) {
     const int64_t from = column + h * Half::kColumns;
     if (from - h % 2 * Half::kColumns >= r.n || row >= r.m) return;
     const Half half{panels[turn] + warp_line * kLine128, lane, h % 2 * 4};
     const PanelRows<T> rows(r, lane, item, row + warp_line, from);
     typename PanelRows<T>::Words residual[PanelRows<T>::kPieces];
-    if (r.epilogue.residual) rows.load(r.epilogue.residual, residual);
+    if (!kPlain && r.epilogue.residual) rows.load(r.epilogue.residual, residual);
     if (h % 2 == 0) {
       if (thread == 0) simt::tma_store_wait<1>();
       simt::bar_sync(barrier, kGroupThreads);
     }
-    if (r.epilogue.residual) {
+    if (!kPlain && r.epilogue.residual) {
       rows.put(half, residual);
       __syncwarp();
     }
     float v[Half::kValues];
-#pragma unroll
-    for (int i = 0; i < kColumns / 2; ++i)  // registers have no address: half a panel's are taken
-      if (i / Half::kValues == h) v[i % Half::kValues] = sum[i];
-    if (!plain) finish_half(r.epilogue, bias + h * Half::kColumns, half, rows, v);
+    take_half(sum, h, v);
+    if constexpr (!kPlain) finish_half(r.epilogue, bias + h * Half::kColumns, half, rows, v);
     half.put(v);
     if (h % 2 == 0) continue;
     simt::tma_store_fence();

@@ -83,8 +83,8 @@ def views(x):
 @example(m=40, n=136, k=72, seed=27, flags=(False, True))
 @example(m=60, n=264, k=520, seed=45, flags=(True, False))
 @example(m=40, n=264, k=1200, seed=45, flags=(False, True))
-@example(m=136, n=136, k=1200, seed=5, flags=(False, True))
-@example(m=72, n=64, k=6400, seed=47, flags=(True, False))
+@example(m=136, n=136, k=1200, seed=15, flags=(False, True))
+@example(m=72, n=64, k=6400, seed=75, flags=(True, False))
 def test_integers_are_exact(kind, gpu, m, n, k, seed, flags):
     xp, dtype = kind
     rng = np.random.default_rng(seed)
