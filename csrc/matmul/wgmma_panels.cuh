@@ -133,7 +133,7 @@ template <class T> struct PanelRows {
 /// behind them.
 template <int kColumns> struct TileBias {
   static constexpr int kEach = (kColumns + kGroupThreads - 1) / kGroupThreads;
-  float value[kEach];
+  float value[kEach]{};
 
   template <class T>
   BRASA_DEVICE_FN void load(const Epilogue<T>& e, int64_t column, int64_t columns) {
