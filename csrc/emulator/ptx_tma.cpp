@@ -227,7 +227,8 @@ void start_store(const TensorMap& map, const void* shared, TensorStore store) {
   const size_t bytes = kLineBytes * static_cast<size_t>(map.box[1] * map.box[2]);
   note_access(shared, bytes, kRead, __builtin_return_address(0));
   require_fenced(*me.block, store.offset, bytes, "tma_store");
-  if (Scheduler::instance().copies_land_at_once())
+  // None overtakes an older one: a wait counts the newest, whether they have landed or not.
+  if (me.tensor_stores.empty() && Scheduler::instance().copies_land_at_once())
     carry_out(store, me.block->arena);
   else
     me.tensor_stores.push_back(store);
