@@ -283,7 +283,7 @@ template <class T, class Tile, class Left, bool kRightAlong, class Rows> struct 
     for (int64_t unit = blockIdx.x; unit < work.units; unit += gridDim.x) {
       const auto u = WgmmaUnit::at<T, Tile>(work, unit);
       const int64_t row = u.row + own_row(), column = u.column + own_column();
-      TileBias<Tile::kOwnColumns> bias;
+      TileBias<T, Tile::kOwnColumns> bias;
       if (work.panels) bias.load(results.epilogue, column, results.n);
       Sums sum;
       multiply(u.rounds, sum);
@@ -294,7 +294,7 @@ template <class T, class Tile, class Left, bool kRightAlong, class Rows> struct 
                                                  y_map, results, 1 + number, row, column, u.item,
                                                  sum);
       } else if (work.panels) {
-        bias.share(shared.bias[number]);
+        bias.share(results.epilogue, shared.bias[number]);
         store_panels<false, T, Tile::kOwnColumns>(shared.panel[number], turn, shared.bias[number],
                                                   y_map, results, 1 + number, row, column, u.item,
                                                   sum);

@@ -129,25 +129,26 @@ template <class T> struct PanelRows {
   }
 };
 
-/// A tile's bias: read before its products, a column or two a thread, shared by the warpgroup
-/// behind them.
-template <int kColumns> struct TileBias {
+/// A tile's bias: read before its products, a column or two a thread, and looked at behind them,
+/// when it has come; then the warpgroup shares it.
+template <class T, int kColumns> struct TileBias {
   static constexpr int kEach = (kColumns + kGroupThreads - 1) / kGroupThreads;
-  float value[kEach]{};
+  T narrow[kEach]{};
+  float wide[kEach]{};
 
-  template <class T>
   BRASA_DEVICE_FN void load(const Epilogue<T>& e, int64_t column, int64_t columns) {
 #pragma unroll
     for (int i = 0; i < kEach; ++i) {
       const int64_t c = column + own(i);
-      const bool live = own(i) < kColumns && c < columns;
-      value[i] = !live ? 0.0f : e.bias ? simt::widen(e.bias[c]) : e.wide_bias ? e.wide_bias[c] : 0;
+      if (own(i) >= kColumns || c >= columns) continue;
+      if (e.bias) narrow[i] = e.bias[c];
+      if (e.wide_bias) wide[i] = e.wide_bias[c];
     }
   }
-  BRASA_DEVICE_FN void share(float (&shared)[kColumns]) const {
+  BRASA_DEVICE_FN void share(const Epilogue<T>& e, float (&shared)[kColumns]) const {
 #pragma unroll
     for (int i = 0; i < kEach; ++i)
-      if (own(i) < kColumns) shared[own(i)] = value[i];
+      if (own(i) < kColumns) shared[own(i)] = e.wide_bias ? wide[i] : simt::widen(narrow[i]);
   }
 
  private:
