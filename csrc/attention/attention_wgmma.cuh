@@ -151,10 +151,17 @@ inline bool has_rows_map(const RowsOperand& x, const AttentionParams& p, const B
          reinterpret_cast<uintptr_t>(x.data) % 16 == 0 && (row | inner | outer) % kItems == 0;
 }
 
+/// Whether cards take these kernels. On an H200 a first version waited for ever: its groups asked
+/// for 65,536 registers of the 64,512 that the block has, which the emulator counts since then. The
+/// cure has run on the emulator alone, so cards stay with mma.sync until one has passed the tests
+/// with this set.
+constexpr bool kWgmmaOnCards = false;
+
 /// The plane in which the copy engine reads all of them, if this attention is one for wgmma.
 inline BatchPlane wgmma_plane(const AttentionParams& p, const AttentionMask<float>& mask,
                               std::initializer_list<RowsOperand> operands) {
   BatchPlane plane{};
+  if (!kWgmmaOnCards && !BRASA_EMULATED_DEVICE) return plane;
   if (simt::device_properties().capability != 90 || mask || p.dropout > 0 || !(p.scale > 0) ||
       p.s == 0 || p.ev == 0 || p.count >= int64_t(1) << 31)
     return plane;
