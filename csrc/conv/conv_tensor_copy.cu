@@ -93,7 +93,7 @@ template <class T> BRASA_DEVICE_FN PackedTap<T> find_tap(const WeightPacking<T>&
 /// A block packs kSide output channels x kSide input channels x kTapsAtOnce taps. blockIdx.y counts
 /// groups of taps, blockIdx.z groups of channels.
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 4)
     pack_weights_kernel(const __grid_constant__ WeightPacking<T> p, int64_t across) {
   BRASA_SHARED(T, square, [kTapsAtOnce<T> * kSquareWords]);
   BRASA_SHARED(PackedTap<T>, place, [kTapsAtOnce<T>]);

@@ -142,7 +142,8 @@ template <class T, class Group, int kLanes, bool kKeeps> struct Line {
   template <class E> BRASA_DEVICE_FN Held<E> hold(const E* from, T beyond = 0) const {
     Held<E> held;
     held.from = from;
-    if constexpr (kKeeps && simt::kInWords<E, kLanes>) {
+    // Blocks of 1024 threads have no registers for both forms.
+    if constexpr (kKeeps && simt::kInWords<E, kLanes> && Group::kBlock <= kLineThreads) {
       simt::Raw<E, kLanes> raw[kPacks];  // all loads leave before the first is waited for
 #pragma unroll
       for (int turn = 0; turn < kPacks; ++turn) {
