@@ -164,9 +164,7 @@ class Generator:
         def scale(values: np.ndarray) -> None:
             values *= one(high - low)
             values += one(low)
-            if (
-                high > low
-            ):  # low + u (high - low) may round up to high: the largest number below takes its place
+            if high > low:  # the sum may round up to high: the largest number below takes its place
                 np.minimum(values, np.nextafter(one(high), one(low)), out=values)
 
         return self._drawn("random", out, size, dtype, purpose, scale)

@@ -161,9 +161,10 @@ ON_GPU = families.selected(
 
 def tolerance_on_gpu(case):
     """Of a difference, relative to the norm: float32 sums differ by less than 1e-4, what is rounded to bfloat16 by less
-    than two roundings, operands in tf32 are cut or rounded, to 2^-10 each (in attention weights and slopes are rounded as well as results, but each on its own: the norm
-    sees 3e-3). torch adds logarithms of CTC, about 1,100 after 400 steps: roundings of 2^-14 of a probability, 20 of
-    them where their signs are random. Against float64 its gradient is off by 2.9e-4, brasa's by 5e-7.
+    than two roundings; operands in tf32 are cut or rounded, to 2^-10 each. In attention weights and slopes are rounded
+    as well as results, but each on its own: the norm sees 3e-3. torch adds logarithms of CTC, about 1,100 after 400
+    steps: roundings of 2^-14 of a probability, 20 of them where their signs are random. Against float64 its gradient
+    is off by 2.9e-4, brasa's by 5e-7.
     """
     if case.unit == "tf32":
         return 2.0**-9
