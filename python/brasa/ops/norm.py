@@ -128,9 +128,12 @@ def _plain_batch_norm(
         channels = x.shape[1:2]
         if x.size <= channels[0] or (running[0] is None and not training):
             return None
+        kind = type(x)
         for vector in (weight, bias, *running):
-            if vector is not None and vector.shape != channels:
+            if vector is not None and (vector.shape != channels or type(vector) is not kind):
                 return None
+        if residual is not None and type(residual) is not kind:
+            return None
         statistic = _check.wide(x.dtype)
         y, mean, rstd = empty_like(x), empty(channels, statistic, False), empty(channels, statistic, False)
         pre = empty_like(x) if keep else None
@@ -158,7 +161,11 @@ def _plain_batch_gradients(
     native, source = behind
     try:
         _, _, kernels, empty, empty_like = _backend.backend_of(x)
-        if type(dy) is not type(x) or not x.size or (weight is not None and weight.shape != x.shape[1:2]):
+        kind = type(x)
+        for array in (dy, weight, relu_bias, *saved[:3]):
+            if array is not None and type(array) is not kind:
+                return None
+        if not x.size or (weight is not None and weight.shape != x.shape[1:2]):
             return None
         if native is not None:
             g = empty_like(dy)
