@@ -20,9 +20,9 @@ namespace brasa::cuda {
 /// Windows of K x K elements, S apart, the first one P before the image.
 template <int K, int S, int P> struct Windows {
   static constexpr int kKernel = K, kStride = S, kPad = P;
-  /// Inputs that neighbouring windows read before S times the first one's number, and after S times
-  /// the last one's, its own S not counted.
-  static constexpr int kInputsBefore = P, kInputsAfter = K - S - P;
+  /// Inputs that neighbouring windows read after S times the last one's number, its own S not
+  /// counted. Before S times the first one's they read P.
+  static constexpr int kInputsAfter = K - S - P;
   /// Windows that cover a group of S inputs, besides the one of the group's number.
   static constexpr int kWindowsBefore = (K - 1 - P) / S, kWindowsAfter = (S - 1 + P) / S;
 
