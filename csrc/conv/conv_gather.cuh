@@ -62,7 +62,6 @@ template <class T, class Tile, bool kPacks> struct GatherOperands {
   using Right = FmaPart<T, Tile::kColumns, kDepth, kThreadsOf>;
   using Table = StepTable<DepthStep>;
   static constexpr int kStep = kPacks ? kLanes : 1;  // of the depth
-  static constexpr int kElements = Left::kPacks * kLanes;
   static constexpr int kPixels =
       kPacks ? Left::kPacks : (Tile::kRows + kThreadsOf - 1) / kThreadsOf;
   static_assert(kThreadsOf % (kDepth / kLanes) == 0 &&
@@ -75,14 +74,6 @@ template <class T, class Tile, bool kPacks> struct GatherOperands {
   uint32_t taps[kPixels];
   Left left;
   Right right;
-
-  /// Which row of the tile and which step of the round a thread's element is, without packs.
-  static BRASA_DEVICE_FN int own_row(int e) {
-    return (int(threadIdx.x) + e * kThreadsOf) % Tile::kRows;
-  }
-  static BRASA_DEVICE_FN int own_step(int e) {
-    return (int(threadIdx.x) + e * kThreadsOf) / Tile::kRows;
-  }
 
   /// Begins a section of the depth at `begin`, of at most so many steps and taps; all threads call.
   BRASA_DEVICE_FN void start(int64_t group, int64_t row, int64_t column, int64_t begin,
@@ -117,7 +108,7 @@ template <class T, class Tile, bool kPacks> struct GatherOperands {
     const int count = taps_left < kSectionTaps ? int(taps_left) : kSectionTaps;
 #pragma unroll
     for (int k = 0; k < kPixels; ++k) {
-      const int64_t r = first + (kPacks ? Left::extent_of(k, true) : own_row(k));
+      const int64_t r = first + (kPacks ? Left::extent_of(k, true) : Left::extent_of_element(k));
       const Place pixel = place_pixel(task.grid, task.in_layout, r < pixels ? r : 0);
       in[k] = task.in + group * task.group_in * task.in_layout.channel + pixel.offset;
       taps[k] = 0;
@@ -152,8 +143,8 @@ template <class T, class Tile, bool kPacks> struct GatherOperands {
   }
   BRASA_DEVICE_FN void fetch_elements(const DepthStep* steps) {
 #pragma unroll
-    for (int e = 0; e < kElements; ++e) {
-      const DepthStep step = steps[own_step(e)];
+    for (int e = 0; e < Left::kElements; ++e) {
+      const DepthStep step = steps[Left::depth_of_element(e)];
       T value = 0;
       if (taps[e % kPixels] & step.tap) value = in[e % kPixels][step.offset];
       left.pack[e / kLanes][e % kLanes] = value;
@@ -164,9 +155,7 @@ template <class T, class Tile, bool kPacks> struct GatherOperands {
     if constexpr (kPacks) {
       left.store(true, shared.left[copy]);
     } else {
-#pragma unroll
-      for (int e = 0; e < kElements; ++e)
-        shared.left[copy][own_step(e)][own_row(e)] = left.pack[e / kLanes][e % kLanes];
+      left.store_elements(shared.left[copy]);
     }
   }
 };

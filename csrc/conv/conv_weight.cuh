@@ -33,7 +33,6 @@ template <class T, class Tile, bool kPacks> struct WeightOperands {
   static constexpr int kLanes = Tile::kLanes, kDepth = Tile::kDepth, kThreadsOf = Tile::kThreads;
   using Left = FmaPart<T, Tile::kRows, kDepth, kThreadsOf>;
   using Right = FmaPart<T, Tile::kColumns, kDepth, kThreadsOf>;
-  static constexpr int kElements = Left::kPacks * kLanes;
   static constexpr int kOfRow = kPacks ? Tile::kRows / kLanes : Tile::kRows;  // loads of a step
   static constexpr int kPlaces = (kOfRow + kThreadsOf - 1) / kThreadsOf;
   static_assert(kOfRow % kThreadsOf == 0 || kThreadsOf % kOfRow == 0);
@@ -46,17 +45,10 @@ template <class T, class Tile, bool kPacks> struct WeightOperands {
   Left left;
   Right right;
 
-  static BRASA_DEVICE_FN int own_row(int e) {
-    return (int(threadIdx.x) + e * kThreadsOf) % Tile::kRows;
-  }
-  static BRASA_DEVICE_FN int own_step(int e) {
-    return (int(threadIdx.x) + e * kThreadsOf) / Tile::kRows;
-  }
-
   BRASA_DEVICE_FN void find_rows(int64_t first) {
 #pragma unroll
     for (int k = 0; k < kPlaces; ++k) {
-      const int64_t r = first + (kPacks ? Left::extent_of(k, false) : own_row(k));
+      const int64_t r = first + (kPacks ? Left::extent_of(k, false) : Left::extent_of_element(k));
       int64_t kernel[3], channel;
       tap[k] =
           r < task.rows() ? place_tap(task.grid, task.x_layout, r, kernel, channel) : no_place();
@@ -113,8 +105,8 @@ template <class T, class Tile, bool kPacks> struct WeightOperands {
       }
     } else {
 #pragma unroll
-      for (int e = 0; e < kElements; ++e) {
-        const Place pixel = pixels[own_step(e)];
+      for (int e = 0; e < Left::kElements; ++e) {
+        const Place pixel = pixels[Left::depth_of_element(e)];
         const bool read = inside(task.x_layout, tap[e % kPlaces], pixel);
         left.pack[e / kLanes][e % kLanes] = read ? x[tap[e % kPlaces].offset + pixel.offset] : T(0);
       }
@@ -125,9 +117,7 @@ template <class T, class Tile, bool kPacks> struct WeightOperands {
     if constexpr (kPacks) {
       left.store(false, shared.left[copy]);
     } else {
-#pragma unroll
-      for (int e = 0; e < kElements; ++e)
-        shared.left[copy][own_step(e)][own_row(e)] = left.pack[e / kLanes][e % kLanes];
+      left.store_elements(shared.left[copy]);
     }
   }
 };

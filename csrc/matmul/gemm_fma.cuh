@@ -103,6 +103,20 @@ template <class T, int kExtent, int kDepth, int kThreads> struct FmaPart {
       for (int lane = 0; lane < kLanes; ++lane) side[p + lane][i] = pack[k][lane];
     }
   }
+
+  /// Where element e stands, of those that are loaded one by one and kept in the packs.
+  static constexpr int kElements = kPacks * kLanes;
+  static BRASA_DEVICE_FN int extent_of_element(int e) {
+    return (int(threadIdx.x) + e * kThreads) % kExtent;
+  }
+  static BRASA_DEVICE_FN int depth_of_element(int e) {
+    return (int(threadIdx.x) + e * kThreads) / kExtent;
+  }
+  BRASA_DEVICE_FN void store_elements(FmaSide<T, kExtent, kDepth>& side) const {
+#pragma unroll
+    for (int e = 0; e < kElements; ++e)
+      side[depth_of_element(e)][extent_of_element(e)] = pack[e / kLanes][e % kLanes];
+  }
 };
 
 /// What a thread multiplies in one step of the depth.
