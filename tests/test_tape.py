@@ -727,6 +727,26 @@ def test_profile_counts_the_work():
     assert row.share_of_limit(peak=convolution / row.seconds, bandwidth=1e30) == pytest.approx(1.0)
 
 
+def test_profile_counts_the_work_of_sequences():
+    steps, batch, inputs, hidden, queries, keys, features = 5, 2, 3, 4, 6, 7, 8
+    x = np.ones((steps, batch, inputs), np.float32)
+    w_ih = Tensor(np.ones((4 * hidden, inputs), np.float32), requires_grad=True)
+    w_hh = Tensor(np.ones((4 * hidden, hidden), np.float32), requires_grad=True)
+    q, k, v = (
+        Tensor(np.ones((2, length, features), np.float32), requires_grad=True)
+        for length in (queries, keys, keys)
+    )
+    with profile() as measured:
+        ops.lstm(x, None, None, w_ih, w_hh)[0].sum().backward()
+        ops.attention(q, k, v).sum().backward()
+    flops = {row.operator: row.flops for row in measured.rows}
+    per_row = 2 * steps * batch * 4 * hidden
+    assert flops["lstm"] == per_row * (inputs + hidden)
+    assert flops["lstm backward"] == per_row * (inputs + 2 * hidden)  # x is data: no gradient
+    scores = 2 * 2 * queries * keys * features
+    assert (flops["attention"], flops["attention backward"]) == (2 * scores, 5 * scores)
+
+
 def test_profile_charges_own_time_only():
     import time
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from math import prod
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from brasa import _tape
 from brasa._backend import device_of, is_array, namespace
@@ -20,8 +22,8 @@ __all__ = ["Profile", "detect_anomaly", "profile"]
 class Row(NamedTuple):
     """One line of a profile.
 
-    `flops` counts the operations of matrix products and convolutions, a multiply-add as two; `nbytes` what
-    the arguments and results of all calls hold, each array read or written once.
+    `flops` counts the operations of products, convolutions, recurrent layers and attention, a multiply-add as
+    two; `nbytes` what the arguments and results of all calls hold, each array read or written once.
     """
 
     operator: str
@@ -124,20 +126,64 @@ def _limits() -> tuple[float, float]:
 
 
 def _flops(op: Operator, phase: str, args: Sequence[Any], result: Any) -> int:
-    """The operations of a product or a convolution; those of other operators do not count beside memory."""
-    if op.name not in ("matmul", "conv2d"):
+    """The operations of products, convolutions, recurrent layers and attention; those of other operators do
+    not count beside memory.
+    """
+    count = _MULTIPLY_ADDS.get(op.name)
+    if count is None:
         return 0
     if phase == "forward":
-        values, products = dict(zip(op.names, args, strict=False)), 1
-        size = next(_arrays(result)).size
-    else:
-        dys, _, _, mask, kept = args
-        values = {op.names[i]: value for i, value in zip(op.keep, kept, strict=True)}
-        products, size = mask[0] + mask[1], dys[0].size
-    if op.name == "matmul":
-        a = values["a"]
-        return 2 * products * size * a.shape[-2 if values["transpose_a"] and a.ndim > 1 else -1]
-    return 2 * products * size * prod(values["weight"].shape[1:])
+        return 2 * count(dict(zip(op.names, args, strict=False)), next(_arrays(result)), None)
+    dys, _, _, mask, kept = args
+    values = {op.names[i]: value for i, value in zip(op.keep, kept, strict=True)}
+    wanted = dict(zip((op.names[i] for i in op.arrays), mask, strict=True))
+    return 2 * count(values, next(_arrays(dys)), wanted)
+
+
+# Each takes the arguments by name, a result or its gradient, and in a backward which gradients are wanted.
+_Wanted = Mapping[str, bool] | None
+
+
+def _of_matmul(values: Mapping[str, Any], y: Any, wanted: _Wanted) -> int:
+    a = values["a"]
+    depth = a.shape[-2 if values["transpose_a"] and a.ndim > 1 else -1]
+    return y.size * depth * (1 if wanted is None else wanted["a"] + wanted["b"])
+
+
+def _of_conv2d(values: Mapping[str, Any], y: Any, wanted: _Wanted) -> int:
+    return (
+        y.size * prod(values["weight"].shape[1:]) * (1 if wanted is None else wanted["x"] + wanted["weight"])
+    )
+
+
+def _of_recurrent(values: Mapping[str, Any], _: Any, wanted: _Wanted) -> int:
+    """A product with every weight; backward one for the weight's gradient and one for what it was applied to."""
+    rows = prod(values["x"].shape[:-1])
+    total = 0
+    for name in ("w_ih", "w_hh", "w_hr"):
+        weight = values.get(name)
+        if weight is not None:
+            goes_on = wanted is not None and (name != "w_ih" or wanted["x"])
+            total += weight.size * (1 if wanted is None else wanted[name] + goes_on)
+    return rows * total
+
+
+def _of_attention(values: Mapping[str, Any], _: Any, wanted: _Wanted) -> int:
+    """Two products of the scores' size; backward the scores again, their gradient and one per operand."""
+    q, k, v = values["q"], values["k"], values["v"]
+    batch = prod(np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2]))
+    scores = batch * q.shape[-2] * k.shape[-2] // (2 if values["causal"] else 1)
+    if wanted is None:
+        return scores * (q.shape[-1] + v.shape[-1])
+    return scores * (q.shape[-1] * (1 + wanted["q"] + wanted["k"]) + v.shape[-1] * (1 + wanted["v"]))
+
+
+_MULTIPLY_ADDS: dict[str, Callable[[Mapping[str, Any], Any, _Wanted], int]] = {
+    "matmul": _of_matmul,
+    "conv2d": _of_conv2d,
+    "attention": _of_attention,
+    **dict.fromkeys(("rnn", "lstm", "gru", "rnn_cell", "lstm_cell", "gru_cell"), _of_recurrent),
+}
 
 
 def _time(seconds: float) -> str:
