@@ -35,12 +35,22 @@ BRASA_INLINE void each_spot(const RnnParams& p, const Panels<T>& panels, int64_t
 template <class T>
 BRASA_INLINE void prefetch_gates(const ForwardCall<T>& f, int64_t panel, int64_t t, int64_t first,
                                  int64_t count) {
-  if (!gates_are_far<T>(f.p)) return;
+  if (!f.a.gates || !gates_are_far<T>(f.p)) return;
   const int64_t columns = f.gate_columns(), unit = f.gates.first_unit(panel);
   for (int64_t b = first; b < first + count; ++b) {
     const T* const gates = f.a.gates + row_of(f.p, t, b) * columns + unit;
     for (int64_t k = 0; k < rnn_gates(f.p.cell); ++k) __builtin_prefetch(gates + k * f.p.hidden, 1);
   }
+}
+
+/// G of a tile, where it is made here.
+template <class T>
+BRASA_INLINE void multiply_inputs(const ForwardCall<T>& f, int64_t panel, int64_t t, int64_t first,
+                                  int64_t count, T* tile) {
+  const int64_t columns = f.p.inputs, width = f.inputs.width(panel);
+  multiply_rows<T>({f.a.x + row_of(f.p, t, first) * columns, f.p.row_batch * columns}, count,
+                   f.inputs.panel(panel), width, columns, tile, width, false,
+                   f.a.bias ? f.bias.panel(panel) : nullptr);
 }
 
 /// One product of the step with this member's panels, each tile's results given to `living` and
@@ -49,11 +59,13 @@ template <class T, class F, class D>
 BRASA_INLINE void multiply_step(const ForwardCall<T>& f, const Member& me, const Panels<T>& panels,
                                 Rows<T> from, int64_t t, const F& living, const D& dead) {
   const Range rows = me.rows(f.p.batch), mine = me.panels(panels.count);
-  alignas(64) T tile[kTileElements<T>];
+  alignas(64) T tile[2 * kTileElements<T>];
   for (int64_t i = mine.begin; i < mine.end; ++i) {
     const int64_t most = max_tile_rows(int(panels.width(i) / kLanes<T>));
     each_tile(rows.begin, rows.end, most, [&](int64_t row, int64_t count) {
       prefetch_gates(f, i, t, row, count);
+      if (f.p.inputs && &panels == &f.gates)
+        multiply_inputs(f, i, t, row, count, tile + kTileElements<T>);
       multiply_rows<T>({from.first + row * from.stride, from.stride}, count, panels.panel(i),
                        panels.width(i), panels.depth, tile, panels.width(i), false);
       each_spot(f.p, panels, i, t, row, count, tile, living, dead);
@@ -148,7 +160,15 @@ template <class T> static ForwardCall<T> forward_call(const RnnParams& p, const 
       before
           ? Weights<T>{a.w_hh ? a.w_hh + 2 * square : nullptr, 1, p.hidden, p.state, 0, p.state, 1}
           : Weights<T>{a.w_hr, 1, p.projected ? p.state : 0, p.hidden, 0, p.hidden, 1};
-  return {p, a, make_panels(all), make_panels(second), {nullptr, nullptr}, nullptr, nullptr};
+  const int64_t n = p.inputs;
+  const Weights<T> inputs{a.w_ih, gates, p.hidden, n, p.hidden * n, n, 1};
+  const Weights<T> bias{a.bias, gates, p.hidden, n ? 1 : 0, p.hidden, 1, 0};
+  return {.p = p,
+          .a = a,
+          .gates = make_panels(all),
+          .second = make_panels(second),
+          .inputs = make_panels(inputs),
+          .bias = make_panels(bias)};
 }
 
 /// Hands out the scratch; returns how much there is of it.
@@ -157,6 +177,8 @@ template <class T> static size_t place(ForwardCall<T>& f, void* workspace) {
   const bool needs_m = f.p.projected || f.p.cell == RnnCell::gru_reset_before;
   f.gates.packed = scratch.take(f.gates.elements());
   f.second.packed = scratch.take(f.second.elements());
+  f.inputs.packed = scratch.take(f.inputs.elements());
+  f.bias.packed = scratch.take(f.bias.elements());
   f.h[0] = scratch.take(f.p.batch * f.state_columns());
   f.h[1] = scratch.take(f.p.lengths ? f.p.batch * f.state_columns() : 0);
   f.c = scratch.take(f.p.cell == RnnCell::lstm ? f.p.batch * f.hidden_columns() : 0);
@@ -165,6 +187,11 @@ template <class T> static size_t place(ForwardCall<T>& f, void* workspace) {
 }
 
 }  // namespace
+
+template <class T> bool rnn_takes_inputs(const RnnParams& p) {
+  return p.cell != RnnCell::gru_reset_before && p.inputs > 0 && p.batch > 1 &&
+         p.steps >= kRnnInputSteps && rnn_weights(p) * int64_t(sizeof(T)) <= kRnnInputBytes;
+}
 
 template <class T> size_t rnn_forward_workspace(const RnnParams& p, int) {
   ForwardCall<T> f = forward_call<T>(p, {});
@@ -182,6 +209,8 @@ template <class T> void rnn_forward(Context ctx, const RnnParams& p, const RnnFo
     const Member me{index, size, shares_rows<T>(p, size), barrier};
     me.pack(f.gates);
     me.pack(f.second);
+    me.pack(f.inputs);
+    if (a.bias) me.pack(f.bias);
     if (size > 1) barrier();
     walk_cell(f, me);
   });
@@ -190,6 +219,7 @@ template <class T> void rnn_forward(Context ctx, const RnnParams& p, const RnnFo
   if (a.c_n) copy_rows(f.c, p.batch, hidden_columns, p.hidden, a.c_n, p.hidden);
 }
 
+BRASA_INSTANTIATE(rnn_takes_inputs, float, double)
 BRASA_INSTANTIATE(rnn_forward_workspace, float, double)
 BRASA_INSTANTIATE(rnn_forward, float, double)
 

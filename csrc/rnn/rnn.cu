@@ -212,6 +212,10 @@ static ExchangeSizes forward_sizes(const RnnParams& p) {
   return {p.state, p.projected || p.cell == RnnCell::gru_reset_before ? p.hidden : 0};
 }
 
+template <class T> bool rnn_takes_inputs(const RnnParams&) {
+  return false;
+}
+
 template <class T> size_t rnn_forward_workspace(const RnnParams& p, int) {
   return size_t(forward_sizes(p).elements(p.batch)) * sizeof(T);
 }
@@ -258,6 +262,7 @@ template <class T> void rnn_forward(Context ctx, const RnnParams& p, const RnnFo
   run_steps(ctx, product, SimpleStep<T>{p, a.gates, hidden, {T(p.clip)}}, p.steps);
 }
 
+BRASA_INSTANTIATE(rnn_takes_inputs, float, double)
 BRASA_INSTANTIATE(rnn_forward_workspace, float, double)
 BRASA_INSTANTIATE(rnn_forward, float, double)
 

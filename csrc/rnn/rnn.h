@@ -1,9 +1,9 @@
 // Recurrent layers: LSTM, GRU and the simple cell over all time steps, and their gradients.
 //
-// The product of the inputs for all steps, G = x W_ih^T + biases, is one call of matmul and comes
-// in `gates`; so are dx, dW_ih, dW_hh and dW_hr, which the caller forms from what the backward
-// writes. Here is the recurrence alone. With R = h' W_hh^T, where h' and c' are the states before
-// the step:
+// The product of the inputs, G = x W_ih^T + biases, is one call of matmul for all steps and comes
+// in `gates`, or is formed here step by step (rnn_takes_inputs; the same bits); dx, dW_ih, dW_hh
+// and dW_hr the caller forms from what the backward writes. With R = h' W_hh^T, where h' and c'
+// are the states before the step:
 //
 //   LSTM   i = s(G_i + R_i + p_i c'), f = s(G_f + R_f + p_f c'), g = tanh(G_g + R_g),
 //          c = f c' + i g, o = s(G_o + R_o + p_o c), m = o tanh(c), h = m or, projected, m W_hr^T
@@ -76,6 +76,7 @@ struct RnnParams {
   bool reverse;
   bool projected;  ///< h has P columns: `w_hr` is given. Only LSTM. Otherwise P = H
   int64_t steps, batch, hidden, state;  ///< T, B, H, P
+  int64_t inputs;  ///< I where the forward is given x, W_ih and the bias; else 0
   int64_t row_step, row_batch;
   const int64_t* lengths;  ///< (B,), or null: all T
   double clip;             ///< infinity where nothing is limited
@@ -83,7 +84,10 @@ struct RnnParams {
 
 /// Arrays are C-contiguous and do not overlap; "or null" is said where an array may be absent.
 template <class T> struct RnnForward {
-  T* gates;           ///< (T B, G H): G; becomes the activated gates with `save`, else undefined
+  T* gates;           ///< (T B, G H): G; becomes the activated gates with `save`, else undefined.
+                      ///< With inputs written only, and null without `save` or for the simple cell
+  const T *x, *w_ih;  ///< (T B, I), (G H, I): with inputs
+  const T* bias;      ///< (G H,), or null: with inputs
   const T* w_hh;      ///< (G H, P)
   const T* b_hn;      ///< (H,), or null: only for cell gru
   const T* w_hr;      ///< (P, H), or null
@@ -115,6 +119,9 @@ template <class T> struct RnnBackward {
 };
 
 }  // namespace brasa
+
+/// Whether a forward of these extents, `inputs` set, can be given x and is faster so than with G.
+BRASA_FUNCTION(bool, rnn_takes_inputs, const RnnParams& params)
 
 /// Bytes of scratch that the kernels below need with this many threads.
 BRASA_FUNCTION(size_t, rnn_forward_workspace, const RnnParams& params, int threads)

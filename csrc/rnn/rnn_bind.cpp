@@ -61,21 +61,54 @@ int64_t work_of(const RnnParams& p) {
   return p.steps * p.batch * rnn_gates(p.cell) * p.hidden * (p.state + 16) / 16;
 }
 
+bool takes_inputs(const RnnParams& p, const In& w_hh) {
+  bool takes = false;
+  visit<float, double>(w_hh.dtype, [&]<class T>() { takes = device::rnn_takes_inputs<T>(p); });
+  return takes;
+}
+
+/// The operands of a forward that makes the products of the inputs itself; returns their columns.
+int64_t inputs_of(const RnnParams& p, const OptionalIn& x, const OptionalIn& w_ih,
+                  const OptionalIn& bias, const ArrayView& y) {
+  const int64_t rows = rnn_gates(p.cell) * p.hidden;
+  require_rank(x, 3);
+  require_rows(x, y, x.shape[2]);
+  require_operand(w_ih, y, rows, x.shape[2]);
+  require_operand(bias, y, rows);
+  checked_multiply(checked_multiply(rows, x.shape[2] + 64), 8);
+  return x.shape[2];
+}
+
 void bind_forward(py::module_& m) {
   m.def(
+      "rnn_takes_inputs",
+      [](const std::string& cell, In x, In w_hh, bool batch_first) {
+        require_rank(x, 3);
+        require_rank(w_hh, 2);
+        RnnParams p{.cell = cell_of(cell)};
+        p.steps = x.shape[batch_first], p.batch = x.shape[!batch_first], p.inputs = x.shape[2];
+        p.hidden = w_hh.shape[0] / rnn_gates(p.cell), p.state = w_hh.shape[1];
+        return takes_inputs(p, w_hh);
+      },
+      "cell"_a, "x"_a, "w_hh"_a, "batch_first"_a);
+  m.def(
       "rnn_forward",
-      [](const std::string& cell, Out gates, In w_hh, OptionalIn b_hn, OptionalIn w_hr,
-         OptionalIn peephole, OptionalIn h0, OptionalIn c0, OptionalIn lengths, Out y,
-         OptionalOut cells, OptionalOut v, Out h_n, OptionalOut c_n, bool reverse, bool batch_first,
-         double clip, bool save) {
-        const RnnParams p =
-            make_params(cell_of(cell), gates, w_hh, w_hr, lengths, reverse, batch_first, clip);
+      [](const std::string& cell, OptionalOut gates, OptionalIn x, OptionalIn w_ih, OptionalIn bias,
+         In w_hh, OptionalIn b_hn, OptionalIn w_hr, OptionalIn peephole, OptionalIn h0,
+         OptionalIn c0, OptionalIn lengths, Out y, OptionalOut cells, OptionalOut v, Out h_n,
+         OptionalOut c_n, bool reverse, bool batch_first, double clip, bool save) {
+        RnnParams p =
+            make_params(cell_of(cell), y, w_hh, w_hr, lengths, reverse, batch_first, clip);
         const bool lstm = p.cell == RnnCell::lstm, gru = p.cell == RnnCell::gru;
-        require_rows(gates, gates, w_hh.shape[0]);
-        require_same_dtype(w_hh, gates);
-        require_rows(y, gates, p.state);
-        require_rows(cells, gates, p.hidden);
-        require_rows(v, gates, p.hidden);
+        require_same_dtype(w_hh, y);
+        require_rows(gates, y, w_hh.shape[0]);
+        require_rows(y, y, p.state);
+        require_rows(cells, y, p.hidden);
+        require_rows(v, y, p.hidden);
+        if (x) p.inputs = inputs_of(p, x, w_ih, bias, y);
+        BRASA_REQUIRE(bool(gates) == (!x || (save && rnn_gates(p.cell) > 1)) &&
+                          bool(w_ih) == bool(x) && (x || !bias) && (!x || takes_inputs(p, w_hh)),
+                      "either the products of the inputs or the inputs are needed");
         require_operand(b_hn, w_hh, p.hidden);
         require_operand(peephole, w_hh, 3, p.hidden);
         require_operand(h0, w_hh, p.batch, p.state);
@@ -88,25 +121,18 @@ void bind_forward(py::module_& m) {
         Context ctx = make_context(w_hh);
         visit<float, double>(w_hh.dtype, [&]<class T>() {
           const Workspace scratch(ctx, device::rnn_forward_workspace<T>(p, ctx.threads));
-          const RnnForward<T> arrays{gates.as<T>(),
-                                     w_hh.as<const T>(),
-                                     b_hn.as<const T>(),
-                                     w_hr.as<const T>(),
-                                     peephole.as<const T>(),
-                                     h0.as<const T>(),
-                                     c0.as<const T>(),
-                                     y.as<T>(),
-                                     cells.as<T>(),
-                                     v.as<T>(),
-                                     h_n.as<T>(),
-                                     c_n.as<T>(),
-                                     save};
+          const RnnForward<T> arrays{
+              gates.as<T>(),      x.as<const T>(),    w_ih.as<const T>(), bias.as<const T>(),
+              w_hh.as<const T>(), b_hn.as<const T>(), w_hr.as<const T>(), peephole.as<const T>(),
+              h0.as<const T>(),   c0.as<const T>(),   y.as<T>(),          cells.as<T>(),
+              v.as<T>(),          h_n.as<T>(),        c_n.as<T>(),        save};
           const ReleaseGil gil(work_of(p));
           device::rnn_forward<T>(ctx, p, arrays);
         });
       },
-      "cell"_a, "gates"_a, "w_hh"_a, "b_hn"_a, "w_hr"_a, "peephole"_a, "h0"_a, "c0"_a, "lengths"_a,
-      "y"_a, "cells"_a, "v"_a, "h_n"_a, "c_n"_a, "reverse"_a, "batch_first"_a, "clip"_a, "save"_a);
+      "cell"_a, "gates"_a, "x"_a, "w_ih"_a, "bias"_a, "w_hh"_a, "b_hn"_a, "w_hr"_a, "peephole"_a,
+      "h0"_a, "c0"_a, "lengths"_a, "y"_a, "cells"_a, "v"_a, "h_n"_a, "c_n"_a, "reverse"_a,
+      "batch_first"_a, "clip"_a, "save"_a);
 }
 
 void bind_backward(py::module_& m) {

@@ -10,9 +10,10 @@ namespace brasa::cpu::BRASA_ISA {
 template <class T> struct ForwardCall {
   RnnParams p;
   RnnForward<T> a;
-  Panels<T> gates;   ///< W_hh, all gates of a vector of units side by side
-  Panels<T> second;  ///< W_hr, or W_hn where the reset comes before its product
-  T *h[2], *c, *m;   ///< states before and after a step by turns (with lengths); c; m, or r h'
+  Panels<T> gates;         ///< W_hh, all gates of a vector of units side by side
+  Panels<T> second;        ///< W_hr, or W_hn where the reset comes before its product
+  Panels<T> inputs, bias;  ///< W_ih and the bias (a matrix of depth 1), as `gates`; with inputs
+  T *h[2], *c, *m;  ///< states before and after a step by turns (with lengths); c; m, or r h'
 
   int64_t state_columns() const { return padded<T>(p.state); }
   int64_t hidden_columns() const { return padded<T>(p.hidden); }
@@ -20,11 +21,18 @@ template <class T> struct ForwardCall {
 };
 
 /// A vector of units in row (t, b); `live` of its lanes count. `product` has its gates kLanes
-/// apart.
+/// apart; the product of the inputs, where it is made here, lies a tile further.
 template <class T> struct Spot {
   int64_t b, row, unit, live;
   T* product;
 };
+
+/// Of gate `gate`: G.
+template <class T>
+BRASA_INLINE Vec<T> input_of(const ForwardCall<T>& f, const Spot<T>& at, int64_t gate) {
+  if (f.p.inputs) return load(at.product + kTileElements<T> + gate * kLanes<T>);
+  return read(f.a.gates + at.row * f.gate_columns() + gate * f.p.hidden + at.unit, at.live);
+}
 
 /// The living vectors of a tile. Cells go over them in two passes, so that functions of several
 /// vectors can be computed together; what the second needs waits in the products.
@@ -57,7 +65,7 @@ template <class T> BRASA_INLINE void lstm_gates(const ForwardCall<T>& f, const S
   T* const gates = f.a.gates + at.row * 4 * hidden + at.unit;
   T* const c = f.c + at.b * f.hidden_columns() + at.unit;
   const auto before = [&](int gate) {
-    return read(gates + gate * hidden, at.live) + load(at.product + gate * kLanes<T>);
+    return input_of(f, at, gate) + load(at.product + gate * kLanes<T>);
   };
   const auto peep = [&](int gate, Vec<T> x, Vec<T> cell) {
     if (!f.a.peephole) return x;
@@ -108,7 +116,7 @@ template <class T> BRASA_INLINE Vec<T> gru_state(Vec<T> z, Vec<T> n, Vec<T> old)
 template <class T> BRASA_INLINE void gru_gates(const ForwardCall<T>& f, const Spot<T>& at) {
   const int64_t hidden = f.p.hidden;
   T* const gates = f.a.gates + at.row * 3 * hidden + at.unit;
-  const auto gate = [&](int i) { return read(gates + i * hidden, at.live); };
+  const auto gate = [&](int i) { return input_of(f, at, i); };
   Vec<T> v = load(at.product + 2 * kLanes<T>);
   if (f.a.b_hn) v += read(f.a.b_hn + at.unit, at.live);
   Vec<T> x[2] = {limited<T>(f.p, gate(0) + load(at.product)),
@@ -171,8 +179,7 @@ BRASA_INLINE void simple_cell(const ForwardCall<T>& f, const Spots<T>& spots, co
   spots.template in_groups<4>([&]<int N>(const Spot<T>* at) {
     Vec<T> x[N];
     for (int i = 0; i < N; ++i) {
-      const Vec<T> input = read(f.a.gates + at[i].row * f.p.hidden + at[i].unit, at[i].live);
-      x[i] = limited<T>(f.p, input + load(at[i].product));
+      x[i] = limited<T>(f.p, input_of(f, at[i], 0) + load(at[i].product));
     }
     if constexpr (kCell == RnnCell::rnn_tanh) squash<N, TanhSteps>(x);
     for (int i = 0; i < N; ++i) {

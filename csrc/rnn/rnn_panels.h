@@ -17,9 +17,14 @@
 // cycles for 16 units, and filling the pipeline after each tile). With the input product of I 128,
 // another 0.85 at 92 %, and 0.05 to pack the weights, the forward cannot go much below 2.75.
 // Divisions cost nothing: one for several gates, or Newton's steps instead, were slower (81 and 107
-// cycles for 71). Lost: fetching ahead gates that are in L3 (up to 4 % slower). Untried: the
-// product of the inputs for a few steps at a time inside the kernel, so that G stays in L2; where
-// neighbours crowd L3 the forward takes 3.3 to 3.7.
+// cycles for 71). Lost: fetching ahead gates that are in L3 (up to 4 % slower).
+//
+// Where neighbours crowd L3, which is most of the time, writing and reading G costs much more, and
+// the forward took 3.3 to 3.7. So each tile makes its part of G itself, from x and the panel of
+// W_ih beside that of W_hh, and G never leaves L1: 3.0 to 3.2, others (LSTM, GRU, simple cell of 64
+// to 512 units) a tenth to a seventh faster, the same bits. The price is that W_ih is read at every
+// step: equal at 14 to 19 MiB of weights, a fifth to a third slower at 32. One row, or up to three
+// steps, do not repay packing W_ih.
 //
 // The backward there is 5.9: the kernel 2.0 (its products 1.6; the rest is 832 bytes for every 16
 // units, from L3), dx 0.82 (93 %), dW_ih 0.88, dW_hh 1.83 (83 %: packing a transposed A; parts of
@@ -102,11 +107,11 @@ template <class T> struct Rows {
   int64_t stride;
 };
 
-/// C (rows x a panel) = or += A B[k0 : k0 + depth] in blocks of K; B begins at k0's row of the
-/// panel.
+/// C (rows x a panel) = or += A B[k0 : k0 + depth] in blocks of K, + the panel's bias last; B
+/// begins at k0's row of the panel.
 template <class T>
 static void multiply_rows(Rows<T> a, int64_t rows, const T* b, int64_t width, int64_t depth, T* c,
-                          int64_t c_stride, bool accumulate) {
+                          int64_t c_stride, bool accumulate, const T* bias = nullptr) {
   const int64_t blocks = order::gemm_blocks<T>(depth);
   const TileKernel<T> kernel = tile_kernel<T>(rows, width / kLanes<T>, false);
   for (int64_t i = 0; i < blocks; ++i) {
@@ -119,7 +124,8 @@ static void multiply_rows(Rows<T> a, int64_t rows, const T* b, int64_t width, in
             .c = c,
             .c_stride = c_stride,
             .columns = width,
-            .accumulate = accumulate || i > 0});
+            .accumulate = accumulate || i > 0,
+            .bias = i + 1 < blocks ? nullptr : bias});
   }
 }
 
@@ -178,22 +184,30 @@ constexpr int64_t kRnnSerialWork = 200'000;
 
 /// Rows per thread from which the rows are shared, and up to how many bytes of weights, which every
 /// thread then reads at every step: those beside which L2 has room for more, or with many rows to
-/// each reading. LSTM of H 256 (1 MiB): 8 rows a thread take 4.3 ms, by units 3.3; 16 rows the same
-/// either way. H 200 (640 KiB), 10 rows: 0.60 and 0.64. H 1024: a fifth slower by rows, 2048 a
-/// third.
+/// each reading. LSTM of H 256 (1 MiB): 8 rows a thread take 4.3 ms, by units 3.3; 16 and 32 rows
+/// by units 3 to 8 % less than by rows, 64 the same. H 200 (640 KiB), 10 rows: 0.60 and 0.64. H
+/// 1024: a fifth slower by rows, 2048 a third.
 constexpr int64_t kRnnThreadRows = 8, kRnnNearBytes = 768 << 10;
-constexpr int64_t kRnnManyRows = 16, kRnnSharedBytes = 8 << 20;
+constexpr int64_t kRnnManyRows = 64, kRnnSharedBytes = 8 << 20;
+
+/// The forward makes the products of the inputs itself from so many steps on, and up to so many
+/// bytes of weights.
+constexpr int64_t kRnnInputSteps = 4, kRnnInputBytes = 12 << 20;
 
 /// Bytes of gates that are in memory rather than in a cache.
 constexpr int64_t kRnnFarBytes = 16 << 20;
 
+/// Of the weights read at every step.
+BRASA_INLINE int64_t rnn_weights(const RnnParams& p) {
+  return rnn_gates(p.cell) * p.hidden * (p.inputs + p.state);
+}
+
 static int rnn_team(const RnnParams& p, int threads) {
-  const int64_t step = p.batch * rnn_gates(p.cell) * p.hidden * p.state;
-  return step * p.steps < kRnnSerialWork ? 1 : threads;
+  return p.steps * p.batch * rnn_weights(p) < kRnnSerialWork ? 1 : threads;
 }
 
 template <class T> BRASA_INLINE bool shares_rows(const RnnParams& p, int size) {
-  const int64_t weights = rnn_gates(p.cell) * p.hidden * p.state * int64_t(sizeof(T));
+  const int64_t weights = rnn_weights(p) * int64_t(sizeof(T));
   return weights < kRnnNearBytes ? p.batch >= kRnnThreadRows * size
                                  : p.batch >= kRnnManyRows * size && weights < kRnnSharedBytes;
 }

@@ -10,13 +10,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import brasa as br
-from brasa import ops
+from brasa import _cpu, ops
 from brasa.tensor import Tensor
 from brasa.testing import gradcheck
 from descriptors import UNIT
 from references import rnn as reference
 
 CELLS = {"lstm": 4, "gru": 3, "rnn": 1}
+KERNELS = {"lstm": "lstm", "gru": "gru", "rnn": "tanh"}  # their names of the cells
 every_cell = pytest.mark.parametrize("cell", CELLS)
 # Around vectors, tiles of rows and panels of units.
 around_tiles = st.one_of(st.integers(1, 17), st.sampled_from([31, 32, 33, 47, 64, 65]))
@@ -408,6 +409,32 @@ def test_instruction_sets(cell, every_isa, hidden):
     results = every_isa(lambda: list(itertools.chain(*run_both(cell, arguments, clip=0.5))))
     for other in results[1:]:
         same_bits(results[0], other)
+
+
+@every_cell
+@pytest.mark.parametrize(
+    ("steps", "batch", "inputs", "hidden", "state"),
+    [(4, 2, 1, 5, None), (6, 7, 600, 33, None), (5, 33, 28, 64, None), (5, 13, 20, 40, 7)],
+)
+def test_inputs_multiplied_step_by_step(
+    cell, isa, monkeypatch, set_threads, steps, batch, inputs, hidden, state
+):
+    """The kernel makes the product of the inputs itself or is given it: the same bits."""
+    arguments = arguments_of(cell, steps, batch, inputs, hidden, state=state if cell == "lstm" else None)
+    rng = np.random.default_rng(1)
+    for _ in range(3):
+        options = options_of(cell, rng, steps, batch) | {"reset_after": True}
+        if cell != "gru":
+            del options["reset_after"]
+        given = {k: v for k, v in arguments.items() if k[:2] != "b_" or rng.integers(2)}
+        set_threads(int(rng.integers(1, 4)))
+        assert _cpu.rnn_takes_inputs(KERNELS[cell], arguments["x"], arguments["w_hh"], False)
+        inside = run(cell, given, **options), *run_both(cell, given, **options)
+        with monkeypatch.context() as patch:
+            patch.setattr(_cpu, "rnn_takes_inputs", lambda *_: False)
+            outside = run(cell, given, **options), *run_both(cell, given, **options)
+        for ours, theirs in zip(inside, outside, strict=True):
+            same_bits(ours, theirs)
 
 
 @every_cell

@@ -27,8 +27,9 @@ def recurrence(device, cell, gates, w_hh, h0, c0, reverse=False):
     given, w_hh, h0, c0, y, h_n, c_n = arrays
     c0, c_n = (c0, c_n) if cell == "lstm" else (None, None)
     device.kernels.rnn_forward(
-        cell, given, w_hh, None, None, None, h0, c0, None, y, None, None, h_n, c_n, reverse, False, inf, False
-    )
+        cell, given, None, None, None, w_hh, None, None, None, h0, c0, None, y, None, None, h_n, c_n, reverse,
+        False, inf, False,
+    )  # fmt: skip
     return [None if a is None else device.asnumpy(a) for a in (y, h_n, c_n)]
 
 

@@ -147,13 +147,18 @@ def forward(layer: Layer, save: bool) -> tuple[Any, Any, Any, Any]:
     kernels = _backend.backend_of(layer.x).kernels
     lstm, hidden, state = layer.cell == "lstm", layer.hidden, layer.w_hh.shape[1]
     bias, b_hn = _biases(layer)
-    gates = layer.rows(len(layer.w_ih))
-    kernels.matmul(layer.x, layer.w_ih, bias, None, gates, None, False, True, None)
+    inside = kernels.rnn_takes_inputs(layer.cell, layer.x, layer.w_hh, layer.batch_first)
+    gates = None
+    if not inside or (save and GATES[layer.cell] > 1):
+        gates = layer.rows(len(layer.w_ih))
+    if not inside:
+        kernels.matmul(layer.x, layer.w_ih, bias, None, gates, None, False, True, None)
+    inputs = (layer.x, layer.w_ih, bias) if inside else (None, None, None)
     y, h_n, c_n = layer.rows(state), layer.states(state), layer.states(hidden) if lstm else None
     cells = layer.rows(hidden) if lstm and save else None
     v = layer.rows(hidden) if layer.cell == "gru" and save else None
     kernels.rnn_forward(
-        layer.cell, gates, layer.w_hh, b_hn, layer.w_hr, layer.peephole, layer.h0, layer.c0, layer.lengths, y,
+        layer.cell, gates, *inputs, layer.w_hh, b_hn, layer.w_hr, layer.peephole, layer.h0, layer.c0, layer.lengths, y,
         cells, v, h_n, c_n, layer.reverse, layer.batch_first, layer.clip, save and GATES[layer.cell] > 1,
     )  # fmt: skip
     return y, h_n, c_n, (gates if GATES[layer.cell] > 1 else None, cells, v, y) if save else None
