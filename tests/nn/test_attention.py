@@ -190,6 +190,24 @@ def test_multihead_attention_gradcheck():
     assert br.testing.gradcheck(call, [values((2, 3, 4)), values((2, 5, 4), 1), *parameters])
 
 
+def test_what_is_no_array_of_the_layers_dtype_is_refused_by_name():
+    layer, other, x = (
+        nn.MultiheadAttention(8, 2),
+        nn.AdditiveAttention(8, 8, 4),
+        values((2, 5, 8)).astype(np.float32),
+    )
+    wide, rows = x.astype(np.float64), x.tolist()
+    for call, text in (
+        (lambda: layer(rows, x, x), "query: expected an array or Tensor, got list"),
+        (lambda: layer(x, rows, x), "key: expected an array or Tensor, got list"),
+        (lambda: layer(x, x, wide), "value: expected float32 as the layer's weights are, got float64"),
+        (lambda: other(x[:, 0].tolist(), x), "query: expected an array or Tensor, got list"),
+        (lambda: other(x[:, 0], wide), "key: expected float32"),
+    ):
+        with pytest.raises(TypeError, match=text):
+            call()
+
+
 def test_multihead_attention_refusals():
     with pytest.raises(ValueError, match="embed_dim: expected a multiple of num_heads 3, got 8"):
         nn.MultiheadAttention(8, 3)

@@ -336,6 +336,40 @@ def test_printed():
         == "LSTM(3, 4, num_layers=2, bidirectional=True)"
     )
     assert repr(nn.GRUCell(3, 4, bias=False)) == "GRUCell(3, 4, bias=False)"
+    assert repr(nn.RNN(3, 4, bias=False)) == "RNN(3, 4, bias=False)"
+    assert repr(nn.RNN(3, 4, nonlinearity="relu")) == "RNN(3, 4, nonlinearity='relu')"
+    assert repr(nn.RNNCell(3, 4, nonlinearity="relu")) == "RNNCell(3, 4, nonlinearity='relu')"
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_an_empty_batch(xp, name):
+    layer, cell = getattr(nn, name)(5, 6), getattr(nn, f"{name}Cell")(5, 6)
+    for p in (*layer.parameters(), *cell.parameters()):
+        p.data = xp.asarray(p.data)
+    x = Tensor(xp.asarray(values(0, 5)), requires_grad=True)
+    for given in (None, cell(x)):
+        new = flat((cell(x, given),))
+        assert [part.shape for part in new] == [(0, 6)] * (1 + (name == "LSTM"))
+    sum(part.sum() for part in new).backward()
+    assert x.grad.shape == (0, 5)
+    y, _ = layer(xp.asarray(values(4, 0, 5)), lengths=[])
+    assert y.shape == (4, 0, 6)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_float16_layers_are_for_autocast(name, device):
+    """A layer of 16 bits can be built, as in torch: within `autocast` it computes in float32."""
+    layer = getattr(nn, name)(5, 6, dtype="float16")
+    with pytest.raises(TypeError, match="float16"):
+        layer(values(4, 3, 5).astype(np.float16))
+    for p in layer.parameters():
+        p.data = device.asarray(p.data)
+    x = device.asarray(values(4, 3, 5).astype(np.float16))
+    with br.autocast("float16"):
+        y, _ = layer(x)
+    y.sum().backward()
+    assert y.dtype == np.float32
+    assert all(p.grad.dtype == np.float16 for p in layer.parameters())
 
 
 @pytest.mark.parametrize(
@@ -352,6 +386,19 @@ def test_printed():
         (lambda: nn.GRU(3, 4)(values(5, 2, 3), values(1, 5, 4)), ValueError, r"expected h of shape \(1, 2, 4\), got"),
         (lambda: nn.LSTM(3, 4)(values(5, 2, 3), (values(1, 2, 4),)), ValueError, "pair"),
         (lambda: nn.LSTM(3, 4)(values(5, 2, 3), (values(1, 2, 4), values(1, 2, 5))), ValueError, "expected c of shape"),
+        (lambda: nn.LSTM(3, 4, proj_size=2.5), TypeError, "proj_size: expected an int"),
+        (lambda: nn.LSTM(3, 4, proj_size=-1), ValueError, "proj_size"),
+        (lambda: nn.GRU(3, 4)(values(5, 2, 3), (values(1, 2, 4),)), TypeError, "one array or Tensor, got tuple"),
+        (lambda: nn.GRU(3, 4)(values(5, 2, 3), [values(1, 2, 4)] * 2), TypeError, "state: .* got list"),
+        (lambda: nn.RNN(3, 4)(values(5, 2, 3), 1), TypeError, "state: expected an array or Tensor, got int"),
+        (lambda: nn.LSTM(3, 4)(values(5, 2, 3), values(1, 2, 4)), TypeError, r"expected a pair \(h, c\), got"),
+        (lambda: nn.LSTM(3, 4)(values(5, 2, 3), (values(1, 2, 4), None)), TypeError, "got NoneType as c"),
+        (lambda: nn.LSTM(3, 4)([[1.0, 2.0, 3.0]]), TypeError, "x: expected an array or Tensor, got list"),
+        (lambda: nn.LSTM(3, 4)(values(5, 2, 3, dtype=np.float64)), TypeError, "x: expected float32 as"),
+        (lambda: nn.GRUCell(3, 4)([1.0, 2.0, 3.0]), TypeError, "x: expected an array or Tensor, got list"),
+        (lambda: nn.GRUCell(3, 4)(values(3, dtype=np.float64)), TypeError, "x: expected float32"),
+        (lambda: nn.GRUCell(3, 4)(values(3), [0.0] * 4), TypeError, "state: expected an array or Tensor, got list"),
+        (lambda: nn.LSTMCell(3, 4)(values(3), 1), TypeError, "pair"),
         (lambda: nn.GRU(3, 4)(values(5, 3), lengths=np.array([5])), ValueError, "lengths"),
         (lambda: nn.GRU(3, 4)(values(5, 2, 3), lengths=np.array([5, 6])), ValueError, "lengths"),
         (lambda: nn.Sequential(nn.GRU(3, 4), nn.Linear(4, 2))(values(5, 2, 3)), TypeError, "one array.*got tuple"),

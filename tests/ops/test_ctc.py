@@ -278,6 +278,8 @@ def test_no_steps_and_no_samples(xp, reduction):
     loss = xp.asnumpy(ops.ctc_loss(*map(xp.asarray, arguments), reduction=reduction))
     assert np.isnan(loss) if reduction == "mean" else loss.sum() == 0
     assert loss.shape == ((0,) if reduction == "none" else ())
+    as_lists = xp.asnumpy(ops.ctc_loss(*map(xp.asarray, arguments[:2]), [], [], reduction=reduction))
+    assert as_lists.tobytes() == loss.tobytes()
 
 
 def test_probabilities_of_zero_and_nan(xp):
@@ -310,6 +312,7 @@ def test_probabilities_of_zero_and_nan(xp):
         ({"targets": np.ones((2, 2), np.float32)}, TypeError, "targets: expected integers"),
         ({"input_lengths": (4, 5)}, ValueError, r"input_lengths: expected values in \[0, 4\].*got 5 at position 1"),
         ({"input_lengths": (4,)}, ValueError, "input_lengths: expected shape"),
+        ({"input_lengths": np.array([2**63 + 1, 1], np.uint64)}, ValueError, "got 9223372036854775809 at position"),
         ({"input_lengths": 1.5}, TypeError, "input_lengths: expected integers"),
         ({"target_lengths": (2, 3)}, ValueError, r"target_lengths: expected values in \[0, 2\].*got 3 at position 1"),
         ({"target_lengths": (2, -1)}, ValueError, "got -1 at position 1"),
@@ -324,6 +327,12 @@ def test_refusals(change, error, message):
     } | change  # fmt: skip
     with pytest.raises(error, match=message):
         ops.ctc_loss(**arguments)
+
+
+def test_lengths_of_another_device(device):
+    log_probs = device.asarray(np.zeros((4, 1, 3), np.float32))
+    with pytest.raises(TypeError, match="target_lengths: expected a list, or an array on cuda:0"):
+        ops.ctc_loss(log_probs, device.asarray(np.array([[1, 2]])), [4], np.array([2]))
 
 
 def test_values_out_of_range_on_a_device(device, monkeypatch):

@@ -13,6 +13,9 @@ from brasa.nn.module import Parameter
 ActivationName = str | tuple[str, float] | tuple[str, float, float]
 
 
+_WIDE = {np.dtype(np.float32), np.dtype(np.float64)}
+
+
 def new_parameter(shape: tuple[int, ...], dtype: Any = None) -> Parameter:
     """Return a parameter with memory but no values yet; float32 unless a dtype is given."""
     return Parameter(np.empty(shape, np.float32 if dtype is None else dtype))
@@ -25,6 +28,19 @@ def check_positive(name: str, value: Any) -> int:
     if value < 1:
         raise ValueError(f"{name}: expected at least 1, got {value}")
     return int(value)
+
+
+def check_array(name: str, value: Any) -> None:
+    """Refuse what is no array or Tensor, such as a list: layers ask for its shape."""
+    if not hasattr(value, "ndim"):
+        raise TypeError(f"{name}: expected an array or Tensor, got {type(value).__name__}")
+
+
+def check_input(name: str, x: Any, weight: Any) -> None:
+    """Refuse what is no array, or of the other of float32 and float64 than the layer is."""
+    check_array(name, x)
+    if x.dtype != weight.dtype and {x.dtype, weight.dtype} == _WIDE:
+        raise TypeError(f"{name}: expected {weight.dtype} as the layer's weights are, got {x.dtype}")
 
 
 def pair(name: str, value: Any, *, least: int = 1) -> tuple[int, int]:

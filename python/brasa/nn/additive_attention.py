@@ -8,7 +8,7 @@ import numpy as np
 
 from brasa import ops
 from brasa._backend import namespace
-from brasa.nn._arguments import check_positive
+from brasa.nn._arguments import check_input, check_positive
 from brasa.nn._state import as_array
 from brasa.nn.linear import Linear
 from brasa.nn.module import Module
@@ -104,6 +104,8 @@ class AdditiveAttention(Module):
         return (context.squeeze(1) if len(query.shape) == 2 else context), weights
 
     def _check(self, query: Any, key: Any, value: Any) -> None:
+        for name, x in (("query", query), ("key", key), ("value", key if value is None else value)):
+            check_input(name, x, self.score.weight)
         if len(query.shape) not in (2, 3) or query.shape[-1] != self.query_dim:
             q = self.query_dim
             raise ValueError(f"query: expected shape (N, {q}) or (N, L, {q}), got {tuple(query.shape)}")

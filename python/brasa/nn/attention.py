@@ -11,7 +11,7 @@ from brasa._backend import cast, is_narrow, namespace
 from brasa._shape import thirds
 from brasa.nn import functional as F
 from brasa.nn import init
-from brasa.nn._arguments import check_positive, new_parameter
+from brasa.nn._arguments import check_input, check_positive, new_parameter
 from brasa.nn._state import as_array
 from brasa.nn.linear import Linear
 from brasa.nn.module import Module
@@ -215,12 +215,14 @@ class MultiheadAttention(Module):
         return y, weights if batched else weights[0]
 
     def _check(self, query: Any, key: Any, value: Any) -> None:
-        rank = len(query.shape)
+        check_input("query", query, self.out_proj.weight)
+        rank = query.ndim
         for name, x, features in (
             ("query", query, self.embed_dim),
             ("key", key, self.kdim),
             ("value", value, self.vdim),
         ):
+            check_input(name, x, self.out_proj.weight)
             if len(x.shape) != rank or rank not in (2, 3) or x.shape[-1] != features:
                 shape = f"(..., {features}) of 2 or 3 dimensions, as many as query has,"
                 raise ValueError(f"{name}: expected shape {shape} got {tuple(x.shape)}")

@@ -8,8 +8,9 @@ from typing import Any
 from brasa import ops
 from brasa.nn import functional as F
 from brasa.nn import init
-from brasa.nn._arguments import check_nonlinearity, check_positive, new_parameter
+from brasa.nn._arguments import check_input, check_nonlinearity, check_positive, new_parameter
 from brasa.nn.module import Module
+from brasa.ops._check import integer
 from brasa.tensor import cat
 
 __all__ = ["GRU", "LSTM", "RNN"]
@@ -45,7 +46,7 @@ class _Recurrent(Module):
         self.input_size = check_positive("input_size", input_size)
         self.hidden_size = check_positive("hidden_size", hidden_size)
         self.num_layers = check_positive("num_layers", num_layers)
-        if not 0 <= proj_size < hidden_size:
+        if integer("proj_size", proj_size, minimum=0) >= hidden_size:
             raise ValueError(f"proj_size: expected at least 0 and less than hidden_size, got {proj_size}")
         self.bias = bool(bias)
         self.batch_first = bool(batch_first)
@@ -90,10 +91,11 @@ class _Recurrent(Module):
             (T, B, I), (B, T, I) with ``batch_first``, or (T, I): one sequence.
         state : Tensor or pair of Tensors, optional
             What a call returned beside ``y``; zeros unless given.
-        lengths : array of int, optional
-            (B,), in any order: the steps of each sequence that count. Beyond them ``y`` is 0; the state is the
-            one after the last that does.
+        lengths : array or sequence of int, optional
+            (B,), in any order: the steps of each sequence that count. Beyond them ``y`` is 0, whatever ``x`` is,
+            NaN included; the state is the one after the last that does.
         """
+        check_input("x", x, vars(self)["weight_ih_l0"])
         alone = x.ndim == 2
         if x.ndim not in (2, 3) or x.shape[-1] != self.input_size:
             order = "(B, T, I)" if self.batch_first else "(T, B, I)"
@@ -134,12 +136,19 @@ class _Recurrent(Module):
         """The states (layers and directions, B, columns), checked; None where they are to be zero."""
         if state is None:
             return [None] * len(self._states)
-        parts = list(state) if len(self._states) > 1 else [state]
+        pair = len(self._states) > 1
+        if isinstance(state, (tuple, list)) is not pair:
+            wanted = "a pair (h, c)" if pair else "one array or Tensor"
+            raise TypeError(f"state: expected {wanted}, got {type(state).__name__}")
+        parts = list(state) if pair else [state]
         if len(parts) != len(self._states):
             raise ValueError(f"state: expected a pair (h, c), got {len(parts)} of them")
         count = self.num_layers * (1 + self.bidirectional)
         columns = [self.proj_size or self.hidden_size, self.hidden_size]
         for name, part, n in zip(self._states, parts, columns, strict=False):
+            if not hasattr(part, "shape"):
+                both = "arrays h and c, or None for both" if pair else "an array or Tensor"
+                raise TypeError(f"state: expected {both}, got {type(part).__name__} as {name}")
             if part.shape != (count, *batch, n):
                 raise ValueError(f"state: expected {name} of shape {(count, *batch, n)}, got {part.shape}")
         return [part if batch else part.reshape(count, 1, -1) for part in parts]
@@ -147,10 +156,11 @@ class _Recurrent(Module):
     def extra_repr(self) -> str:
         parts = [f"{self.input_size}, {self.hidden_size}"]
         defaults = {
-            "proj_size": 0, "num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0,
-            "bidirectional": False,
+            "proj_size": 0, "num_layers": 1, "nonlinearity": "tanh", "bias": True, "batch_first": False,
+            "dropout": 0.0, "bidirectional": False,
         }  # fmt: skip
-        parts += [f"{k}={getattr(self, k)}" for k, v in defaults.items() if getattr(self, k) != v]
+        given = {k: getattr(self, k, v) for k, v in defaults.items()}
+        parts += [f"{k}={v!r}" for k, v in given.items() if v != defaults[k]]
         return ", ".join(parts)
 
 

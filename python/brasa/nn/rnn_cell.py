@@ -7,7 +7,7 @@ from typing import Any
 
 from brasa import ops
 from brasa.nn import init
-from brasa.nn._arguments import check_nonlinearity, check_positive, new_parameter
+from brasa.nn._arguments import check_array, check_input, check_nonlinearity, check_positive, new_parameter
 from brasa.nn.module import Module
 
 __all__ = ["GRUCell", "LSTMCell", "RNNCell"]
@@ -47,14 +47,22 @@ class _Cell(Module):
 
     def _operands(self, x: Any, *state: Any) -> tuple[Any, ...]:
         """The arguments of the operator, with a batch dimension, from a step (B, I) or (I,)."""
+        check_input("x", x, self.weight_ih)
         if x.ndim not in (1, 2) or x.shape[-1] != self.input_size:
             raise ValueError(f"x: expected (B, I) or (I,) with I = {self.input_size}, got shape {x.shape}")
+        wanted = (*x.shape[:-1], self.hidden_size)
         for part in state:
-            if part is not None and part.shape != (*x.shape[:-1], self.hidden_size):
-                wanted = (*x.shape[:-1], self.hidden_size)
+            if part is None:
+                continue
+            check_array("state", part)
+            if part.shape != wanted:
                 raise ValueError(f"state: expected shape {wanted}, got {part.shape}")
         rows = [a if a is None or x.ndim == 2 else a.reshape(1, -1) for a in (x, *state)]
         return (*rows, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
+
+    def _result(self, new: Any, x: Any) -> Any:
+        """The new state without the batch dimension where `x` has none."""
+        return new.reshape(*x.shape[:-1], self.hidden_size)
 
     def extra_repr(self) -> str:
         return f"{self.input_size}, {self.hidden_size}" + ("" if self.bias else ", bias=False")
@@ -110,8 +118,11 @@ class RNNCell(_Cell):
 
     def forward(self, x: Any, state: Any = None) -> Any:
         """Return the state after the step ``x``."""
-        h = ops.rnn_cell(*self._operands(x, state), nonlinearity=self.nonlinearity)
-        return h.reshape(*x.shape[:-1], -1)
+        return self._result(ops.rnn_cell(*self._operands(x, state), nonlinearity=self.nonlinearity), x)
+
+    def extra_repr(self) -> str:
+        given = "" if self.nonlinearity == "tanh" else f", nonlinearity={self.nonlinearity!r}"
+        return super().extra_repr() + given
 
 
 class LSTMCell(_Cell):
@@ -145,11 +156,13 @@ class LSTMCell(_Cell):
 
     def forward(self, x: Any, state: Any = None) -> Any:
         """Return the states (h, c) after the step ``x``."""
-        parts = (None, None) if state is None else tuple(state)
+        parts = (None, None) if state is None else state
+        if not isinstance(parts, (tuple, list)):
+            raise TypeError(f"state: expected a pair (h, c), got {type(parts).__name__}")
         if len(parts) != 2:
             raise ValueError(f"state: expected a pair (h, c), got {len(parts)} of them")
         new = ops.lstm_cell(*self._operands(x, *parts))
-        return tuple(part.reshape(*x.shape[:-1], -1) for part in new)
+        return tuple(self._result(part, x) for part in new)
 
 
 class GRUCell(_Cell):
@@ -181,4 +194,4 @@ class GRUCell(_Cell):
 
     def forward(self, x: Any, state: Any = None) -> Any:
         """Return the state after the step ``x``."""
-        return ops.gru_cell(*self._operands(x, state)).reshape(*x.shape[:-1], -1)
+        return self._result(ops.gru_cell(*self._operands(x, state)), x)

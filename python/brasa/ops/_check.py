@@ -13,7 +13,17 @@ from typing import Any
 import numpy as np
 
 from brasa import _cpu
-from brasa._backend import as_array, backend_of, contiguous, is_narrow, kernels, to_numpy
+from brasa._backend import (
+    as_array,
+    backend_of,
+    beside,
+    contiguous,
+    device_of,
+    is_array,
+    is_narrow,
+    kernels,
+    to_numpy,
+)
 
 FLOATING = "float32 or float64"
 ANY_FLOATING = "float16, bfloat16, float32 or float64"
@@ -202,21 +212,40 @@ def overlap(a: Any, b: Any) -> bool:
     return first[0] < first[1] + b.nbytes and first[1] < first[0] + a.nbytes
 
 
-def indices(name: str, x: Any, limit: int, *, ignored: int | None = None) -> Any:
+def indices(name: str, x: Any, limit: int, *, ignored: int | None = None, like: Any = None) -> Any:
     """`x` as a C-contiguous array of int32 or int64, the ones that kernels take as indices.
 
     The CPU kernels' bindings check that the values lie in [0, limit) or are `ignored`. On another device
     finding out means waiting for it, which is done when the variable BRASA_CHECK is 1.
+
+    A list of nothing counts as integers. Beside `like`, a sequence goes to its device, after a look at its
+    values; an array has to be there.
     """
-    x = as_array(x, name)
-    if x.dtype.kind not in "iu":
+    given, x = x, as_array(x, name)
+    if x.dtype.kind not in "iu" and (x.size or not isinstance(given, (list, tuple))):
         raise TypeError(f"{name}: expected integers, got {x.dtype}")
-    if x.dtype.char not in "il":
-        x = x.astype(np.int64)
-    if type(x) is not np.ndarray and os.environ.get("BRASA_CHECK") == "1":
+    moves = like is not None and backend_of(x) is not backend_of(like)
+    if moves and is_array(given):
+        raise TypeError(
+            f"{name}: expected a list, or an array on {device_of(like)}, the device of the others, "
+            f"got one on {device_of(x)}"
+        )
+    # As int64 the upper half of uint64 would be negative.
+    look = moves or x.dtype == np.uint64 if type(x) is np.ndarray else os.environ.get("BRASA_CHECK") == "1"
+    if look:
         host = to_numpy(x)
         outside = ((host < 0) | (host >= limit)) & (True if ignored is None else host != ignored)
         if outside.any():
             at = tuple(int(i) for i in np.argwhere(outside)[0])
             raise ValueError(f"{name}: expected values in [0, {limit}), got {host[at]} at position {at}")
-    return contiguous(x)
+    if x.dtype.char not in "il":
+        x = x.astype(np.int64)
+    return contiguous(beside(x, like) if moves else x)
+
+
+def up_to(name: str, values: np.ndarray, most: int, why: str) -> None:
+    """All of `values`, integers on the host, lie in [0, most]."""
+    outside = (values < 0) | (values > most)
+    if outside.any():
+        at = int(np.flatnonzero(outside)[0])
+        raise ValueError(f"{name}: expected values in [0, {most}] ({why}), got {values[at]} at position {at}")

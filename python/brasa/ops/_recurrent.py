@@ -123,9 +123,8 @@ def _lengths(lengths: Any, x: Any, batch: int, steps: int) -> Any:
     """One int64 for each sample."""
     if lengths is None:
         return None
-    lengths = _check.indices("lengths", lengths, steps + 1)
+    lengths = _check.indices("lengths", lengths, steps + 1, like=x)
     _check.shape("lengths", lengths, (batch,), "one per sample")
-    _backend.kernels(x, lengths)
     return lengths if lengths.dtype.char == "l" else lengths.astype("int64")
 
 
@@ -222,6 +221,20 @@ def _flat(rows: Any) -> Any:
     return rows.reshape(rows.shape[0] * rows.shape[1], rows.shape[2])
 
 
+def _x_that_counts(layer: Layer) -> Any:
+    """x, with 0 beyond the lengths: its product with the gradients there, 0, may not be NaN."""
+    if layer.lengths is None:
+        return layer.x
+    steps = _backend.namespace(layer.x).arange(layer.x.shape[layer.batch_first])
+    beyond = steps[:, None] >= layer.lengths
+    # Looked at only where nothing waits for a device.
+    if _backend.backend_of(layer.x).name == "cpu" and not beyond.any():
+        return layer.x
+    x = layer.x.copy()
+    x[beyond.T if layer.batch_first else beyond] = 0
+    return x
+
+
 def _gradients(layer: Layer, terms: dict[str, Any], wanted: dict[str, bool]) -> dict[str, Any]:
     """What follows from the gradients before the activations: one product over all steps each."""
     dgates = terms["dgates"]
@@ -230,7 +243,7 @@ def _gradients(layer: Layer, terms: dict[str, Any], wanted: dict[str, bool]) -> 
         found["x"] = _product(dgates, layer.w_ih, layer.rows(layer.x.shape[2]), False)
     if wanted["w_ih"]:
         dw = _backend.empty(layer.x, layer.w_ih.shape)
-        found["w_ih"] = _product(_flat(dgates), _flat(layer.x), dw, True)
+        found["w_ih"] = _product(_flat(dgates), _flat(_x_that_counts(layer)), dw, True)
     if wanted["w_hh"]:
         found["w_hh"] = _gradient_of_w_hh(layer, terms)
     found |= _gradients_of_biases(layer, terms, wanted)
@@ -275,6 +288,8 @@ def _gradients_of_biases(layer: Layer, terms: dict[str, Any], wanted: dict[str, 
 
 def asked(names: tuple[str, ...], mask: Any) -> dict[str, bool]:
     """Which gradients `mask` asks for, by name."""
+    if not isinstance(mask, (tuple, list)) or len(mask) != len(names):
+        raise ValueError(f"mask: expected {len(names)} of bool, for {', '.join(names)}, got {mask!r}")
     return {name: bool(wants) for name, wants in zip(names, mask, strict=True)}
 
 

@@ -26,21 +26,10 @@ def _on_host(array: Any) -> Any:
 
 def _lengths(name: str, lengths: Any, like: Any, count: int) -> tuple[Any, Any]:
     """The lengths as an array of int64 beside `like`, and on the host where that is known."""
-    was_array = _backend.is_array(lengths)
-    lengths = _check.indices(name, lengths, _ANY).reshape(-1).astype(np.int64, copy=False)
+    given = _backend.as_array(lengths, name)
+    lengths = _check.indices(name, lengths, _ANY, like=like).reshape(-1).astype(np.int64, copy=False)
     _check.shape(name, lengths, (count,), "one for each sample")
-    if was_array:
-        _backend.kernels(like, lengths)
-    return _backend.beside(lengths, like), _on_host(lengths)
-
-
-def _check_lengths(name: str, lengths: Any, limit: int, what: str) -> None:
-    outside = (lengths < 0) | (lengths > limit)
-    if outside.any():
-        at = int(np.flatnonzero(outside)[0])
-        raise ValueError(
-            f"{name}: expected values in [0, {limit}] ({what}), got {lengths[at]} at position {at}"
-        )
+    return lengths, _on_host(lengths if type(given) is type(lengths) else given.reshape(-1))
 
 
 class _Operands:
@@ -82,11 +71,11 @@ class _Operands:
         lengths, known = _lengths("target_lengths", target_lengths, targets, samples)
         self.targets = targets, inputs, lengths
         if known_inputs is not None:
-            _check_lengths("input_lengths", known_inputs, steps, f"log_probs has {steps} steps")
+            _check.up_to("input_lengths", known_inputs, steps, f"log_probs has {steps} steps")
         if known is None:
             self.longest = min(targets.shape[-1], steps)
             return
-        _check_lengths("target_lengths", known, targets.shape[-1], f"targets has shape {targets.shape}")
+        _check.up_to("target_lengths", known, targets.shape[-1], f"targets has shape {targets.shape}")
         if targets.ndim == 1 and known.sum() != targets.size:
             raise ValueError(
                 f"target_lengths: expected a sum of {targets.size}, as targets has, got {known.sum()}"

@@ -74,7 +74,7 @@ def lstm_backward(
 
     Notes
     -----
-    Beyond `lengths` the gradient of `x` is 0, and `x` must be finite there if that of `w_ih` is wanted. Where
+    Beyond `lengths` the gradient of `x` is 0, and what `x` is there counts for no gradient, NaN included. Where
     `clip` limits a gate its derivative is 0.
 
     Examples
@@ -132,7 +132,7 @@ def _lstm(
     peephole : array or Tensor, optional
         (3, H): ``a_i`` and ``a_f`` also get ``peephole[0] c`` and ``peephole[1] c`` of the step before, ``a_o``
         gets ``peephole[2] c`` of this one.
-    lengths : array, optional
+    lengths : array or sequence of int, optional
         (B,), integers in [0, T] in any order: the steps of each sample that count. Beyond them `y` is 0, and
         `h_n` and `c_n` are the states after the last that does (`h0` and `c0` for a length of 0).
     reverse : bool
@@ -274,7 +274,7 @@ def _gru(
         (3 H, I) and (3 H, H), gates in the order r, z, n.
     b_ih, b_hh : array or Tensor, optional
         (3 H,).
-    lengths : array, optional
+    lengths : array or sequence of int, optional
         (B,), integers in [0, T] in any order: the steps of each sample that count. Beyond them `y` is 0, and
         `h_n` is the state after the last that does (`h0` for a length of 0).
     reverse : bool
@@ -416,7 +416,7 @@ def _rnn(
         (H,).
     nonlinearity : str
         f: "tanh" or "relu".
-    lengths : array, optional
+    lengths : array or sequence of int, optional
         (B,), integers in [0, T] in any order: the steps of each sample that count. Beyond them `y` is 0, and
         `h_n` is the state after the last that does (`h0` for a length of 0).
     reverse : bool
