@@ -64,6 +64,17 @@ def test_norms_that_are_not_finite():
     np.testing.assert_array_equal(weight.grad.data, [np.inf, 4])
 
 
+def test_bad_kinds():
+    for call, word in (
+        (lambda p: clip_grad_norm_(p, "1"), "max_norm: expected a number, got '1'"),
+        (lambda p: clip_grad_norm_(p, 1.0, "inf"), "norm_type"),
+        (lambda p: clip_grad_value_(p, "1"), "clip_value"),
+        (lambda _: clip_grad_norm_("weight", 1.0), "parameters: expected Tensors, got str"),
+    ):
+        with pytest.raises(TypeError, match=word):
+            call(parameters())
+
+
 @pytest.mark.parametrize(
     ("call", "word"),
     [

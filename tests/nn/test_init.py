@@ -95,6 +95,21 @@ def test_truncated_normal_is_shifted_and_scaled():
     assert abs(drawn.mean() - 5) < 0.03
 
 
+@pytest.mark.parametrize("mean", [1e17, -1e200])
+def test_truncated_normal_far_from_its_limits(mean):
+    """All that can be told apart so far away is the nearer limit."""
+    drawn = init.trunc_normal_(
+        empty(5, dtype=np.float64), mean, 1.0, -math.inf if mean < 0 else 1.0, math.inf
+    ).data
+    np.testing.assert_allclose(drawn, mean)
+
+
+def test_what_is_empty_stays_empty():
+    for fill in (init.orthogonal_, init.xavier_uniform_, init.xavier_normal_, init.kaiming_normal_):
+        for shape in ((0, 3), (3, 0), (0, 0)):
+            assert fill(empty(*shape)).shape == shape
+
+
 @pytest.mark.parametrize("shape", [(4, 7), (7, 4), (5, 5), (6, 2, 3, 3)])
 def test_orthogonal(shape):
     matrix = init.orthogonal_(empty(*shape, dtype=np.float64), gain=3.0).data.reshape(shape[0], -1) / 3
@@ -129,6 +144,19 @@ def test_gains_are_torchs():
         (lambda: init.uniform_(empty(2), 1.0, 0.0), "a: expected"),
         (lambda: init.normal_(empty(2), 0.0, -1.0), "std"),
         (lambda: init.trunc_normal_(empty(2), a=1.0, b=1.0), "std, a, b"),
+        (lambda: init.trunc_normal_(empty(2), mean=math.nan), "mean: expected a finite number, got nan"),
+        (lambda: init.trunc_normal_(empty(2), mean=-math.inf), "mean"),
+        (lambda: init.trunc_normal_(empty(2), std=math.inf), "std"),
+        (lambda: init.trunc_normal_(empty(2), b=math.nan), "std, a, b"),
+        (lambda: init.trunc_normal_(empty(2), mean=3.0, std=1e-320), "mean: expected one within reach"),
+        (lambda: init.normal_(empty(2), std=math.nan), "std"),
+        (lambda: init.normal_(empty(2), mean=math.inf), "mean"),
+        (lambda: init.uniform_(empty(2), b=math.inf), "b: expected a finite number"),
+        (lambda: init.xavier_uniform_(empty(2, 2), gain=math.nan), "gain"),
+        (lambda: init.xavier_normal_(empty(2, 2), gain=math.nan), "gain"),
+        (lambda: init.orthogonal_(empty(2, 2), gain=math.nan), "gain"),
+        (lambda: init.kaiming_uniform_(empty(2, 2), a=math.nan), "a: expected"),
+        (lambda: init.sparse_(empty(2, 2), 0.5, std=math.nan), "std"),
         (lambda: init.kaiming_normal_(empty(2, 2), mode="fan"), "mode"),
         (lambda: init.xavier_normal_(empty(2)), "tensor"),
         (lambda: init.orthogonal_(empty(2)), "tensor"),

@@ -119,6 +119,7 @@ def uniform_(tensor: Any, a: float = 0.0, b: float = 1.0, generator: Any = None)
     >>> bool(abs(weight.numpy()).max() <= 0.5)
     True
     """
+    _check_finite(a=a, b=b)
     if not a <= b:
         raise ValueError(f"a: expected at most b {b}, got {a}")
     return _drawn(tensor, _source(generator).uniform, a, b)
@@ -126,6 +127,7 @@ def uniform_(tensor: Any, a: float = 0.0, b: float = 1.0, generator: Any = None)
 
 def normal_(tensor: Any, mean: float = 0.0, std: float = 1.0, generator: Any = None) -> Any:
     """Draw from the normal distribution with the given mean and standard deviation."""
+    _check_finite(mean=mean, std=std)
     if std < 0:
         raise ValueError(f"std: expected at least 0, got {std}")
     return _drawn(tensor, _source(generator).normal, mean, std)
@@ -135,9 +137,12 @@ def trunc_normal_(
     tensor: Any, mean: float = 0.0, std: float = 1.0, a: float = -2.0, b: float = 2.0, generator: Any = None
 ) -> Any:
     """Draw from a normal distribution cut off outside [a, b], limits in the units of the values."""
+    _check_finite(mean=mean, std=std)
     if not (std > 0 and a < b):
         raise ValueError(f"std, a, b: expected std > 0 and a < b, got {std}, {a}, {b}")
     low, high = (a - mean) / std, (b - mean) / std
+    if math.inf in (low, -high):
+        raise ValueError(f"mean: expected one within reach of [{a}, {b}], got {mean} beside std {std}")
     drawn = _truncated(_source(generator), math.prod(tensor.shape), low, high)
     return _filled(tensor, np.clip(drawn.reshape(tensor.shape) * std + mean, a, b))
 
@@ -161,7 +166,9 @@ def _truncated(source: Any, count: int, low: float, high: float) -> np.ndarray:
             x = x[(x >= low) & (x <= high)]
         else:
             x = source.uniform(low, high, size, dtype=np.float64)
-            x = x[source.uniform(0.0, 1.0, size, dtype=np.float64) < np.exp(0.5 * (peak**2 - x**2))]
+            x = x[
+                source.uniform(0.0, 1.0, size, dtype=np.float64) < np.exp((peak - x) * (0.5 * peak + 0.5 * x))
+            ]
         kept.append(x[:missing])
         missing -= len(kept[-1])
     return np.concatenate(kept)
@@ -169,13 +176,15 @@ def _truncated(source: Any, count: int, low: float, high: float) -> np.ndarray:
 
 def xavier_uniform_(tensor: Any, gain: float = 1.0, generator: Any = None) -> Any:
     """Draw uniformly with limit ``gain * sqrt(6 / (fan_in + fan_out))`` (Glorot and Bengio, 2010)."""
-    bound = gain * math.sqrt(6.0 / sum(_fans(tensor)))
+    _check_finite(gain=gain)
+    bound = gain * math.sqrt(6.0 / max(sum(_fans(tensor)), 1))
     return uniform_(tensor, -bound, bound, generator)
 
 
 def xavier_normal_(tensor: Any, gain: float = 1.0, generator: Any = None) -> Any:
     """Draw from a normal distribution with deviation ``gain * sqrt(2 / (fan_in + fan_out))``."""
-    return normal_(tensor, 0.0, gain * math.sqrt(2.0 / sum(_fans(tensor))), generator)
+    _check_finite(gain=gain)
+    return normal_(tensor, 0.0, gain * math.sqrt(2.0 / max(sum(_fans(tensor)), 1)), generator)
 
 
 def kaiming_uniform_(
@@ -200,6 +209,9 @@ def orthogonal_(tensor: Any, gain: float = 1.0, generator: Any = None) -> Any:
     """
     if len(tensor.shape) < 2:
         raise ValueError(f"tensor: expected at least 2 dimensions, got shape {tensor.shape}")
+    _check_finite(gain=gain)
+    if 0 in tensor.shape:
+        return tensor
     rows = tensor.shape[0]
     columns = math.prod(tensor.shape[1:])
     size = (max(rows, columns), min(rows, columns))
@@ -214,6 +226,7 @@ def sparse_(tensor: Any, sparsity: float, std: float = 0.01, generator: Any = No
         raise ValueError(f"tensor: expected 2 dimensions, got shape {tensor.shape}")
     if not 0.0 <= sparsity <= 1.0:
         raise ValueError(f"sparsity: expected a number in [0, 1], got {sparsity}")
+    _check_finite(std=std)
     rows, columns = tensor.shape
     source = _source(generator)
     values = source.normal(0.0, std, tensor.shape, dtype=_drawn_dtype(tensor))
@@ -225,8 +238,16 @@ def sparse_(tensor: Any, sparsity: float, std: float = 0.01, generator: Any = No
 def _kaiming_std(tensor: Any, a: float, mode: str, nonlinearity: str) -> float:
     if mode not in ("fan_in", "fan_out"):
         raise ValueError(f"mode: expected 'fan_in' or 'fan_out', got {mode!r}")
+    _check_finite(a=a)
     fan = _fans(tensor)[mode == "fan_out"]
     return calculate_gain(nonlinearity, a) / math.sqrt(max(fan, 1))
+
+
+def _check_finite(**parameters: float) -> None:
+    """Refuse what would fill a model with NaN, or never be drawn."""
+    for name, value in parameters.items():
+        if not math.isfinite(value):
+            raise ValueError(f"{name}: expected a finite number, got {value}")
 
 
 def _fans(tensor: Any) -> tuple[int, int]:

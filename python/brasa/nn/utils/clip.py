@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from brasa._backend import namespace
+from brasa.ops import _check
 from brasa.tensor import Tensor
 
 __all__ = ["clip_grad_norm_", "clip_grad_value_"]
@@ -40,6 +41,8 @@ def clip_grad_norm_(
     ------
     ValueError
         If the limit is negative or the norm's exponent is not positive.
+    TypeError
+        If one of them is no number.
     RuntimeError
         If the norm is not finite and ``error_if_nonfinite``.
 
@@ -54,6 +57,7 @@ def clip_grad_norm_(
     >>> weight.grad.numpy().round(3)
     array([0.6, 0.8], dtype=float32)
     """
+    max_norm, norm_type = _check.number("max_norm", max_norm), _check.number("norm_type", norm_type)
     if not max_norm >= 0:
         raise ValueError(f"max_norm: expected at least 0, got {max_norm}")
     if not norm_type > 0:
@@ -93,6 +97,7 @@ def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float) -
     >>> weight.grad.numpy()
     array([ 6., -7.], dtype=float32)
     """
+    clip_value = _check.number("clip_value", clip_value)
     if not clip_value >= 0:
         raise ValueError(f"clip_value: expected at least 0, got {clip_value}")
     for g in _gradients(parameters):
@@ -100,5 +105,8 @@ def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float) -
 
 
 def _gradients(parameters: Tensor | Iterable[Tensor]) -> list[Any]:
-    tensors = [parameters] if isinstance(parameters, Tensor) else parameters
+    tensors = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+    for t in tensors:
+        if not isinstance(t, Tensor):
+            raise TypeError(f"parameters: expected Tensors, got {type(t).__name__}")
     return [t.grad.data for t in tensors if t.grad is not None]
