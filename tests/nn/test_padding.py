@@ -43,6 +43,29 @@ def test_masks(xp):
     assert sequence_mask(np.array([1, 2])).shape == (2, 2)
 
 
+@pytest.mark.parametrize(
+    ("lengths", "error", "message"),
+    [
+        ([5, 1], ValueError, r"lengths: expected values in \[0, 3\].*got 5 at position 0"),
+        ([1, -1], ValueError, "got -1 at position 1"),
+        ([1, 1.5], TypeError, "lengths: expected integers"),
+        ([1, np.nan], TypeError, "lengths: expected integers"),
+    ],
+)
+def test_lengths_are_checked(lengths, error, message):
+    for call in (lambda: unpad_sequence(values(3, 2), lengths), lambda: sequence_mask(lengths, 3)):
+        with pytest.raises(error, match=message):
+            call()
+    if error is TypeError or -1 in lengths:
+        with pytest.raises(error, match="lengths"):
+            sequence_mask(lengths)
+
+
+def test_no_lengths():
+    assert sequence_mask([]).shape == (0, 0)
+    assert unpad_sequence(values(3, 0), []) == []
+
+
 def test_refusals_of_padding():
     with pytest.raises(ValueError, match="at least one"):
         pad_sequence([])

@@ -11,13 +11,22 @@ from typing import Any
 import numpy as np
 
 from brasa._backend import as_array, beside, namespace, to_numpy
+from brasa.ops import _check
 from brasa.tensor import Tensor, cat, stack
 
 __all__ = ["pad_sequence", "sequence_mask", "unpad_sequence"]
 
 
+_MOST = 2**31 - 1
+
+
 def _array(x: Any) -> Any:
     return x.data if isinstance(x, Tensor) else x
+
+
+def _lengths(lengths: Any, most: int = _MOST) -> Any:
+    """Integers, int32 or int64."""
+    return _check.indices("lengths", _array(lengths), most + 1)
 
 
 def pad_sequence(
@@ -81,7 +90,7 @@ def unpad_sequence(padded: Any, lengths: Any, batch_first: bool = False) -> list
     padded : array or Tensor
         (T, B, ...), or (B, T, ...) with ``batch_first``.
     lengths : array or sequence of int
-        (B,): the steps of each sequence.
+        (B,), in [0, T]: the steps of each sequence.
     batch_first : bool, default: False
         Which of the first two dimensions is the batch.
 
@@ -93,7 +102,9 @@ def unpad_sequence(padded: Any, lengths: Any, batch_first: bool = False) -> list
     Raises
     ------
     ValueError
-        If there is not one length for each sequence.
+        If there is not one length for each sequence, or one is out of range.
+    TypeError
+        If they are no integers.
 
     Examples
     --------
@@ -102,10 +113,11 @@ def unpad_sequence(padded: Any, lengths: Any, batch_first: bool = False) -> list
     >>> [part.tolist() for part in unpad_sequence(np.array([[1, 2], [3, 0]]), [2, 1], batch_first=True)]
     [[1, 2], [3]]
     """
-    steps = np.asarray(to_numpy(_array(lengths)))
-    batch = padded.shape[not batch_first]
+    longest, batch = padded.shape[batch_first], padded.shape[not batch_first]
+    steps = to_numpy(_lengths(lengths))
     if steps.shape != (batch,):
         raise ValueError(f"lengths: expected one for each of {batch} sequences, got shape {steps.shape}")
+    _check.up_to("lengths", steps, longest, f"the steps of padded, of shape {padded.shape}")
     if batch_first:
         return [padded[i, :n] for i, n in enumerate(steps.tolist())]
     return [padded[:n, i] for i, n in enumerate(steps.tolist())]
@@ -117,7 +129,7 @@ def sequence_mask(lengths: Any, steps: int | None = None) -> Any:
     Parameters
     ----------
     lengths : array or sequence of int
-        (B,).
+        (B,), in [0, T].
     steps : int, optional
         ``T``; the largest length unless given.
 
@@ -125,6 +137,13 @@ def sequence_mask(lengths: Any, steps: int | None = None) -> Any:
     -------
     array of bool
         (B, T), beside ``lengths``.
+
+    Raises
+    ------
+    ValueError
+        If a length is out of range; of an array on CUDA with ``BRASA_CHECK=1`` only, which waits for the device.
+    TypeError
+        If they are no integers.
 
     Examples
     --------
@@ -135,9 +154,13 @@ def sequence_mask(lengths: Any, steps: int | None = None) -> Any:
            [0, 0],
            [1, 0]])
     """
-    lengths = as_array(_array(lengths), "lengths")
+    if steps is not None:
+        _check.integer("steps", steps, minimum=0)
+    lengths = _lengths(lengths, _MOST if steps is None else steps)
     if lengths.ndim != 1:
         raise ValueError(f"lengths: expected shape (B,), got {lengths.shape}")
     if steps is None:
         steps = int(to_numpy(lengths).max(initial=0))
+    if type(lengths) is np.ndarray:
+        _check.up_to("lengths", lengths, steps, "the steps of the mask")
     return beside(np.arange(steps), lengths) < lengths[:, None]
