@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -222,6 +223,11 @@ def test_samples_are_the_seeds():
         (lambda step: decode.beam_search(step, [1], beams=0), "beams"),
         (lambda step: decode.sample(step, [1], temperature=0), "temperature"),
         (lambda step: decode.sample(step, [1], top_k=0), "top_k"),
+        (lambda step: decode.sample(step, [1], temperature=np.inf), "temperature"),
+        (lambda step: decode.greedy(step, [1], max_length=-1), "max_length"),
+        (lambda step: decode.beam_search(step, [1], max_length=-1), "max_length"),
+        (lambda step: decode.beam_search(step, [1], length_penalty=np.nan), "length_penalty"),
+        (lambda step: decode.beam_search(step, [1], batch_axis=-1), "batch_axis"),
         (lambda _: decode.ctc_greedy(np.zeros(3)), "log_probs"),
         (lambda _: decode.ctc_greedy(np.zeros((3, 2)), blank=2), "blank"),
         (lambda _: decode.ctc_greedy(np.zeros((3, 2)), [4]), r"lengths: expected 1 in \[0, 3\], got \[4\]"),
@@ -231,6 +237,56 @@ def test_samples_are_the_seeds():
 def test_refusals(call, word):
     with pytest.raises(ValueError, match=word):
         call(lambda tokens, state: (np.zeros((3, 4)), state))
+
+
+@pytest.mark.parametrize(
+    ("call", "word"),
+    [
+        (lambda step: decode.beam_search(step, [1], beams=2.5), "beams"),
+        (lambda step: decode.sample(step, [1], top_k=2.5), "top_k"),
+        (lambda step: decode.sample(step, [1], temperature="1"), "temperature"),
+        (lambda step: decode.greedy(step, [1], end="."), "end"),
+        (lambda step: decode.greedy(step, [1], max_length=2.5), "max_length"),
+        (lambda _: decode.ctc_beam_search(np.zeros((3, 2)), beams=2.5), "beams"),
+        (lambda _: decode.ctc_greedy(np.zeros((3, 2, 2)), [np.nan, 1]), "lengths: expected integers"),
+        (lambda _: decode.ctc_greedy(np.zeros((3, 2)), blank=0.5), "blank"),
+    ],
+)
+def test_refusals_of_kinds(call, word):
+    with pytest.raises(TypeError, match=word):
+        call(lambda tokens, state: (np.zeros((1, 4)), state))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_model_that_diverged_is_not_decoded(xp, bad):
+    table = xp.asarray(np.float32([[-1, -1], [-1, bad]]))
+    for search in (decode.greedy, decode.sample, decode.beam_search):
+        with pytest.raises(
+            ValueError, match=r"step: expected log-probabilities, got (nan|inf) at position \(0, 1\)"
+        ):
+            search(lambda tokens, state: (table[xp.asnumpy(tokens)], state), [1], max_length=5)
+    log_probs = xp.asarray(np.array([[[-1, -1], [-1, -1]], [[-1, -1], [-1, bad]]]))
+    for search in (decode.ctc_greedy, decode.ctc_beam_search):
+        with pytest.raises(ValueError, match=r"log_probs: sample 1: .* at position \(1, 1\)"):
+            search(log_probs)
+        assert len(search(log_probs, [2, 1]).lengths) == 2  # what is not read may be anything
+
+
+def test_a_state_may_be_a_named_tuple():
+    class State(NamedTuple):
+        rows: np.ndarray
+        nested: tuple
+
+    table = log_softmax(np.random.default_rng(0).standard_normal((5, 5)), -1)
+
+    def step(tokens, state):
+        assert isinstance(state, State)
+        return table[tokens], State(tokens, (state.rows,))
+
+    first = State(np.array([1, 2]), ())
+    named = decode.beam_search(step, [1, 2], first, end=END, max_length=4, beams=3)
+    plain = decode.beam_search(lambda t, s: (table[t], s), [1, 2], end=END, max_length=4, beams=3)
+    np.testing.assert_array_equal(named.tokens, plain.tokens)
 
 
 # CTC --------------------------------------------------------------------------------------------------

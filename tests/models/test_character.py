@@ -109,10 +109,21 @@ def test_bad_input(model):
             model.generate([1], 5, temperature=temperature)
     with pytest.raises(ValueError, match="top_k"):
         model.generate([1], 5, top_k=0)
+    with pytest.raises(ValueError, match="length: expected at least 0, got -2"):
+        model.generate([1], -2)
+    for prompt, length, word in (([1.5], 5, "prompt: expected integers"), ([1], 2.5, "length")):
+        with pytest.raises(TypeError, match=word):
+            model.generate(prompt, length)
     with pytest.raises(ValueError, match="7"):
         model.generate([7], 5)
     with pytest.raises(ValueError, match="cell: need one of lstm, gru, rnn, got 'gated'"):
         models.CharacterModel("gated", 7)
+
+
+def test_a_network_that_diverged_writes_nothing(model):
+    model.decoder.bias.data[0] = np.nan
+    with pytest.raises(ValueError, match="expected log-probabilities, got nan"):
+        model.generate([1], 5)
 
 
 def test_batches_train_it_as_they_are():

@@ -8,6 +8,7 @@ import numpy as np
 
 from brasa._backend import beside
 from brasa.decode._steps import Decoded, Step, call_step, first_tokens
+from brasa.ops import _check
 from brasa.tensor import Tensor
 
 
@@ -48,7 +49,7 @@ def beam_search(
     Raises
     ------
     ValueError
-        If `beams` is below 1, or `step` returns log-probabilities of another shape than (rows, V).
+        If `beams` is below 1 or `length_penalty` not finite, and as `greedy`.
 
     Examples
     --------
@@ -57,9 +58,11 @@ def beam_search(
     >>> found.tokens[0, :2, :2].tolist(), np.exp(found.scores[0, :2]).round(2).tolist()
     ([[2, 0], [1, 0]], [0.36, 0.15])
     """
-    if beams < 1:
-        raise ValueError(f"beams: expected at least 1, got {beams}")
-    first = first_tokens(start)
+    _check.integer("beams", beams, minimum=1)
+    _check.integer("batch_axis", batch_axis, minimum=0)
+    if not np.isfinite(_check.number("length_penalty", length_penalty)):
+        raise ValueError(f"length_penalty: expected a finite number, got {length_penalty}")
+    first = first_tokens(start, end, max_length)
     hypotheses = [_Beam(beams, max_length, length_penalty, end) for _ in range(len(first))]
     tokens, width = first, 1
     for _ in range(max_length):
@@ -148,7 +151,8 @@ def _reordered(state: Any, rows: np.ndarray, axis: int) -> Any:
     if isinstance(state, dict):
         return {key: _reordered(part, rows, axis) for key, part in state.items()}
     if isinstance(state, (tuple, list)):
-        return type(state)(_reordered(part, rows, axis) for part in state)
+        parts = [_reordered(part, rows, axis) for part in state]
+        return type(state)(*parts) if hasattr(state, "_fields") else type(state)(parts)
     if isinstance(state, Tensor):
         return Tensor(_reordered(state.data, rows, axis))
     if getattr(state, "ndim", 0) <= axis:

@@ -8,7 +8,8 @@ import numpy as np
 
 from brasa._backend import as_array, to_numpy
 from brasa.decode._beam import best_indices, collected
-from brasa.decode._steps import Decoded
+from brasa.decode._steps import Decoded, check_log_probs
+from brasa.ops import _check
 from brasa.tensor import Tensor
 
 
@@ -34,7 +35,8 @@ def ctc_greedy(log_probs: Any, lengths: Any = None, *, blank: int = 0) -> Decode
     Raises
     ------
     ValueError
-        For another number of dimensions, or lengths out of range.
+        For another number of dimensions, lengths out of range, or log-probabilities of NaN or +inf among the
+        steps that count.
 
     Examples
     --------
@@ -84,8 +86,7 @@ def ctc_beam_search(log_probs: Any, lengths: Any = None, *, beams: int = 10, bla
     >>> found.tokens[0].tolist(), np.exp(found.scores[0]).round(2).tolist()
     ([[1], [0]], [0.64, 0.36])
     """
-    if beams < 1:
-        raise ValueError(f"beams: expected at least 1, got {beams}")
+    _check.integer("beams", beams, minimum=1)
     return collected(
         [_prefix_search(rows, beams, blank) for rows in _samples(log_probs, lengths, blank)], beams, blank
     )
@@ -99,14 +100,18 @@ def _samples(log_probs: Any, lengths: Any, blank: int) -> list[np.ndarray]:
     if values.ndim == 2:
         values = values[:, None]
     steps, count, classes = values.shape
-    if not 0 <= blank < classes:
+    if not 0 <= _check.integer("blank", blank) < classes:
         raise ValueError(f"blank: expected a class of {classes}, got {blank}")
     if lengths is None:
         lengths = np.full(count, steps)
-    lengths = np.asarray(to_numpy(lengths.data if isinstance(lengths, Tensor) else lengths)).reshape(-1)
+    lengths = lengths.data if isinstance(lengths, Tensor) else lengths
+    lengths = to_numpy(_check.indices("lengths", lengths, steps + 1)).reshape(-1)
     if lengths.shape != (count,) or ((lengths < 0) | (lengths > steps)).any():
         raise ValueError(f"lengths: expected {count} in [0, {steps}], got {lengths.tolist()}")
-    return [values[:n, i].astype(np.float64) for i, n in enumerate(lengths.tolist())]
+    samples = [values[:n, i].astype(np.float64) for i, n in enumerate(lengths.tolist())]
+    for i, rows in enumerate(samples):
+        check_log_probs(f"log_probs: sample {i}", rows)
+    return samples
 
 
 def _prefix_search(rows: np.ndarray, beams: int, blank: int) -> list[tuple[float, Any]]:

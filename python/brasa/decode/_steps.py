@@ -10,6 +10,7 @@ import numpy as np
 from brasa import random
 from brasa._backend import as_array, beside, to_numpy
 from brasa.autograd import no_grad
+from brasa.ops import _check
 from brasa.tensor import Tensor
 
 Step = Callable[[Any, Any], tuple[Any, Any]]
@@ -50,7 +51,8 @@ def greedy(
     Raises
     ------
     ValueError
-        If `step` returns log-probabilities of another shape than (B, V).
+        If `step` returns log-probabilities of another shape than (B, V), or that are NaN or +inf, as those of a
+        network are whose training diverged; if `max_length` is negative.
 
     Examples
     --------
@@ -97,7 +99,7 @@ def sample(
     Raises
     ------
     ValueError
-        If the temperature is not above 0 (`greedy` is its limit) or `top_k` below 1.
+        If the temperature is not finite and above 0 (`greedy` is its limit) or `top_k` below 1, and as `greedy`.
 
     Examples
     --------
@@ -106,10 +108,10 @@ def sample(
     >>> bool((np.bincount(dice.tokens[0]) > 100).all())
     True
     """
-    if not temperature > 0:
-        raise ValueError(f"temperature: expected more than 0, got {temperature}")
-    if top_k is not None and not top_k >= 1:
-        raise ValueError(f"top_k: expected at least 1, got {top_k}")
+    if not 0 < _check.number("temperature", temperature) < np.inf:
+        raise ValueError(f"temperature: expected a finite number above 0, got {temperature}")
+    if top_k is not None:
+        _check.integer("top_k", top_k, minimum=1)
     source = random.default_generator() if generator is None else generator
 
     def draw(log_probs: np.ndarray) -> np.ndarray:
@@ -128,7 +130,7 @@ def _run(
     step: Step, start: Any, state: Any, end: int | None, max_length: int, choose: Callable[[np.ndarray], Any]
 ) -> Decoded:
     """A token for every sequence at every step, until all have ended."""
-    first = first_tokens(start)
+    first = first_tokens(start, end, max_length)
     tokens, rows = first, np.arange(len(first))
     chosen: list[np.ndarray] = []
     scores = np.zeros(len(first))
@@ -147,8 +149,11 @@ def _run(
     return Decoded(result, lengths, scores)
 
 
-def first_tokens(start: Any) -> Any:
-    """The first tokens, (B,) int64, on the device that they are on."""
+def first_tokens(start: Any, end: Any, max_length: Any) -> Any:
+    """The first tokens, (B,) int64, on the device that they are on; all of it checked."""
+    if end is not None:
+        _check.integer("end", end)
+    _check.integer("max_length", max_length, minimum=0)
     start = as_array(start.data if isinstance(start, Tensor) else start, "start")
     if start.ndim != 1 or start.dtype.kind not in "iu":
         raise ValueError(f"start: expected integers (B,), got shape {start.shape} of {start.dtype}")
@@ -162,4 +167,14 @@ def call_step(step: Step, tokens: Any, state: Any, count: int) -> tuple[np.ndarr
     values = to_numpy(log_probs.data if isinstance(log_probs, Tensor) else log_probs)
     if values.ndim != 2 or len(values) != count:
         raise ValueError(f"step: expected log-probabilities of shape ({count}, V), got {values.shape}")
-    return values.astype(np.float64), state
+    values = values.astype(np.float64)
+    check_log_probs("step", values)
+    return values, state
+
+
+def check_log_probs(name: str, values: np.ndarray) -> None:
+    """NaN would be taken for the most probable, or hide what is: it is refused."""
+    wrong = np.argwhere(~(values < np.inf))
+    if len(wrong):
+        at = tuple(int(i) for i in wrong[0])
+        raise ValueError(f"{name}: expected log-probabilities, got {values[at]} at position {at}")

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from brasa import decode, nn, random
 from brasa.autograd import no_grad
+from brasa.ops import _check
 from brasa.tensor import Tensor
 
 __all__ = ["CharacterModel", "char_gru", "char_lstm", "char_rnn"]
@@ -119,9 +120,12 @@ class CharacterModel(nn.Module):
         Raises
         ------
         ValueError
-            If the prompt is empty, or a number is out of its range.
+            If the prompt is empty, a number is out of its range, or the network's logits are NaN.
+        TypeError
+            If a character is no integer, or a number of another kind than above.
         """
-        ids = np.asarray(prompt, np.int64).ravel()
+        ids = _check.indices("prompt", prompt, self.embedding.num_embeddings).astype(np.int64).ravel()
+        _check.integer("length", length, minimum=0)
         if not ids.size:
             raise ValueError("prompt: need at least one character to go on from")
         was_training = self.training
