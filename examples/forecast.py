@@ -73,7 +73,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--epochs", type=int, default=60, help="passes over the years (default: 60)")
     add("--networks", type=int, default=5, help="networks whose forecasts are averaged (default: 5)")
     add("--out", default="forecast.png", help="the picture (default: forecast.png)")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.networks < 1:
+        parser.error(f"--networks: expected at least 1, got {options.networks}")
+    return options
 
 
 def windows(series: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
