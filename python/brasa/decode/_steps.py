@@ -150,7 +150,7 @@ def _run(
 
 
 def first_tokens(start: Any, end: Any, max_length: Any) -> Any:
-    """The first tokens, (B,) int64, on the device that they are on; all of it checked."""
+    """The first tokens, (B,) int64, on the device that they are on, after a look at when sequences end."""
     if end is not None:
         _check.integer("end", end)
     _check.integer("max_length", max_length, minimum=0)
