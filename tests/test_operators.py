@@ -16,6 +16,7 @@ from brasa.tensor import Tensor
 from brasa.testing import gradcheck
 from descriptors import UNIT, Operator, all_operators
 from hostile import HOSTILE_ARRAYS, HOSTILE_NUMBERS, misaligned
+from layouts import check_gradients, weights_of
 
 OPERATORS = all_operators()
 every_operator = pytest.mark.parametrize("op", OPERATORS, ids=str)
@@ -36,15 +37,18 @@ def call(op: Operator, arguments, xp=None):
 def gradients(op: Operator, arguments, xp=None):
     """The gradients of the sum of the results times fixed numbers, as a list of NumPy arrays."""
     move = (lambda a: a) if xp is None else xp.asarray
+    given, result = recorded(op, arguments, move)
+    result.backward(move(weights_of(result)))
+    back = np.asarray if xp is None else xp.asnumpy
+    return [back(given[name].grad.data) for name in op.gradients]
+
+
+def recorded(op: Operator, arguments, move):
+    """The arguments, those that get gradients as Tensors, and the first result."""
     given = {k: move(v) if isinstance(v, np.ndarray) else v for k, v in arguments.items()}
     given |= {name: Tensor(given[name], requires_grad=True) for name in op.gradients}
     result = getattr(ops, op.name)(**given)
-    result = result[0] if isinstance(result, tuple) else result
-    # Four numbers with short significands, so that every product with them is exact.
-    dy = np.resize(np.array([1, -0.5, 2, 0.25], result.dtype), result.shape)
-    result.backward(move(dy))
-    back = np.asarray if xp is None else xp.asnumpy
-    return [back(given[name].grad.data) for name in op.gradients]
+    return given, result[0] if isinstance(result, tuple) else result
 
 
 def sample(op: Operator, seed: int, dtype=np.float32):
@@ -166,6 +170,21 @@ def test_the_gradient_of_a_sample_alone_is_that_in_a_batch(op, seed):
     alone = arguments | {name: arguments[name][:1] for name in op.batched}
     single = dict(zip(op.gradients, gradients(op, alone), strict=True))
     assert count == 0 or same_bits([whole[n][:1] for n in names], [single[n] for n in names])
+
+
+@differentiable_operator
+@pytest.mark.parametrize("images", ["C order", "channels-last"])
+@given(seed=seeds, dtype=dtypes)
+@settings(max_examples=5)
+def test_gradients_are_the_same_for_any_layout_of_dy(op, xp, images, seed, dtype):
+    """Reductions pass repeated numbers back, views transposed ones, and neither lies as the arguments do."""
+    arguments = sample(op, seed, dtype)
+
+    def record(move):
+        given, result = recorded(op, arguments, move)
+        return [given[name] for name in op.gradients], result
+
+    check_gradients(record, xp, images)
 
 
 @differentiable_operator

@@ -263,14 +263,14 @@ def dense(array: Any) -> Any:
 
 
 def laid_out_like(array: Any, other: Any) -> Any:
-    """`other`, of the shape of the dense `array`; a copy in its layout when it is laid out differently."""
+    """`other`, of the rank of the dense `array`; a copy in its layout when it is laid out differently."""
     backend = backend_of(array)
     wanted = backend.kernels.layout(array)
     if backend.kernels.layout(other) == wanted or (wanted == C_ORDER and other.flags.c_contiguous):
         return other
     if wanted == CHANNELS_LAST and other.dtype.char in "fd" and other.flags.c_contiguous:
         return to_channels_last(other)
-    copy = backend.empty(array.shape, other.dtype, wanted == CHANNELS_LAST)
+    copy = backend.empty(other.shape, other.dtype, wanted == CHANNELS_LAST)
     copy[...] = other
     return copy
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brasa import _backend, ops
 from brasa.tensor import Tensor
 from descriptors import UNIT, all_operators
+from layouts import check_gradients, weights_of
 
 ml_dtypes = pytest.importorskip("ml_dtypes")
 
@@ -98,8 +99,7 @@ def gradients(op, arguments, device):
     given = moved(device, arguments)
     given |= {name: Tensor(given[name], requires_grad=True) for name in op.gradients}
     result = function(op)(**given)
-    dy = np.resize(np.array([1, -0.5, 2, 0.25], np.float32), result.shape).astype(result.dtype)
-    result.backward(device.asarray(dy))
+    result.backward(device.asarray(weights_of(result)))
     return {name: device.asnumpy(given[name].grad.data) for name in op.gradients}
 
 
@@ -126,6 +126,23 @@ def test_gradients_are_those_of_float32(op, device, half, seed):
         if gradient.dtype == half:
             bound = bound + STEPS.get(op.name, 4.0) * (ROUNDING[half] * (np.abs(exact) + 2) + LEAST[half])
         assert np.all(np.abs(gradient.astype(np.float64) - exact) <= bound), name
+
+
+@pytest.mark.parametrize("op", [op for op in OPERATORS if op.gradients], ids=str)
+@pytest.mark.parametrize("images", ["C order", "channels-last"])
+@every_half
+@given(seed=seeds)
+@settings(max_examples=3)
+def test_gradients_are_the_same_for_any_layout_of_dy(op, device, half, images, seed):
+    arguments = narrowed(op, seed, half)
+
+    def record(move):
+        given = {k: move(v) if isinstance(v, np.ndarray) else v for k, v in arguments.items()}
+        given |= {name: Tensor(given[name], requires_grad=True) for name in op.gradients}
+        return [given[name] for name in op.gradients], function(op)(**given)
+
+    with np.errstate(over="ignore"):  # exponentials
+        check_gradients(record, device, images)
 
 
 # Packs ------------------------------------------------------------------------------------------------
