@@ -65,10 +65,18 @@ class EmulatedArray(np.ndarray):
         cuda.device_change(np.ndarray.__setitem__, self, key, value)
 
     def __getitem__(self, key):
-        return cuda.device_call(np.ndarray.__getitem__, self, key)
+        return cuda.device_call(_item, self, key)
 
     def fill(self, value) -> None:
         cuda.device_change(np.ndarray.fill, self, value)
+
+
+def _item(array, key):
+    """``array[key]``; one element is an array without dimensions, as with CuPy, which reading it waits for."""
+    found = np.ndarray.__getitem__(array, key)
+    if isinstance(found, np.ndarray):
+        return found
+    return np.ndarray.__getitem__(array, (*(key if isinstance(key, tuple) else (key,)), ...))
 
 
 def _ufunc(ufunc, method, *inputs, **kwargs):
