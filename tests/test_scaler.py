@@ -178,9 +178,13 @@ def test_16_bit_gradients_are_refused():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"init_scale": 0.0}, "init_scale: expected a positive number, got 0.0"),
+        ({"init_scale": 0.0}, "init_scale: expected a positive number that float32 holds, got 0.0"),
         ({"init_scale": math.inf}, "init_scale"),
-        ({"growth_factor": 1.0}, "growth_factor: expected more than 1, got 1.0"),
+        ({"init_scale": math.nan}, "init_scale"),
+        ({"init_scale": 1e-300}, "init_scale"),
+        ({"growth_factor": 1.0}, "growth_factor: expected a finite number above 1, got 1.0"),
+        ({"growth_factor": math.inf}, "growth_factor"),
+        ({"growth_factor": math.nan}, "growth_factor"),
         ({"backoff_factor": 1.0}, "backoff_factor: expected a number in"),
         ({"growth_interval": 0}, "growth_interval: expected at least 1, got 0"),
     ],
@@ -188,6 +192,32 @@ def test_16_bit_gradients_are_refused():
 def test_options_out_of_range(options, message):
     with pytest.raises(ValueError, match=message):
         br.GradScaler(**options)
+
+
+def test_a_factor_that_is_none_is_refused_and_changes_nothing():
+    p = Tensor(np.ones(1, np.float32), requires_grad=True)
+    optimizer, scaler = optim.SGD([p], lr=0.0), br.GradScaler()
+    backward(scaler, p)
+    scaler.step(optimizer)
+    for bad in (0, -1.0, math.nan, math.inf, 1e-300):
+        with pytest.raises(ValueError, match="new_scale: expected a positive number that float32 holds"):
+            scaler.update(new_scale=bad)
+    with pytest.raises(ValueError, match="scale: expected"):
+        scaler.load_state_dict({**scaler.state_dict(), "scale": 0.0})
+    with pytest.raises(TypeError, match=r"growth_interval: expected an int, got 1\.5"):
+        br.GradScaler(growth_interval=1.5)
+    scaler.update()
+    assert scaler.get_scale() == 65536
+
+
+def test_overflow_after_overflow_leaves_a_factor_that_divides():
+    p = Tensor(np.ones(1, np.float32), requires_grad=True)
+    optimizer, scaler = optim.SGD([p], lr=0.0), br.GradScaler(backoff_factor=1e-30)
+    p.grad = Tensor(np.float32([np.inf]))
+    for _ in range(3):
+        assert not scaler.step(optimizer)
+        scaler.update()
+    assert scaler.get_scale() == 2.0**-126
 
 
 def test_the_state_is_torchs():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, ContextDecorator
+from contextlib import AbstractContextManager, ContextDecorator, nullcontext
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from brasa._elementwise import astype
 from brasa._extras import require
 from brasa._tape import Operator, is_tensor
 
-__all__ = ["autocast", "in_float32", "narrow_dtype"]
+__all__ = ["autocast", "in_float32", "narrow_dtype", "with_own_casts"]
 
 _FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 
@@ -165,6 +165,15 @@ class _Caster:
                 self.weights.cast(value, self.dtype) if is_weight else _backend.cast(array, self.dtype)
             )
         return values if changed is None else changed
+
+
+def with_own_casts() -> AbstractContextManager[None]:
+    """A block within `autocast` that neither finds the casts of weights made so far nor leaves its own behind.
+
+    A captured step needs it: the launches that cast would otherwise be missing from its replays.
+    """
+    caster = _tape.mode.get().precall
+    return _tape.precall(_Caster(caster.dtype, _Weights())) if isinstance(caster, _Caster) else nullcontext()
 
 
 def _is_softplus(plan: _Plan, values: Sequence[Any]) -> bool:

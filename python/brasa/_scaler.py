@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from brasa import _backend
+from brasa import _backend, _capture
+from brasa.ops import _check
 from brasa.optim import Optimizer
 from brasa.tensor import Tensor
 
 __all__ = ["GradScaler"]
 
-_LARGEST = 2.0**127  # a factor that float32 can hold
+_SMALLEST, _LARGEST = 2.0**-126, 2.0**127  # factors that float32 holds, with their inverses
 
 
 @dataclass(slots=True)
@@ -55,7 +56,9 @@ class GradScaler:
     Raises
     ------
     ValueError
-        For factors that do not grow and shrink, or an interval below 1.
+        For factors that do not grow and shrink or that float32 does not hold, or an interval below 1.
+    TypeError
+        For an interval that is no int.
 
     Examples
     --------
@@ -81,17 +84,13 @@ class GradScaler:
         growth_interval: int = 2000,
         enabled: bool = True,
     ) -> None:
-        if not 0 < init_scale < float("inf"):
-            raise ValueError(f"init_scale: expected a positive number, got {init_scale!r}")
-        if not growth_factor > 1:
-            raise ValueError(f"growth_factor: expected more than 1, got {growth_factor!r}")
+        if not 1 < growth_factor < float("inf"):
+            raise ValueError(f"growth_factor: expected a finite number above 1, got {growth_factor!r}")
         if not 0 < backoff_factor < 1:
             raise ValueError(f"backoff_factor: expected a number in (0, 1), got {backoff_factor!r}")
-        if growth_interval < 1:
-            raise ValueError(f"growth_interval: expected at least 1, got {growth_interval!r}")
-        self._scale = float(init_scale)
+        self._scale = _positive("init_scale", init_scale)
         self._growth_factor, self._backoff_factor = float(growth_factor), float(backoff_factor)
-        self._growth_interval = int(growth_interval)
+        self._growth_interval = _check.integer("growth_interval", growth_interval, minimum=1)
         self._enabled = bool(enabled)
         self._clean = 0  # updates without an overflow since the factor changed
         self._checks: dict[int, _Check] = {}
@@ -105,7 +104,17 @@ class GradScaler:
             return type(outputs)(self.scale(output) for output in outputs)
         if _backend.is_narrow(outputs.dtype):
             outputs = outputs.astype("float32")
-        return outputs * self._scale
+        return outputs * self._factor(outputs)
+
+    def _factor(self, outputs: Any) -> Any:
+        """The factor, while a graph is captured as a number on the device, which a replay writes anew."""
+        recording = _capture.current()
+        array = outputs.data if isinstance(outputs, Tensor) else outputs
+        if recording is None or _backend.device_of(array) == "cpu":
+            return self._scale
+        place = recording.reserve([self._scale], "float64")
+        recording.renew(lambda: [self._scale])
+        return place.astype(array.dtype).reshape(())
 
     def unscale_(self, optimizer: Optimizer) -> None:
         """Divide the optimiser's gradients by the factor, in place, to clip or to look at them.
@@ -115,12 +124,13 @@ class GradScaler:
         Raises
         ------
         RuntimeError
-            The second time since `update`, or after `step`.
+            The second time since `update`, after `step`, or while a graph is captured.
         TypeError
             For gradients of 16 bits: their parameters should be float32.
         """
         if not self._enabled:
             return
+        _refuse_capture("unscale_")
         check = self._check_of(optimizer)
         if check.unscaled or check.stepped:
             raise RuntimeError(
@@ -150,11 +160,12 @@ class GradScaler:
         Raises
         ------
         RuntimeError
-            The second time since `update`.
+            The second time since `update`, or while a graph is captured: it is called after the graph.
         """
         if not self._enabled:
             optimizer.step(scale=scale)
             return True
+        _refuse_capture("step")
         check = self._check_of(optimizer)
         if check.stepped:
             raise RuntimeError("step() a second time for the same optimizer; update() comes first")
@@ -174,18 +185,22 @@ class GradScaler:
         Raises
         ------
         RuntimeError
-            When no gradient was looked at since the last time.
+            When no gradient was looked at since the last time, or while a graph is captured.
+        ValueError
+            For a `new_scale` that is not positive, or that float32 does not hold.
         """
         if not self._enabled:
             return
-        checks, self._checks = list(self._checks.values()), {}
+        _refuse_capture("update")
         if new_scale is not None:
-            self._scale = float(new_scale)
+            self._scale = _positive("new_scale", new_scale)
+            self._checks = {}
             return
+        checks, self._checks = list(self._checks.values()), {}
         if not checks:
             raise RuntimeError("update() without a step() or unscale_() since the last one")
         if any(check.found() for check in checks):
-            self._scale *= self._backoff_factor
+            self._scale = max(self._scale * self._backoff_factor, _SMALLEST)
             self._clean = 0
             return
         self._clean += 1
@@ -213,8 +228,14 @@ class GradScaler:
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Take over a state, of this class or of PyTorch's."""
-        self._scale = float(state_dict["scale"])
+        """Take over a state, of this class or of PyTorch's.
+
+        Raises
+        ------
+        ValueError
+            For a factor that is not positive.
+        """
+        self._scale = _positive("scale", state_dict["scale"])
         self._growth_factor = float(state_dict["growth_factor"])
         self._backoff_factor = float(state_dict["backoff_factor"])
         self._growth_interval = int(state_dict["growth_interval"])
@@ -224,6 +245,23 @@ class GradScaler:
 
     def _check_of(self, optimizer: Optimizer) -> _Check:
         return self._checks.setdefault(id(optimizer), _Check())
+
+
+def _positive(name: str, value: Any) -> float:
+    """`value` as a factor."""
+    factor = _check.number(name, value)
+    if not _SMALLEST <= factor <= _LARGEST:
+        raise ValueError(f"{name}: expected a positive number that float32 holds, got {value!r}")
+    return factor
+
+
+def _refuse_capture(method: str) -> None:
+    """A replay calls nothing here, and what `step` does depends on a number that the host reads."""
+    if _capture.current() is not None:
+        raise RuntimeError(
+            f"graph: GradScaler.{method}() cannot be captured, because the host reads whether a gradient "
+            "overflowed; capture scale() and backward(), and call unscale_(), step() and update() after the graph"
+        )
 
 
 def _divide(optimizer: Optimizer, factor: float) -> list[Any]:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from brasa import _backend, _capture
+from brasa import _autocast, _backend, _capture
 from brasa._capture import StaleCapture
 from brasa.tensor import Tensor
 
@@ -119,7 +119,7 @@ class Graph:
         if self._graph is None:
             if self._left:
                 with self._own_memory():
-                    results = self._function(*self._arguments)
+                    results = self._run()
                 self._left -= 1
                 return results
             self._capture()
@@ -191,6 +191,11 @@ class Graph:
             yield
         caller.wait_event(self._stream.record())
 
+    def _run(self) -> Any:
+        """Call the function, its casts of weights within `autocast` its own."""
+        with _autocast.with_own_casts():
+            return self._function(*self._arguments)
+
     def _capture(self) -> None:
         """Run the function for what it launches; nothing is computed."""
         with self._own_memory():
@@ -202,7 +207,7 @@ class Graph:
         ):
             self._stream.begin_capture()
             try:
-                results = self._function(*self._arguments)
+                results = self._run()
             except BaseException as error:
                 with suppress(Exception):
                     self._stream.end_capture()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from contextlib import nullcontext
 
 import numpy as np
@@ -200,6 +201,101 @@ def test_attention_draws_new_weights_at_every_replay(device):
     assert not np.array_equal(results[0][2], results[0][3])
 
 
+# ---- mixed precision -----------------------------------------------------------------------------------
+
+
+def linear(device):
+    br.manual_seed(1)
+    net = nn.Linear(4, 3)
+    for p in net.parameters():
+        p.data = device.asarray(p.data)
+    return net
+
+
+def test_weights_are_cast_anew_within_an_outer_autocast(device):
+    """The block has casts of its own, from before the capture: a replay that used them would see old weights."""
+    results = []
+    for as_graph in (False, True):
+        net = linear(device)
+        optimizer = optim.SGD(net.parameters(), lr=0.5)
+
+        def step(x, y, net=net, optimizer=optimizer):
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(net(x), y)
+            loss.backward()
+            optimizer.step()
+            return loss
+
+        run = br.cuda.graph(step) if as_graph else step
+        moved = [(device.asarray(x), device.asarray(y)) for x, y in batches()]
+        with br.autocast("float16"):
+            net(moved[0][0])
+            losses = [run(x, y).numpy().copy() for x, y in moved]
+        results.append([*losses, *(device.asnumpy(p.data).copy() for p in net.parameters())])
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_graph_outlives_the_autocast_it_was_captured_in(device):
+    net, x = linear(device), device.asarray(batches()[0][0])
+    with br.autocast("float16"), br.no_grad():
+        net(x)
+        run = captured(device, net, x)
+        expected = run(x).numpy().copy()
+    gc.collect()
+    kept = [device.asarray(np.full((3, 4), np.nan, np.float16)) for _ in range(8)]
+    assert expected.dtype == np.float16
+    np.testing.assert_array_equal(run(x).numpy(), expected)
+    del kept
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_scaled_loss_follows_the_factor(device, dtype):
+    """The factor grows, and shrinks where a gradient overflows."""
+    results = []
+    for as_graph in (False, True):
+        w = br.Tensor(device.asarray(np.ones(2, dtype)), requires_grad=True)
+        optimizer, scaler = optim.SGD([w], lr=0.0625), br.GradScaler(init_scale=8.0, growth_interval=2)
+
+        def backward(x, w=w, optimizer=optimizer, scaler=scaler):
+            optimizer.zero_grad()
+            loss = (w * x).sum()
+            scaled, _ = scaler.scale([loss, loss])
+            scaled.backward()
+            return scaled
+
+        run, seen = br.cuda.graph(backward) if as_graph else backward, []
+        for value in (1, 2, 1, np.inf, 3, 1, 2, 1):
+            scaled = run(device.asarray(np.array([value, 1], dtype)))
+            stepped = scaler.step(optimizer)
+            scaler.update()
+            seen += [stepped, scaler.get_scale(), scaled.numpy().copy(), device.asnumpy(w.data).copy()]
+        results.append(seen)
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert len(set(results[0][1::4])) > 2
+
+
+@pytest.mark.parametrize("method", ["unscale_", "step", "update"])
+def test_what_a_scaler_decides_on_the_host_is_not_captured(device, method):
+    w = br.Tensor(device.asarray(np.ones(2, np.float32)), requires_grad=True)
+    optimizer, scaler = optim.SGD([w], lr=0.25), br.GradScaler()
+
+    def step(x):
+        optimizer.zero_grad()
+        scaler.scale((w * x).sum()).backward()
+        getattr(scaler, method)(*([] if method == "update" else [optimizer]))
+
+    run, x = br.cuda.graph(step), device.asarray(np.ones(2, np.float32))
+    scaler.step(other := optim.SGD([w], lr=0.0))
+    run(x)
+    if method != "update":
+        scaler.update()
+    scaler.step(other)
+    with pytest.raises(RuntimeError, match=rf"graph: GradScaler\.{method}\(\) cannot be captured"):
+        run(x)
+
+
 # ---- mistakes ------------------------------------------------------------------------------------------
 
 
@@ -212,8 +308,14 @@ def captured(device, function, *inputs):
 
 @pytest.mark.parametrize(
     "reading",
-    [lambda t: t.item(), lambda t: float(t), lambda t: bool(t > 0), lambda t: t.numpy()],
-    ids=["item", "float", "bool", "numpy"],
+    [
+        lambda t: t.item(),
+        lambda t: float(t),
+        lambda t: bool(t > 0),
+        lambda t: t.numpy(),
+        lambda t: bool(t.data.reshape(1)[0]),
+    ],
+    ids=["item", "float", "bool", "numpy", "element"],
 )
 def test_a_step_that_reads_a_value_is_refused(device, reading):
     x = device.asarray(np.ones(3, np.float32))
