@@ -268,6 +268,8 @@ cos = differentiable(_cos, _cos_backward)
 
 def _clip(x: Any, low: float | None, high: float | None) -> Any:
     """`x` within [low, high]; outside the slope is 0."""
+    if x.dtype.kind == "V":  # bfloat16, which is clipped as float32 and would stay that
+        return cast(as_array_of(cast(x, "float32").clip(low, high), x), x.dtype)
     return as_array_of(x.clip(low, high), x)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from brasa import Tensor, nn
+from brasa._autocast import narrow_dtype
 
 LABELS = np.array([1, 0, 2])
 MODELS = {
@@ -116,3 +117,33 @@ def test_clipping(xp):
     np.testing.assert_allclose(xp.asnumpy(parameter.grad.data), [0.6, 0.8], rtol=1e-5)
     nn.utils.clip_grad_value_(parameter, 0.7)
     np.testing.assert_allclose(xp.asnumpy(parameter.grad.data), [0.6, 0.7], rtol=1e-5)
+
+
+@pytest.mark.parametrize("half", ["float16", "bfloat16"])
+@pytest.mark.parametrize("name", MODELS)
+def test_models_of_16_bits(device, name, half):
+    """All in 16 bits but the vectors of norms, which kernels take as float32 beside them."""
+    pytest.importorskip("ml_dtypes")
+    make, shape = MODELS[name]
+    single = moved(make().eval(), device)
+    narrow = moved(copy.deepcopy(make().eval()).to(half), device)
+    narrow.load_state_dict(single.state_dict())
+    for module in narrow.modules():
+        norm = isinstance(module, nn.LayerNorm | nn.BatchNorm1d | nn.BatchNorm2d)
+        for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+            if tensor.dtype.kind != "i":
+                assert tensor.dtype == ("float32" if norm else half)
+    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    want = single(device.asarray(x)).numpy()
+    found = narrow(Tensor(device.asarray(x.astype(narrow_dtype(half))))).numpy()
+    assert found.dtype == half
+    # Each of up to 12 layers rounds its weights and its result, of which norms make numbers up to 4.
+    rounding = 2.0**-11 if half == "float16" else 2.0**-8
+    np.testing.assert_allclose(found.astype(np.float32), want, rtol=0, atol=2 * 12 * rounding * 4)
+
+
+def test_norms_made_for_16_bits_have_vectors_of_float32():
+    for norm in (nn.BatchNorm2d(3, dtype="float16"), nn.LayerNorm(3, dtype=np.float16)):
+        assert {str(t.dtype) for t in (*norm.parameters(), *norm.buffers())} <= {"float32", "int64"}
+        norm.to(np.float64).to("float16")
+        assert norm.weight.dtype == np.float32

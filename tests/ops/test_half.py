@@ -424,6 +424,32 @@ def test_vectors_stay_float32(device, half):
         ops.activation_backward(other, x, "relu")
 
 
+@every_half
+def test_recurrent_operators_name_autocast(xp, half):
+    """They have no kernels of 16 bits, on any device."""
+    x, state, weight = (xp.asarray(np.ones(shape, half)) for shape in ((3, 2, 4), (2, 5), (20, 4)))
+    recurrent = xp.asarray(np.ones((20, 5), half))
+    message = f"x: expected float32 or float64, got {half}, .* br.autocast computes it in float32"
+    with pytest.raises(TypeError, match=message):
+        ops.lstm(x, state, state, weight, recurrent)
+    with pytest.raises(TypeError, match=message):
+        ops.lstm_cell(x[0], state, state, weight, recurrent)
+    lengths = np.array([3, 3]), np.array([1, 1])
+    with pytest.raises(TypeError, match=r"log_probs: .* br.autocast computes it"):
+        ops.ctc_loss(x, np.array([[1], [2]]), *lengths)
+
+
+@every_half
+def test_clip_and_its_gradient_keep_16_bits(xp, half):
+    x = Tensor(xp.asarray(np.array([-2, -0.5, 0.25, 3], half)), requires_grad=True)
+    y = x.clip(-0.5, 1)
+    assert y.dtype == half
+    y.sum().backward()
+    assert x.grad.dtype == half
+    assert np.array_equal(y.numpy().astype(np.float32), [-0.5, -0.5, 0.25, 1])
+    assert np.array_equal(x.grad.numpy().astype(np.float32), [0, 1, 1, 0])
+
+
 def test_gradients_that_meet_are_added_in_16_bits(device):
     half = HALVES[1]
     x = Tensor(device.asarray(np.array([1.0, 2.0], half)), requires_grad=True)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from brasa._backend import namespace, to_numpy
+from brasa._backend import is_narrow, namespace, to_numpy
 from brasa._tape import is_floating
 from brasa.autograd import no_grad
 from brasa.tensor import Tensor
@@ -100,6 +100,11 @@ def convert(tensor: Tensor, target: Any) -> None:
         if part is not None:
             part.data = part.detach().to(target).data
             part.version += 1
+
+
+def is_narrow_target(target: Any) -> bool:
+    """Whether `convert` would make arrays of 16 bits."""
+    return not _is_device(target) and is_narrow(_floating_dtype(target))
 
 
 def _is_device(target: Any) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from brasa.nn._hooks import RemovableHandle, add_hook
-from brasa.nn._state import IncompatibleKeys, convert, copy_into, matching_entries
+from brasa.nn._state import IncompatibleKeys, convert, copy_into, is_narrow_target, matching_entries
 from brasa.nn._summary import summary_table
 from brasa.tensor import Tensor
 
@@ -71,6 +71,7 @@ class Module:
     ['inner.weight', 'inner.bias']
     """
 
+    _stays_float32 = False  # when the rest of a model goes to 16 bits: what kernels take beside those
     training: bool
     _buffers: dict[str, bool]
     _forward_hooks: dict[int, ForwardHook]
@@ -292,10 +293,22 @@ class Module:
         ----------
         target : str or dtype
             A device, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``, or a floating dtype such as ``numpy.float64``.
+            With one of 16 bits, which kernels on CUDA take, weights and running statistics of norms become
+            float32: that is what they are beside 16 bits.
         """
+        wide = self._beside_16_bits() if is_narrow_target(target) else set()
         for tensor in itertools.chain(self.parameters(), self.buffers()):
-            convert(tensor, target)
+            convert(tensor, "float32" if id(tensor) in wide else target)
         return self
+
+    def _beside_16_bits(self) -> set[int]:
+        """The Tensors, by identity, that stay float32 when the others have 16 bits."""
+        return {
+            id(tensor)
+            for module in self.modules()
+            if module._stays_float32
+            for tensor in itertools.chain(module.parameters(False), (b for _, b in module._own_buffers()))
+        }
 
     # --- state ------------------------------------------------------------------------------------
 

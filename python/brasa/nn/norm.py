@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from brasa import _capture, ops
+from brasa._backend import is_narrow
 from brasa.nn import init
 from brasa.nn._arguments import (
     ActivationName,
@@ -22,9 +23,16 @@ from brasa.tensor import Tensor
 __all__ = ["BatchNorm1d", "BatchNorm2d", "LayerNorm"]
 
 
+def _dtype_of_vectors(dtype: Any) -> np.dtype[Any]:
+    """What weights and statistics of a layer for arrays of `dtype` are kept in."""
+    dtype = np.dtype(np.float32 if dtype is None else dtype)
+    return np.dtype(np.float32) if is_narrow(dtype) else dtype
+
+
 class _BatchNorm(Module):
     """What the batch normalisations share; they differ in the input they take."""
 
+    _stays_float32 = True
     _ranks: tuple[int, ...]
     _shapes: str
     running_mean: Tensor | None
@@ -49,10 +57,10 @@ class _BatchNorm(Module):
         self.affine = affine
         self.track_running_stats = track_running_stats
         self.activation = check_activation(activation)
+        dtype = _dtype_of_vectors(dtype)
         self.weight = new_parameter((num_features,), dtype) if affine else None
         self.bias = new_parameter((num_features,), dtype) if affine else None
         kept = track_running_stats
-        dtype = np.float32 if dtype is None else dtype
         self.register_buffer("running_mean", np.zeros(num_features, dtype) if kept else None)
         self.register_buffer("running_var", np.ones(num_features, dtype) if kept else None)
         self.register_buffer("num_batches_tracked", HostCount(np.zeros((), np.int64)) if kept else None)
@@ -243,6 +251,8 @@ class LayerNorm(Module):
     array([[-1.225,  0.   ,  1.225]], dtype=float32)
     """
 
+    _stays_float32 = True
+
     def __init__(
         self,
         normalized_shape: int | tuple[int, ...],
@@ -259,7 +269,7 @@ class LayerNorm(Module):
         self.eps = eps
         self.elementwise_affine = elementwise_affine
         self.activation = check_activation(activation)
-        shape = self.normalized_shape
+        shape, dtype = self.normalized_shape, _dtype_of_vectors(dtype)
         self.weight = new_parameter(shape, dtype) if elementwise_affine else None
         self.bias = new_parameter(shape, dtype) if elementwise_affine and bias else None
         self.reset_parameters()

@@ -46,6 +46,17 @@ def floating(name: str, x: Any) -> Any:
     return x
 
 
+def floating_in_autocast(name: str, x: Any) -> Any:
+    """`floating`, where there are no kernels of 16 bits and `brasa.autocast` computes in float32."""
+    x = as_array(x, name)
+    if is_narrow(x.dtype):
+        raise TypeError(
+            f"{name}: expected {FLOATING}, got {x.dtype}, of which this operator has no kernels; "
+            "on CUDA br.autocast computes it in float32"
+        )
+    return floating(name, x)
+
+
 def in_float32(x: Any) -> bool:
     """Whether `x` is a 16-bit array that has no kernels: operators then compute in float32 and round once."""
     return is_narrow(x.dtype) and backend_of(x).name == "cpu"

@@ -56,7 +56,7 @@ class Layer(NamedTuple):
 def _operand(name: str, array: Any, x: Any, shape: tuple[int, ...], letters: str) -> Any:
     if array is None:
         return None
-    array = _check.floating(name, array)
+    array = _check.floating_in_autocast(name, array)
     _check.same_dtype(**{"x": x, name: array})
     _check.shape(name, array, shape, letters)
     return _backend.contiguous(array)
@@ -80,11 +80,11 @@ def make_layer(
     clip: Any = None,
     names: tuple[str, str] = ("h0", "c0"),
 ) -> Layer:
-    x = _backend.contiguous(_check.floating("x", x))
+    x = _backend.contiguous(_check.floating_in_autocast("x", x))
     batch_first = bool(batch_first)
     _check.rank("x", x, 3, shape="(B, T, I)" if batch_first else "(T, B, I)")
     gates, inputs, batch = GATES[cell], x.shape[2], x.shape[not batch_first]
-    w_ih = _check.floating("w_ih", w_ih)
+    w_ih = _check.floating_in_autocast("w_ih", w_ih)
     _check.rank("w_ih", w_ih, 2, shape=f"({gates if gates > 1 else ''}H, I)")
     rows = w_ih.shape[0]
     if rows % gates:
@@ -93,9 +93,9 @@ def make_layer(
         )
     hidden = state = rows // gates
     w_ih = _operand("w_ih", w_ih, x, (rows, inputs), "one row per gate and unit, the inputs of x")
-    w_hh = _check.floating("w_hh", w_hh)
+    w_hh = _check.floating_in_autocast("w_hh", w_hh)
     if w_hr is not None:
-        w_hr = _check.floating("w_hr", w_hr)
+        w_hr = _check.floating_in_autocast("w_hr", w_hr)
         _check.rank("w_hr", w_hr, 2, shape="(P, H)")
         state = w_hr.shape[0]
     w_hh = _operand("w_hh", w_hh, x, (rows, state), "one row per gate and unit, the state's columns")

@@ -44,7 +44,7 @@ class _Operands:
         blank: Any,
         reduction: Any,
     ) -> None:
-        log_probs = _check.floating("log_probs", log_probs)
+        log_probs = _check.floating_in_autocast("log_probs", log_probs)
         _check.rank("log_probs", log_probs, 2, 3, shape="(T, N, C) or (T, C)")
         if not isinstance(reduction, str) or reduction not in _REDUCTIONS:
             raise ValueError(f"reduction: expected one of {', '.join(_REDUCTIONS)}, got {reduction!r}")
@@ -212,7 +212,7 @@ def ctc_loss_backward(
     array([-0.286, -0.714], dtype=float32)
     """
     o = _Operands(log_probs, targets, input_lengths, target_lengths, blank, reduction)
-    dy = _backend.contiguous(_check.floating("dy", dy))
+    dy = _backend.contiguous(_check.floating_in_autocast("dy", dy))
     _check.shape("dy", dy, o.loss_shape)
     _check.same_dtype(log_probs=o.log_probs, dy=dy)
     steps, samples, classes = o.log_probs.shape
