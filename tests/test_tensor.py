@@ -393,6 +393,18 @@ def test_maximum_and_minimum(f, reference):
     assert x.grad.tolist()[0] == 0.5
 
 
+def test_torch_tensors_that_numpy_cannot_read_are_named():
+    torch = pytest.importorskip("torch")
+    for tensor, why in (
+        (torch.ones(3, dtype=torch.bfloat16), "(?i:bfloat16)"),
+        (torch.ones(3, requires_grad=True), "requires grad"),
+    ):
+        with pytest.raises(TypeError, match=rf"^x: NumPy cannot read this torch.Tensor: .*{why}"):
+            ops.relu(tensor)
+        with pytest.raises(TypeError, match=r"^b: NumPy cannot read"):
+            ops.matmul(np.ones((2, 3), np.float32), tensor)
+
+
 def test_astype_and_to():
     x = Tensor([1.0, 2.0], requires_grad=True)
     y = x.astype(np.float64)

@@ -188,6 +188,11 @@ def as_array(x: Any, name: str = "x") -> Any:
         converted = np.asarray(x)
     except ValueError:  # a sequence of unequal shapes, such as what a recurrent layer returns
         raise TypeError(f"{name}: expected one array of numbers, got {type(x).__name__} of several") from None
+    except (TypeError, RuntimeError, BufferError) as error:  # such as a torch tensor that requires a gradient
+        raise TypeError(
+            f"{name}: NumPy cannot read this {type(x).__module__}.{type(x).__name__}: {error} "
+            "(detach it first, and cast bfloat16 to float32)"
+        ) from error
     if converted.dtype == object or converted.dtype.kind in "USmM":
         raise TypeError(f"{name}: expected an array of numbers, got {type(x).__name__}")
     is_typed = hasattr(x, "__array__") or hasattr(x, "__dlpack__")
