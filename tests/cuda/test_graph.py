@@ -228,9 +228,11 @@ def test_weights_are_cast_anew_within_an_outer_autocast(device):
 
         run = br.cuda.graph(step) if as_graph else step
         moved = [(device.asarray(x), device.asarray(y)) for x, y in batches()]
+        losses = []
         with br.autocast("float16"):
-            net(moved[0][0])
-            losses = [run(x, y).numpy().copy() for x, y in moved]
+            for x, y in moved:
+                net(x)  # leaves a cast of the weights as they are now
+                losses.append(run(x, y).numpy().copy())
         results.append([*losses, *(device.asnumpy(p.data).copy() for p in net.parameters())])
     for a, b in zip(*results, strict=True):
         np.testing.assert_array_equal(a, b)
