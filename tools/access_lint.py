@@ -13,13 +13,14 @@ reason. Needs what the emulated tests need. See docs/dev/emulator.md.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import re
 import subprocess
 import sys
 import tomllib
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,6 +40,10 @@ class Line(NamedTuple):
     requests: int
     moved: int
     ideal: int
+
+
+# Kernels that no case can reach, and why.
+WITHOUT_BUDGET: dict[str, str] = {}
 
 
 # --- cases --------------------------------------------------------------------------------------------
@@ -79,19 +84,44 @@ def both_ways(function: Callable[..., Any], *arrays: Any) -> None:
     y.backward(br.Tensor(y.data.copy()))
 
 
+@contextlib.contextmanager
+def pretending(**options: int) -> Iterator[None]:
+    """Another GPU meanwhile: its `capability` and its number of `multiprocessors`; tf32 is allowed."""
+    import brasa
+    import emulated
+
+    given = {"capability": 90, "multiprocessors": 132}
+    brasa.set_matmul_precision("tf32")
+    try:
+        for name, value in options.items():
+            emulated.kernels.set_option(name, value)
+        yield
+    finally:
+        brasa.set_matmul_precision("ieee")
+        for name, value in given.items():
+            emulated.kernels.set_option(name, value)
+
+
 def _fill_cases() -> None:
     """The cases of all families."""
     from brasa import nn, ops
 
     F = nn.functional
 
-    def operator(name: str, function: Callable[..., Any], *shapes: tuple[int, ...], **how: Any) -> None:
-        case(name)(lambda to: both_ways(function, *(numbers(to, *shape, **how) for shape in shapes)))
+    def operator(
+        name: str, function: Callable[..., Any], *shapes: tuple[int, ...], gpu: Any = None, **how: Any
+    ) -> None:
+        @case(name)
+        def _run(to: Any) -> None:
+            with pretending(**gpu) if gpu else contextlib.nullcontext():
+                both_ways(function, *(numbers(to, *shape, **how) for shape in shapes))
 
     operator("gelu", ops.gelu, (4, 1030))
     operator("softmax of 1000", ops.softmax, (6, 1000))
     operator("softmax of 10", ops.softmax, (64, 10))
+    operator("log softmax", ops.log_softmax, (6, 1000))
     operator("layer norm", lambda x, w, b: ops.layer_norm(x, w, b), (6, 768), (768,), (768,))
+    operator("layer norm of long rows", lambda x, w, b: ops.layer_norm(x, w, b), (3, 9000), (9000,), (9000,))
     for layout in (False, True):
         where = "channels-last" if layout else "contiguous"
 
@@ -104,19 +134,52 @@ def _fill_cases() -> None:
             operator(
                 f"{kind}, {where}", lambda x, pool=pool: pool(x, 2), (2, 32, 16, 16), channels_last=layout
             )
+            operator(
+                f"{kind} of 3x2, {where}",
+                lambda x, pool=pool: pool(x, (3, 2), (2, 1), padding=(1, 0)),
+                (2, 32, 13, 16),
+                channels_last=layout,
+            )
         operator(
             f"pixel shuffle, {where}", lambda x: ops.pixel_shuffle(x, 2), (2, 32, 8, 8), channels_last=layout
         )
+    operator("max pool of 32x32", lambda x: ops.max_pool2d(x, 32), (2, 8, 32, 32))
+    operator("avg pool of 32x32", lambda x: ops.avg_pool2d(x, 32), (2, 8, 32, 32))
+    case("max pool, indices")(
+        lambda to: ops.max_pool2d(numbers(to, 2, 32, 16, 16), 3, 2, padding=1, return_indices=True)
+    )
     operator("matmul", ops.matmul, (130, 72), (72, 140))
     operator("matmul by a weight", lambda x, w: ops.matmul(x, w, transpose_b=True), (130, 72), (140, 72))
     operator("matmul of 8 rows", lambda x, w: ops.matmul(x, w, transpose_b=True), (8, 256), (96, 256))
     operator("matmul of 16 bits", ops.matmul, (128, 128), (128, 128), dtype=np.float16)
+    hopper, ampere = {"capability": 90, "multiprocessors": 1}, {"capability": 80}
+    half: Any = {"dtype": np.float16}
+    operator("matmul of 16 bits, Hopper", ops.matmul, (128, 128), (128, 128), gpu=hopper, **half)
+    operator("matmul in tf32, Hopper", ops.matmul, (128, 128), (128, 128), gpu=hopper)
+    operator("matmul of 16 bits, odd", ops.matmul, (33, 17), (17, 35), gpu=ampere, **half)
     operator("conv 3x3", lambda x, w: ops.conv2d(x, w, padding=1), (2, 16, 12, 12), (32, 16, 3, 3))
     operator("conv 1x1", ops.conv2d, (2, 32, 12, 12), (64, 32, 1, 1))
     operator(
         "conv, depthwise", lambda x, w: ops.conv2d(x, w, padding=1, groups=32), (2, 32, 12, 12), (32, 1, 3, 3)
     )
+    operator(
+        "conv, groups of 2 channels",
+        lambda x, w: ops.conv2d(x, w, padding=1, groups=4),
+        (2, 8, 12, 12),
+        (8, 2, 3, 3),
+    )
+
+    def conv(x: Any, w: Any, b: Any) -> Any:
+        return ops.conv2d(x, w, b, padding=1, stride=2)
+
+    images, filters = (2, 64, 12, 12), ((64, 64, 3, 3), (64,))
+    for name, gpu in (("", ampere), (", Hopper", hopper)):
+        operator(f"conv of 16 bits{name}", conv, images, *filters, channels_last=False, gpu=gpu, **half)
+        operator(f"conv in tf32{name}", conv, images, *filters, gpu=gpu)
+    operator("conv of 3 channels", conv, (2, 3, 20, 20), (64, 3, 5, 5), (64,), gpu=hopper, **half)
     operator("attention", ops.attention, (2, 70, 32), (2, 70, 32), (2, 70, 32))
+    operator("attention of 16 bits", ops.attention, *[(2, 70, 64)] * 3, gpu=ampere, **half)
+    operator("attention of 16 bits, Hopper", ops.attention, *[(2, 70, 64)] * 3, gpu=hopper, **half)
     operator("dropout", lambda x: ops.dropout(x, 0.4, 1, 0), (4, 1030))
     case("cross entropy")(
         lambda to: both_ways(lambda x, y: F.cross_entropy(x, y), numbers(to, 64, 100), indices(to, 100, 64))
@@ -132,6 +195,25 @@ def _fill_cases() -> None:
         weight = Tensor(numbers(to, 70, 65), requires_grad=True)
         weight.grad = Tensor(numbers(to, 70, 65))
         optim.Adam([weight]).step()
+
+    @case("exp, sum and cast")
+    def _elements(to: Any) -> None:
+        from brasa import _backend
+
+        x = numbers(to, 4, 1030)
+        kernels = _backend.backend_of(x).kernels
+        kernels.exp_forward(x, numbers(to, 4, 1030))
+        kernels.add(x, x, numbers(to, 4, 1030))
+        _backend.cast(_backend.cast(x, np.float16), np.float32)
+        kernels._store_words(np.arange(9, dtype=np.uint64), to(np.zeros(9, np.uint64)))
+
+    @case("unscale")
+    def _unscale(to: Any) -> None:
+        from brasa import GradScaler, Tensor, optim
+
+        weight = Tensor(numbers(to, 70, 65), requires_grad=True)
+        weight.grad = Tensor(numbers(to, 70, 65))
+        GradScaler().unscale_(optim.SGD([weight], 0.1))
 
     @case("lstm")
     def _lstm(to: Any) -> None:
@@ -165,18 +247,25 @@ def emulated() -> Any:
     return emulated
 
 
-def measure(module: Any, names: Iterable[str] = ()) -> dict[str, list[Line]]:
-    """What the kernels of each case did."""
+def measure(
+    module: Any, names: Iterable[str] = (), races: dict[str, str] | None = None
+) -> dict[str, list[Line]]:
+    """What the kernels of each case did; with `races`, what the race check says of a case goes there."""
     if not CASES:
         _fill_cases()
     kernels = module.kernels
     found: dict[str, list[tuple[Any, ...]]] = {}
-    kernels.set_option("race", "off")
+    kernels.set_option("race", "off" if races is None else "on")
     kernels.set_option("lint", "on")
     try:
         for name in names or CASES:
             kernels._access_lines()
-            CASES[name](module.asarray)
+            try:
+                CASES[name](module.asarray)
+            except RuntimeError as error:
+                if races is None:
+                    raise
+                races[name] = str(error)
             found[name] = kernels._access_lines()
     finally:
         kernels.set_option("lint", "off")
@@ -187,6 +276,19 @@ def measure(module: Any, names: Iterable[str] = ()) -> dict[str, list[Line]]:
         name: [Line(_short(places[k][0]), places[pc][1], *rest) for k, pc, *rest in lines]
         for name, lines in found.items()
     }
+
+
+def kernel_names() -> set[str]:
+    """All kernels of csrc."""
+    bounds = r"(?:__launch_bounds__\s*\((?:[^()]|\([^()]*\))*\)\s*)?"
+    kernel = re.compile(rf"__global__\s+void\s+{bounds}(\w+)\s*\(")
+    names: list[str] = []
+    for path in sorted((ROOT / "csrc").rglob("*.cu*")):
+        text = path.read_text()
+        here = kernel.findall(text)
+        assert len(here) == text.count("__global__ void"), f"{path}: a kernel that is not understood"
+        names += here
+    return set(names)
 
 
 def _resolve(module: str, offsets: list[int]) -> dict[int, tuple[str, str]]:

@@ -30,7 +30,9 @@ BRASA_DEVICE_FN void barrier_init(Barrier* barrier, int arrivals) {
 }
 
 /// After barrier_init() and before others, the copy engine among them, see the barriers.
-BRASA_DEVICE_FN void barrier_init_fence() {}
+BRASA_DEVICE_FN void barrier_init_fence() {
+  emulator::barrier_init_fence();
+}
 
 BRASA_DEVICE_FN void barrier_arrive(Barrier* barrier,
                                     emulator::Location where = emulator::Location::current()) {

@@ -70,8 +70,11 @@ BRASA_DEVICE_FN void wgmma_from_registers(
   emulator::wgmma_from_registers(kWgmmaType<T>, N, kBAlong, d, a, b, accumulate, where);
 }
 
-/// Before the first product: D and what it is made of are as written.
-BRASA_DEVICE_FN void wgmma_fence() {}
+/// Before the first product, and before the next where D or a left operand in registers was touched
+/// since: they are as written. The emulator asks for it after every wait.
+BRASA_DEVICE_FN void wgmma_fence(emulator::Location where = emulator::Location::current()) {
+  emulator::wgmma_fence(where);
+}
 
 /// Closes the products started since the last call into a group.
 BRASA_DEVICE_FN void wgmma_commit(emulator::Location where = emulator::Location::current()) {

@@ -13,8 +13,12 @@ bool settle(Block& block, Barrier& barrier, const Fiber* last) {
   const size_t expected = barrier.expected != 0 ? barrier.expected : block.alive;
   if (barrier.arrived.empty() || barrier.arrived.size() < expected) return false;
   Scheduler& scheduler = Scheduler::instance();
-  if (scheduler.options.race) {
-    barrier.expected == 0 ? order_block(block) : order_threads(block, barrier.arrived);
+  // Warpgroups meet for their products, which orders no memory.
+  const bool orders = &barrier < &block.barriers[kNamedBarriers];
+  if (scheduler.options.race && orders) {
+    Clocks& clocks = *block.clocks;
+    const bool all = barrier.expected == 0 && clocks.threads == clocks.of_block;
+    all ? clocks.join_all() : clocks.join(barrier.arrived);
   }
   for (Fiber* thread : barrier.arrived) {
     if (thread != last) scheduler.wake(thread);
@@ -56,7 +60,7 @@ bool settle(Block& block, unsigned warp, size_t k, const Fiber* last) {
     if (function.orders_memory && scheduler.options.race) arrived.push_back(thread);
     if (thread != last) scheduler.wake(thread);
   }
-  if (!arrived.empty()) order_threads(block, arrived);
+  if (!arrived.empty()) block.clocks->join(arrived);
   return true;
 }
 

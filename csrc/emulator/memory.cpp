@@ -126,6 +126,14 @@ std::string describe_address(const void* pointer) {
   if (current_thread != nullptr) {
     const auto offset = static_cast<size_t>(address - current_thread->block->arena);
     if (offset < kArenaBytes + kPage) return "byte " + std::to_string(offset) + " of shared memory";
+    for (unsigned rank = 0;; ++rank) {
+      const Block* block = Scheduler::instance().block_of_cluster(rank);
+      if (block == nullptr) break;
+      const auto of_block = static_cast<size_t>(address - block->arena);
+      if (of_block >= kArenaBytes) continue;
+      return "byte " + std::to_string(of_block) + " of shared memory of block " +
+             std::to_string(rank) + " of the cluster";
+    }
   }
   const Buffer* buffer = find_buffer(pointer);
   if (buffer == nullptr) return "an address in no device buffer";

@@ -19,7 +19,4 @@ void proxy_fence();
 /// `reader` ("tma_store", "wgmma") reads these bytes of the block's shared memory.
 void require_fenced(Block& block, size_t offset, size_t bytes, const char* reader);
 
-/// The copy engine has written them: what threads did there before is past.
-void forget_accesses(Block& block, size_t offset, size_t bytes);
-
 }  // namespace brasa::simt::emulator

@@ -38,16 +38,28 @@ void tensor_load_multicast(void* shared, const TensorMap& map, CountingBarrier* 
   for (unsigned rank = 0; blocks >> rank != 0; ++rank) {
     if ((blocks >> rank & 1) == 0) continue;
     Block& block = block_of(rank, "tma_load_multicast");
-    CountingBarrier* const its = barrier_in(block, at);
-    check_barrier(its);
-    Scheduler::instance().start(
-        TensorLoad{.map = map, .block = &block, .barrier = its, .offset = to, .at = {x, y, z}});
+    start(TensorLoad{.map = map,
+                     .block = &block,
+                     .barrier = barrier_in(block, at),
+                     .offset = to,
+                     .at = {x, y, z}},
+          __builtin_return_address(0));
   }
 }
 
 void barrier_arrive_at(CountingBarrier* barrier, unsigned rank, Location where) {
   const size_t at = offset_of(barrier, "barrier_arrive_at");
-  barrier_arrive(barrier_in(block_of(rank, "barrier_arrive_at"), at), where);
+  Block& block = block_of(rank, "barrier_arrive_at");
+  barrier_arrive_in(block, barrier_in(block, at), where, __builtin_return_address(0));
+}
+
+const void* in_cluster(const void* shared, unsigned rank) {
+  constexpr size_t kLoadBytes = 16;
+  require_aligned(shared, kLoadBytes);
+  const size_t at = offset_of(shared, "cluster_load");
+  Block& block = block_of(rank, "cluster_load");
+  check_shared(block, block.arena + at, kLoadBytes, kRead, __builtin_return_address(0));
+  return block.arena + at;
 }
 
 }  // namespace brasa::simt::emulator

@@ -1,7 +1,8 @@
 // Counting barriers and tensor loads.
 //
 // Threads that wait for a phase sleep in the scheduler's list. A load lands at once, or when no
-// thread can run: as early or as late as can be (option "async").
+// thread can run: as early or as late as can be (option "async"). For the race check it writes when
+// it is issued, as the engine of its barrier, and who waits for the phase knows it done.
 #include "emulator/ptx_tma.h"
 
 #include <algorithm>
@@ -13,7 +14,7 @@
 namespace brasa::simt::emulator {
 namespace {
 
-constexpr unsigned kMagic = 0x5a5a;
+constexpr unsigned kMagic = 0x1a5a;
 constexpr size_t kLineBytes = 128;
 
 void require_initialised(const CountingBarrier* barrier) {
@@ -21,20 +22,34 @@ void require_initialised(const CountingBarrier* barrier) {
   if (barrier->magic != kMagic) fail("a barrier that barrier_init() has not set up");
 }
 
-/// Ends the phase where nothing is missing.
-void settle(CountingBarrier* barrier) {
+/// Ends the phase of a barrier in `block` where nothing is missing.
+void settle(CountingBarrier* barrier, const Block& block) {
   if (barrier->left != 0 || barrier->bytes != 0) return;
   barrier->left = barrier->arrivals;
   barrier->phase ^= 1;
+  if (Scheduler::instance().options.race) block.clocks->end_phase(barrier);
   Scheduler::instance().wake_waiters(barrier);
 }
 
-void arrive(CountingBarrier* barrier, int bytes, Location where) {
+void arrive(CountingBarrier* barrier, Block& block, int bytes, Location where, const void* pc) {
   require_initialised(barrier);
+  check_shared(block, barrier, sizeof *barrier, kWrite | kAtomic, pc);
   if (barrier->left == 0) fail("too many arrivals at the barrier in " + describe(where));
   barrier->left = barrier->left - 1;
   barrier->bytes = barrier->bytes + bytes;
-  settle(barrier);
+  if (Scheduler::instance().options.race) block.clocks->arrive(running_fiber(), barrier);
+  settle(barrier, block);
+}
+
+/// The same from another block: it must see that the barrier is set up.
+void require_fenced_barrier(const CountingBarrier* barrier, const char* user) {
+  require_initialised(barrier);
+  if (!barrier->fenced)
+    fail(std::string(user) + ": a barrier without barrier_init_fence() behind barrier_init()");
+}
+
+size_t bytes_of(const TensorMap& map) {
+  return kLineBytes * static_cast<size_t>(map.box[1] * map.box[2]);
 }
 
 /// Copies one line of the box, its pieces swapped by the address.
@@ -82,8 +97,9 @@ void carry_out_pixels(const TensorStore& store, const std::byte* arena) {
     for (int i = 0; inside && i < map.box[0]; ++i) {
       const int64_t channel = store.at[0] + i;
       const size_t byte = offset + static_cast<size_t>(i) * item;
-      if (channel < map.extent[0])
-        std::memcpy(to + channel * map.stride[0], arena + (byte ^ (byte >> 3 & 0x70)), item);
+      if (channel >= map.extent[0]) continue;
+      check_device(to + channel * map.stride[0], item, kWrite, store.pc);
+      std::memcpy(to + channel * map.stride[0], arena + (byte ^ (byte >> 3 & 0x70)), item);
     }
   }
 }
@@ -99,8 +115,9 @@ void carry_out(const TensorStore& store, const std::byte* arena) {
         const int64_t x = store.at[0] + i;
         const size_t byte = offset + static_cast<size_t>(i * map.stride[0]);
         if (x >= map.extent[0] || y >= map.extent[1] || z >= map.extent[2]) continue;
-        std::memcpy(map.base + x * map.stride[0] + y * map.stride[1] + z * map.stride[2],
-                    arena + (byte ^ (byte >> 3 & 0x70)), static_cast<size_t>(map.stride[0]));
+        std::byte* to = map.base + x * map.stride[0] + y * map.stride[1] + z * map.stride[2];
+        check_device(to, static_cast<size_t>(map.stride[0]), kWrite, store.pc);
+        std::memcpy(to, arena + (byte ^ (byte >> 3 & 0x70)), static_cast<size_t>(map.stride[0]));
       }
     }
   }
@@ -149,44 +166,70 @@ void land(const TensorLoad& load) {
       land_line(load.block->arena, offset, map, at);
     }
   }
-  forget_accesses(*load.block, load.offset, offset - load.offset);
   load.barrier->bytes = load.barrier->bytes - static_cast<int64_t>(offset - load.offset);
-  settle(load.barrier);
+  settle(load.barrier, *load.block);
+}
+
+void start(const TensorLoad& load, const void* pc) {
+  require_fenced_barrier(load.barrier, "tma_load");
+  if (Scheduler::instance().options.race) {
+    Clocks& clocks = *load.block->clocks;
+    const uint32_t engine = clocks.of_barrier(load.barrier).engine;
+    check_for(*load.block, load.offset, bytes_of(load.map), kWrite, engine, clocks.clock[engine],
+              pc);
+  }
+  Scheduler::instance().start(load);
 }
 
 void barrier_init(CountingBarrier* barrier, int arrivals) {
   if (!in_shared_memory(barrier)) fail("barrier_init: " + describe_address(barrier));
   require_aligned(barrier, sizeof(CountingBarrier));
+  Fiber& me = running_fiber();
+  check_shared(*me.block, barrier, sizeof *barrier, kWrite, __builtin_return_address(0));
   *barrier = {.bytes = 0,
               .left = static_cast<unsigned>(arrivals),
               .arrivals = static_cast<unsigned>(arrivals),
               .phase = 0,
+              .fenced = 0,
               .magic = kMagic};
+  me.unfenced_barriers.push_back(barrier);
+}
+
+void barrier_init_fence() {
+  for (CountingBarrier* barrier : running_fiber().unfenced_barriers) barrier->fenced = 1;
+  running_fiber().unfenced_barriers.clear();
 }
 
 void barrier_arrive(CountingBarrier* barrier, Location where) {
-  arrive(barrier, 0, where);
+  arrive(barrier, *running_fiber().block, 0, where, __builtin_return_address(0));
+}
+
+void barrier_arrive_in(Block& block, CountingBarrier* barrier, Location where, const void* pc) {
+  require_fenced_barrier(barrier, "barrier_arrive_at");
+  arrive(barrier, block, 0, where, pc);
 }
 
 void barrier_expect(CountingBarrier* barrier, int bytes, Location where) {
-  arrive(barrier, bytes, where);
+  arrive(barrier, *running_fiber().block, bytes, where, __builtin_return_address(0));
 }
 
 void barrier_wait(CountingBarrier* barrier, unsigned parity, Location where) {
   require_initialised(barrier);
+  Fiber& me = running_fiber();
+  check_shared(*me.block, barrier, sizeof *barrier, kWrite | kAtomic, __builtin_return_address(0));
   while (barrier->phase == parity) Scheduler::instance().wait_for(barrier, where);
+  if (Scheduler::instance().options.race) me.block->clocks->wait(me, barrier);
 }
 
 namespace {
 
-void start_load(void* shared, CountingBarrier* barrier, TensorLoad load) {
+void start_load(void* shared, CountingBarrier* barrier, TensorLoad load, const void* pc) {
   require_aligned(shared, kLineBytes);
-  require_initialised(barrier);
   if (!in_shared_memory(shared)) fail("tma_load: " + describe_address(shared));
   load.barrier = barrier;
   load.block = running_fiber().block;
   load.offset = static_cast<size_t>(static_cast<std::byte*>(shared) - load.block->arena);
-  Scheduler::instance().start(load);
+  start(load, pc);
 }
 
 }  // namespace
@@ -195,14 +238,15 @@ void tensor_load(void* shared, const TensorMap& map, CountingBarrier* barrier, i
                  int z) {
   if (map.step[0] != 0) fail("tma_load: a map of pixels");
   if (map.extent[3] != 0) fail("tma_load: the map has an outer dimension");
-  start_load(shared, barrier, TensorLoad{.map = map, .at = {x, y, z}});
+  start_load(shared, barrier, TensorLoad{.map = map, .at = {x, y, z}}, __builtin_return_address(0));
 }
 
 void tensor_load(void* shared, const TensorMap& map, CountingBarrier* barrier, int x, int y, int z,
                  int outer) {
   if (map.step[0] != 0) fail("tma_load: a map of pixels");
   if (map.extent[3] == 0) fail("tma_load: the map has no outer dimension");
-  start_load(shared, barrier, TensorLoad{.map = map, .at = {x, y, z, outer}});
+  start_load(shared, barrier, TensorLoad{.map = map, .at = {x, y, z, outer}},
+             __builtin_return_address(0));
 }
 
 namespace {
@@ -224,8 +268,8 @@ void start_store(const TensorMap& map, const void* shared, TensorStore store) {
   Fiber& me = running_fiber();
   store.map = map;
   store.offset = static_cast<size_t>(static_cast<const std::byte*>(shared) - me.block->arena);
-  const size_t bytes = kLineBytes * static_cast<size_t>(map.box[1] * map.box[2]);
-  note_access(shared, bytes, kRead, __builtin_return_address(0));
+  const size_t bytes = bytes_of(map);
+  check_shared(*me.block, shared, bytes, kRead, store.pc);
   require_fenced(*me.block, store.offset, bytes, "tma_store");
   // None overtakes an older one: a wait counts the newest, whether they have landed or not.
   if (me.tensor_stores.empty() && Scheduler::instance().copies_land_at_once())
@@ -244,23 +288,26 @@ void pixel_load(void* shared, const TensorMap& map, CountingBarrier* barrier, in
       fail("tma_load_pixels: reads " + std::to_string(beside) + " pixels beside");
   }
   start_load(shared, barrier,
-             TensorLoad{.map = map, .at = {channel, w, h, image}, .beside = {right, down}});
+             TensorLoad{.map = map, .at = {channel, w, h, image}, .beside = {right, down}},
+             __builtin_return_address(0));
 }
 
 void tensor_store(const TensorMap& map, const void* shared, int x, int y, int z) {
   if (map.step[0] != 0) fail("tma_store: a map of pixels");
-  start_store(map, shared, {.at = {x, y, z}});
+  start_store(map, shared, {.at = {x, y, z}, .pc = __builtin_return_address(0)});
 }
 
 void pixel_store(const TensorMap& map, const void* shared, int channel, int w, int h, int image) {
   require_on_walk(map, w, h, "tma_store_pixels");
-  start_store(map, shared, {.at = {channel, w, h, image}});
+  start_store(map, shared, {.at = {channel, w, h, image}, .pc = __builtin_return_address(0)});
 }
 
 void tensor_store_wait(int stores_left) {
   Fiber& me = running_fiber();
   while (me.tensor_stores.size() > static_cast<size_t>(stores_left)) {
-    carry_out(me.tensor_stores.front(), me.block->arena);
+    const TensorStore& store = me.tensor_stores.front();
+    check_shared(*me.block, me.block->arena + store.offset, bytes_of(store.map), kRead, store.pc);
+    carry_out(store, me.block->arena);
     me.tensor_stores.erase(me.tensor_stores.begin());
   }
 }
@@ -278,20 +325,8 @@ void take_registers(int registers) {
          " registers in all: their block begins with " + std::to_string(most));
 }
 
-const void* in_cluster(const void* shared, unsigned rank) {
-  require_aligned(shared, 16);
-  if (!in_shared_memory(shared)) fail("cluster_load: " + describe_address(shared));
-  const Block* other = Scheduler::instance().block_of_cluster(rank);
-  if (other == nullptr) fail("the cluster has no block " + std::to_string(rank));
-  return other->arena + (static_cast<const std::byte*>(shared) - running_fiber().block->arena);
-}
-
 unsigned cluster_rank() {
   return running_fiber().block->rank;
-}
-
-void check_barrier(const CountingBarrier* barrier) {
-  require_initialised(barrier);
 }
 
 }  // namespace brasa::simt::emulator

@@ -5,10 +5,11 @@
 
 namespace brasa::simt::emulator {
 
-/// Eight bytes, as on a GPU. `left` counts the arrivals that this phase still waits for.
+/// Eight bytes, as on a GPU. `left` counts the arrivals that this phase still waits for; `fenced`
+/// ones are for other blocks and the copy engine to see.
 struct CountingBarrier {
   int64_t bytes : 24;
-  uint64_t left : 12, arrivals : 12, phase : 1, magic : 15;
+  uint64_t left : 12, arrivals : 12, phase : 1, fenced : 1, magic : 14;
 };
 
 struct alignas(64) TensorMap {
@@ -19,6 +20,7 @@ struct alignas(64) TensorMap {
 };
 
 void barrier_init(CountingBarrier* barrier, int arrivals);
+void barrier_init_fence();
 void barrier_arrive(CountingBarrier* barrier, Location where);
 void barrier_expect(CountingBarrier* barrier, int bytes, Location where);
 void barrier_wait(CountingBarrier* barrier, unsigned parity, Location where);
@@ -34,7 +36,6 @@ void tensor_load_multicast(void* shared, const TensorMap& map, CountingBarrier* 
                            int y, int z, unsigned blocks);
 void barrier_arrive_at(CountingBarrier* barrier, unsigned rank, Location where);
 void take_registers(int registers);
-void check_barrier(const CountingBarrier* barrier);
 unsigned cluster_rank();
 const void* in_cluster(const void* shared, unsigned rank);
 

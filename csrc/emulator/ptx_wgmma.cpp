@@ -13,7 +13,7 @@ namespace brasa::simt::emulator {
 namespace {
 
 constexpr uint32_t kAllLanes = 0xffffffffu;
-constexpr int kDepthBytes = 32, kLineBytes = 128, kRows = 16;
+constexpr int kDepthBytes = 32, kLineBytes = 128, kPieceBytes = 16, kRows = 16;
 
 struct Argument {
   WgmmaType type;
@@ -23,6 +23,7 @@ struct Argument {
   uint64_t a, b;
   bool accumulate;
   const uint32_t* a_registers;  // null where `a` tells of shared memory
+  const void* pc;               // behind the instruction
 };
 
 int item_bytes(WgmmaType type) {
@@ -56,19 +57,24 @@ float element(const Block& block, uint64_t descriptor, bool along, WgmmaType typ
   return read(type, block.arena + place(descriptor, along, type, i, k));
 }
 
-/// Whether what threads wrote of the operands is for the tensor cores to see.
-void require_fenced_operands(Block& block, int warp, const Argument& p) {
+/// Whether what was written of the operands is for the tensor cores to see; they read it until
+/// somebody waits for the warp's open group.
+void check_operands(Fiber& me, const Argument& p) {
   if (!Scheduler::instance().options.race) return;
-  const int item = item_bytes(p.type), depth = kDepthBytes / item;
+  Block& block = *me.block;
+  const int item = item_bytes(p.type), depth = kDepthBytes / item, piece = kPieceBytes / item;
   const auto check = [&](uint64_t descriptor, bool along, int first, int count) {
-    for (int i = first; i < first + count; ++i) {
-      for (int k = 0; k < depth; ++k) {
-        const int byte = place(descriptor, along, p.type, i, k);
-        require_fenced(block, static_cast<size_t>(byte), static_cast<size_t>(item), "wgmma");
+    const int i_step = along ? 1 : piece, k_step = along ? piece : 1;
+    for (int i = first; i < first + count; i += i_step) {
+      for (int k = 0; k < depth; k += k_step) {
+        const auto byte = static_cast<size_t>(place(descriptor, along, p.type, i, k));
+        require_fenced(block, byte, kPieceBytes, "wgmma");
+        check_for(block, byte, kPieceBytes, kRead, block.clocks->warpgroup(me),
+                  block.wgmma_commits[me.warp] + 1, p.pc);
       }
     }
   };
-  if (p.a_registers == nullptr) check(p.a, p.a_along, warp % 4 * kRows, kRows);
+  if (p.a_registers == nullptr) check(p.a, p.a_along, static_cast<int>(me.warp) % 4 * kRows, kRows);
   check(p.b, p.b_along, 0, p.n);
 }
 
@@ -122,8 +128,9 @@ void run_product(void* const* arguments, uint32_t lanes) {
     product.a[lane] = mine.a_registers;
   }
   Fiber& me = running_fiber();
-  require_fenced_operands(*me.block, static_cast<int>(me.warp),
-                          *static_cast<const Argument*>(arguments[0]));
+  if (!me.block->wgmma_fenced[me.warp])
+    fail("wgmma without wgmma_fence() since the kernel began or waited for a product");
+  check_operands(me, *static_cast<const Argument*>(arguments[0]));
   if (Scheduler::instance().copies_land_at_once() && groups_of_warp().back().empty() &&
       groups_of_warp().size() == 1) {
     multiply(*me.block, static_cast<int>(me.warp), product);  // nothing before it waits
@@ -133,8 +140,20 @@ void run_product(void* const* arguments, uint32_t lanes) {
 }
 
 constexpr WarpFunction kProduct{"wgmma", &run_product, false};
-constexpr WarpFunction kCommit{
-    "wgmma_commit", [](void* const*, uint32_t) { groups_of_warp().emplace_back(); }, false};
+
+void run_fence(void* const*, uint32_t) {
+  const Fiber& me = running_fiber();
+  me.block->wgmma_fenced[me.warp] = true;
+}
+
+void run_commit(void* const*, uint32_t) {
+  const Fiber& me = running_fiber();
+  ++me.block->wgmma_commits[me.warp];
+  groups_of_warp().emplace_back();
+}
+
+constexpr WarpFunction kFence{"wgmma_fence", &run_fence, false};
+constexpr WarpFunction kCommit{"wgmma_commit", &run_commit, false};
 
 void run_wait(void* const* arguments, uint32_t) {
   std::vector<WgmmaGroup>& groups = groups_of_warp();
@@ -145,6 +164,15 @@ void run_wait(void* const* arguments, uint32_t) {
       multiply(*me.block, static_cast<int>(me.warp), product);
     groups.erase(groups.begin());
   }
+  me.block->wgmma_fenced[me.warp] = false;
+  if (!Scheduler::instance().options.race) return;
+  const uint32_t commits = me.block->wgmma_commits[me.warp];
+  const auto under_way = static_cast<uint32_t>(kept - 1);
+  Clocks& clocks = *me.block->clocks;
+  for (unsigned lane = 0; lane < 32 && commits > under_way; ++lane) {
+    const Fiber& thread = me.block->threads[me.warp * 32 + lane];
+    clocks.learn(thread, clocks.warpgroup(thread), commits - under_way);
+  }
 }
 
 constexpr WarpFunction kWait{"wgmma_wait", &run_wait, false};
@@ -153,14 +181,19 @@ constexpr WarpFunction kWait{"wgmma_wait", &run_wait, false};
 
 void wgmma(WgmmaType type, int n, bool a_along, bool b_along, float* d, uint64_t a, uint64_t b,
            bool accumulate, Location where) {
-  Argument argument{type, n, a_along, b_along, d, a, b, accumulate, nullptr};
+  Argument argument{type, n, a_along,    b_along, d,
+                    a,    b, accumulate, nullptr, __builtin_return_address(0)};
   join_warp(kProduct, kAllLanes, &argument, where);
 }
 
 void wgmma_from_registers(WgmmaType type, int n, bool b_along, float* d, const uint32_t* a,
                           uint64_t b, bool accumulate, Location where) {
-  Argument argument{type, n, true, b_along, d, 0, b, accumulate, a};
+  Argument argument{type, n, true, b_along, d, 0, b, accumulate, a, __builtin_return_address(0)};
   join_warp(kProduct, kAllLanes, &argument, where);
+}
+
+void wgmma_fence(Location where) {
+  join_warp(kFence, kAllLanes, nullptr, where);
 }
 
 void wgmma_commit(Location where) {

@@ -11,6 +11,7 @@ void wgmma(WgmmaType type, int n, bool a_along, bool b_along, float* d, uint64_t
            bool accumulate, Location where);
 void wgmma_from_registers(WgmmaType type, int n, bool b_along, float* d, const uint32_t* a,
                           uint64_t b, bool accumulate, Location where);
+void wgmma_fence(Location where);
 void wgmma_commit(Location where);
 void wgmma_wait(int groups_left, Location where);
 

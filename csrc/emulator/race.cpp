@@ -2,9 +2,12 @@
 //
 // Every access of a thread of the kernel to shared or device memory is compared with the last few
 // accesses to the same bytes. Two of which one writes, not both atomic, must be ordered: by a
-// barrier both threads passed in between (BlockClocks), by a grid barrier, or by being in different
-// launches. Threads of two blocks are ordered by nothing else. Shuffles and ballots order no
-// memory.
+// barrier both threads passed in between, an arrival at a counting barrier and a wait for its phase
+// (Clocks), by a grid barrier, or by being in different launches. Threads of blocks that are no
+// cluster are ordered by nothing else. Shuffles, ballots and warpgroup products order no memory.
+//
+// What the copy engine writes into shared memory counts from the start of the load to a wait for
+// its barrier, and what wgmma reads from its start to a wait for it.
 //
 // Found on the way: accesses outside a buffer or a shared array, and launchers that touch device
 // memory.
@@ -39,53 +42,70 @@ const void* unpack_place(int32_t place) {
 
 /// Whether a remembered access of this epoch is ordered before what `me` does now.
 bool ordered(const Access& access, const Fiber& me) {
-  const BlockClocks& clocks = me.block->clocks;
-  if (access.block_serial != clocks.serial) return false;
-  if (access.thread == me.index || access.clock <= clocks.seen_by_all[access.thread]) return true;
-  if (clocks.seen.empty()) return false;
-  const size_t row = me.index * me.block->threads.size();
-  return access.clock <= clocks.seen[row + access.thread];
+  const Clocks& clocks = *me.block->clocks;
+  return access.serial == clocks.serial && clocks.ordered(access.actor, access.clock, actor_of(me));
 }
 
 std::string verb(unsigned kind) {
   return kind & kAtomic ? "atomic" : kind & kWrite ? "write" : "read";
 }
 
+/// Who made an access, as seen from a thread.
+std::string describe_actor(const Access& access, const Fiber& me) {
+  const Clocks& clocks = *me.block->clocks;
+  const bool known = access.serial == clocks.serial;
+  if (known && access.actor >= clocks.threads) {
+    const bool multiplies = access.actor < clocks.actors() && (access.kind & kWrite) == 0;
+    return multiplies ? "wgmma, which nobody waited for"
+                      : "the copy engine, which nobody waited for";
+  }
+  if (!known) {
+    return "thread " + std::to_string(access.actor) + " of another block, nothing orders blocks";
+  }
+  const size_t block = access.actor / clocks.of_block;
+  const std::string thread = "thread " + std::to_string(access.actor % clocks.of_block);
+  if (block == me.block->first_actor / clocks.of_block)
+    return thread + " of the same block, no barrier between them";
+  return thread + " of block " + std::to_string(block) + " of the cluster, no barrier between them";
+}
+
 [[noreturn]] void report(const void* pointer, const Access& before, const Access& now) {
   const Fiber& me = running_fiber();
-  const bool same_block = before.block_serial == me.block->clocks.serial;
-  std::string message = "data race at " + describe_address(pointer) + "\n  " + verb(now.kind) +
-                        " in " + describe(me) + ", " + verb(before.kind) + " by thread " +
-                        std::to_string(before.thread) +
-                        (same_block ? " of the same block, no barrier between them"
-                                    : " of another block, nothing orders blocks");
+  const Clocks& clocks = *me.block->clocks;
+  const char* by = now.actor < clocks.threads ? ""
+                   : now.kind & kWrite        ? " by the copy engine"
+                                              : " by wgmma";
+  std::string message = "data race at " + describe_address(pointer) + "\n  " + verb(now.kind) + by +
+                        " in " + describe(me) + ", " + verb(before.kind) + " by " +
+                        describe_actor(before, me);
   Scheduler::instance().abandon(
       {.message = std::move(message),
        .places = {{"this " + verb(now.kind) + " at", unpack_place(now.place)},
                   {"the " + verb(before.kind) + " at", unpack_place(before.place)}}});
 }
 
-/// Compares `now` with what is remembered of its word, then remembers it: in the place of an access
-/// that it makes redundant if there is one, else in that of some other. Accesses of blocks before
+/// Compares `now` with what is remembered of its word, then remembers it: in the place of accesses
+/// that it makes redundant if there are such, else in that of some other. Accesses of clocks before
 /// `oldest` count for nothing: in device memory those of an earlier epoch, in shared memory those
-/// of any other block.
+/// of any other cluster.
 void check_word(Access* remembered, const Access& now, uint32_t oldest, const void* pointer) {
   const Fiber& me = running_fiber();
   int slot = -1;
   for (int i = 0; i < kAccessesPerWord; ++i) {
-    const Access& before = remembered[i];
-    if (before.block_serial < oldest) {
-      slot = i;
-      continue;
+    Access& before = remembered[i];
+    if (before.serial >= oldest) {
+      const bool is_ordered = ordered(before, me);
+      const bool overlap = (before.bytes & now.bytes) != 0;
+      const bool writes = ((before.kind | now.kind) & kWrite) != 0;
+      const bool both_atomic = (before.kind & now.kind & kAtomic) != 0;
+      if (overlap && writes && !both_atomic && !is_ordered) report(pointer, before, now);
+      const bool covered = (before.bytes & ~now.bytes) == 0;
+      const bool as_strong = ((now.kind & kWrite) != 0 || (before.kind & kWrite) == 0) &&
+                             ((now.kind & kAtomic) == 0 || (before.kind & kAtomic) != 0);
+      if (!(is_ordered && covered && as_strong)) continue;
     }
-    const bool is_ordered = ordered(before, me);
-    const bool overlap = (before.bytes & now.bytes) != 0;
-    const bool writes = ((before.kind | now.kind) & kWrite) != 0;
-    const bool both_atomic = (before.kind & now.kind & kAtomic) != 0;
-    if (overlap && writes && !both_atomic && !is_ordered) report(pointer, before, now);
-    const bool covered = (before.bytes & ~now.bytes) == 0;
-    const bool as_strong = (now.kind & kWrite) != 0 || (before.kind & kWrite) == 0;
-    if (slot < 0 && is_ordered && covered && as_strong) slot = i;
+    before = {};
+    if (slot < 0) slot = i;
   }
   if (slot < 0) slot = static_cast<int>((me.index + now.clock) % kAccessesPerWord);
   remembered[slot] = now;
@@ -93,23 +113,29 @@ void check_word(Access* remembered, const Access& now, uint32_t oldest, const vo
 
 /// Checks `bytes` bytes at `offset` of a piece of memory word by word.
 void check_words(Shadow& shadow, uint32_t oldest, const std::byte* base, size_t offset,
-                 size_t bytes, unsigned kind, const void* pc) {
-  const Fiber& me = running_fiber();
-  const BlockClocks& clocks = me.block->clocks;
+                 size_t bytes, Access now) {
+  now.serial = running_fiber().block->clocks->serial;
   const size_t needed = ((offset + bytes - 1) / kWord + 1) * kAccessesPerWord;
   if (shadow.size() < needed) shadow.resize(std::max(needed, shadow.size() * 2));
   for (size_t end = offset + bytes; offset < end;) {
     const size_t first = offset % kWord;
     const size_t count = std::min(kWord - first, end - offset);
-    const Access now{.block_serial = clocks.serial,
-                     .clock = clocks.clock[me.index],
-                     .place = pack_place(pc),
-                     .thread = static_cast<uint16_t>(me.index),
-                     .bytes = static_cast<uint8_t>(((1u << count) - 1) << first),
-                     .kind = static_cast<uint8_t>(kind)};
+    now.bytes = static_cast<uint8_t>(((1u << count) - 1) << first);
     check_word(&shadow[offset / kWord * kAccessesPerWord], now, oldest, base + offset);
     offset += count;
   }
+}
+
+/// An access that the running thread makes itself.
+Access mine(unsigned kind, const void* pc) {
+  const Fiber& me = running_fiber();
+  const uint32_t actor = actor_of(me);
+  return {.serial = 0,
+          .clock = me.block->clocks->clock[actor],
+          .place = pack_place(pc),
+          .actor = static_cast<uint16_t>(actor),
+          .bytes = 0,
+          .kind = static_cast<uint8_t>(kind)};
 }
 
 [[noreturn]] void report_outside(const void* pointer, size_t bytes, unsigned kind, const void* pc) {
@@ -119,14 +145,13 @@ void check_words(Shadow& shadow, uint32_t oldest, const std::byte* base, size_t 
   Scheduler::instance().abandon({.message = std::move(message), .places = {{"at", pc}}});
 }
 
-void check_shared(Block& block, size_t offset, size_t bytes, unsigned kind, const void* pc) {
+void require_inside(const Block& block, size_t offset, size_t bytes, unsigned kind,
+                    const void* pc) {
   const auto inside = [&](const SharedArray& array) {
     return offset >= array.begin && offset + bytes <= array.end;
   };
-  if (std::none_of(block.arrays.begin(), block.arrays.end(), inside)) {
+  if (std::none_of(block.arrays.begin(), block.arrays.end(), inside))
     report_outside(block.arena + offset, bytes, kind, pc);
-  }
-  check_words(block.clocks.shared, block.clocks.serial, block.arena, offset, bytes, kind, pc);
 }
 
 /// Launchers are instrumented as well: on a GPU they cannot touch device memory. The instrumented
@@ -146,68 +171,61 @@ void start_epoch() {
   first_serial_of_epoch = next_serial;
 }
 
-void start_clocks(Block& block) {
-  const size_t threads = block.threads.size();
-  BlockClocks& clocks = block.clocks;
-  clocks.serial = next_serial++;
-  clocks.clock.assign(threads, 1);
-  clocks.seen_by_all.assign(threads, 0);
-  clocks.fenced.assign(threads, 0);
-  clocks.seen.clear();
+void start_clocks(Clocks& clocks, size_t threads, size_t blocks) {
+  clocks.start(next_serial++, threads, blocks);
 }
 
-void order_block(Block& block) {
-  BlockClocks& clocks = block.clocks;
-  clocks.seen_by_all = clocks.clock;
-  for (uint32_t& clock : clocks.clock) ++clock;
+void check_shared(Block& block, const void* pointer, size_t bytes, unsigned kind, const void* pc) {
+  if (!Scheduler::instance().options.race) return;
+  const auto offset = static_cast<size_t>(static_cast<const std::byte*>(pointer) - block.arena);
+  require_inside(block, offset, bytes, kind, pc);
+  check_words(block.shadow, block.clocks->serial, block.arena, offset, bytes, mine(kind, pc));
 }
 
-void order_threads(Block& block, const std::vector<Fiber*>& threads) {
-  BlockClocks& clocks = block.clocks;
-  const size_t size = block.threads.size();
-  if (clocks.seen.empty()) clocks.seen.assign(size * size, 0);
-  std::vector<uint32_t> joined(size, 0);
-  for (const Fiber* thread : threads) {
-    const uint32_t* row = &clocks.seen[thread->index * size];
-    for (size_t i = 0; i < size; ++i) joined[i] = std::max(joined[i], row[i]);
-  }
-  for (const Fiber* thread : threads) joined[thread->index] = clocks.clock[thread->index];
-  for (const Fiber* thread : threads) {
-    std::copy(joined.begin(), joined.end(), &clocks.seen[thread->index * size]);
-    ++clocks.clock[thread->index];
-  }
+void check_for(Block& block, size_t offset, size_t bytes, unsigned kind, uint32_t actor,
+               uint32_t at, const void* pc) {
+  Access access = mine(kind, pc);
+  access.actor = static_cast<uint16_t>(actor);
+  access.clock = at;
+  require_inside(block, offset, bytes, kind, pc);
+  check_words(block.shadow, block.clocks->serial, block.arena, offset, bytes, access);
+}
+
+void check_device(const void* pointer, size_t bytes, unsigned kind, const void* pc) {
+  if (!Scheduler::instance().options.race) return;
+  Buffer* buffer = find_buffer(pointer);
+  if (buffer == nullptr) return;  // constants and arguments of the kernel
+  const auto* address = static_cast<const std::byte*>(pointer);
+  if (address < buffer->data || address + bytes > buffer->data + buffer->bytes)
+    report_outside(pointer, bytes, kind, pc);
+  check_words(buffer->shadow, first_serial_of_epoch, buffer->data,
+              static_cast<size_t>(address - buffer->data), bytes, mine(kind, pc));
 }
 
 void proxy_fence() {
   if (!Scheduler::instance().options.race) return;
   const Fiber& me = running_fiber();
-  BlockClocks& clocks = me.block->clocks;
-  clocks.fenced[me.index] = clocks.clock[me.index]++;
+  Clocks& clocks = *me.block->clocks;
+  clocks.fenced[actor_of(me)] = clocks.clock[actor_of(me)]++;
 }
 
 void require_fenced(Block& block, size_t offset, size_t bytes, const char* reader) {
   if (!Scheduler::instance().options.race) return;
-  const BlockClocks& clocks = block.clocks;
+  const Clocks& clocks = *block.clocks;
   const size_t end =
-      std::min((offset + bytes + kWord - 1) / kWord * kAccessesPerWord, clocks.shared.size());
+      std::min((offset + bytes + kWord - 1) / kWord * kAccessesPerWord, block.shadow.size());
   for (size_t i = offset / kWord * kAccessesPerWord; i < end; ++i) {
-    const Access& access = clocks.shared[i];
-    if (access.block_serial != clocks.serial || (access.kind & kWrite) == 0) continue;
-    if (access.clock <= clocks.fenced[access.thread]) continue;
+    const Access& access = block.shadow[i];
+    if (access.serial != clocks.serial || (access.kind & kWrite) == 0) continue;
+    if (access.actor >= clocks.threads || access.clock <= clocks.fenced[access.actor]) continue;
     const size_t byte = i / kAccessesPerWord * kWord;
-    Scheduler::instance().abandon(
-        {.message = std::string(reader) + " reads byte " + std::to_string(byte) +
-                    " of shared memory, which thread " + std::to_string(access.thread) +
-                    " wrote without tma_store_fence() behind it",
-         .places = {{"the write at", unpack_place(access.place)}}});
+    Scheduler::instance().abandon({.message = std::string(reader) + " reads byte " +
+                                              std::to_string(byte) +
+                                              " of shared memory, which thread " +
+                                              std::to_string(access.actor % clocks.of_block) +
+                                              " wrote without tma_store_fence() behind it",
+                                   .places = {{"the write at", unpack_place(access.place)}}});
   }
-}
-
-void forget_accesses(Block& block, size_t offset, size_t bytes) {
-  if (!Scheduler::instance().options.race) return;
-  Shadow& shadow = block.clocks.shared;
-  const size_t end = std::min((offset + bytes) / kWord * kAccessesPerWord, shadow.size());
-  for (size_t i = offset / kWord * kAccessesPerWord; i < end; ++i) shadow[i] = {};
 }
 
 void note_access(const void* pointer, size_t bytes, unsigned kind, const void* pc) {
@@ -222,21 +240,14 @@ void note_access(const void* pointer, size_t bytes, unsigned kind, const void* p
   if (address >= me.stack.base && address < me.stack.top) return;
   const std::vector<Fiber>& threads = me.block->threads;  // read as threadIdx and its like
   if (pointer >= threads.data() && pointer < threads.data() + threads.size()) return;
-  const auto offset = static_cast<size_t>(address - me.block->arena);
-  if (offset < kArenaBytes) {
+  if (static_cast<size_t>(address - me.block->arena) < kArenaBytes) {
     if (options.lint) count_access(me, pointer, bytes, true, kind, pc);
-    if (options.race) check_shared(*me.block, offset, bytes, kind, pc);
+    check_shared(*me.block, pointer, bytes, kind, pc);
     return;
   }
-  Buffer* buffer = find_buffer(pointer);
-  if (buffer == nullptr) return;  // constants and arguments of the kernel
-  if (address < buffer->data || address + bytes > buffer->data + buffer->bytes) {
-    report_outside(pointer, bytes, kind, pc);
-  }
-  if (options.lint) count_access(me, pointer, bytes, false, kind, pc);
-  if (!options.race) return;
-  check_words(buffer->shadow, first_serial_of_epoch, buffer->data,
-              static_cast<size_t>(address - buffer->data), bytes, kind, pc);
+  check_device(pointer, bytes, kind, pc);
+  if (options.lint && find_buffer(pointer) != nullptr)
+    count_access(me, pointer, bytes, false, kind, pc);
 }
 
 }  // namespace brasa::simt::emulator

@@ -89,6 +89,7 @@ void Scheduler::run(const Grid& grid, void (*thread_main)(void*), void* closure)
   const uint64_t blocks = volume(grid.grid);
   const uint64_t together = grid.cooperative ? blocks : grid.cluster;
   together_ = together;
+  cooperative_ = grid.cooperative;
   ++counts.launches;
   if (options.race) start_epoch();
   resident_.resize(std::max<size_t>(resident_.size(), together));
@@ -124,6 +125,8 @@ void Scheduler::prepare_block(Block& block, const Grid& grid, uint64_t index, si
   block.live_lanes.assign(warps, 0);
   block.collectives.resize(warps);
   block.wgmma_groups.assign(warps, {});
+  block.wgmma_commits.assign(warps, 0);
+  block.wgmma_fenced.assign(warps, false);
   for (auto& pending : block.collectives) pending.clear();
   for (Barrier& barrier : block.barriers) barrier.arrived.clear();
 
@@ -144,9 +147,19 @@ void Scheduler::prepare_block(Block& block, const Grid& grid, uint64_t index, si
     block.live_lanes[i / 32] |= 1u << (i % 32);
     ready_.push_back(&thread);
   }
-  if (options.race) start_clocks(block);
+  prepare_clocks(block, grid, slot);
   counts.threads += count;
   ++counts.blocks;
+}
+
+/// The blocks of a cluster have clocks in common.
+void Scheduler::prepare_clocks(Block& block, const Grid& grid, size_t slot) {
+  if (!options.race) return;
+  const bool joins = grid.cluster > 1 && !grid.cooperative;
+  const size_t threads = block.threads.size();
+  block.clocks = &resident_[joins ? 0 : slot]->own_clocks;
+  block.first_actor = joins ? static_cast<uint32_t>(slot * threads) : 0;
+  if (block.first_actor == 0) start_clocks(*block.clocks, threads, joins ? grid.cluster : 1);
 }
 
 void Scheduler::run_resident_blocks() {
@@ -272,10 +285,11 @@ void Scheduler::arrive_at_grid_barrier(Location where) {
   if (grid_barrier_.size() < alive) return wait("grid_sync", where);
   std::vector<Fiber*> arrived;
   arrived.swap(grid_barrier_);
-  if (options.race) {
+  if (options.race && !cooperative_) me.block->clocks->join_all();  // a cluster's
+  if (options.race && cooperative_) {
     start_epoch();
     for (const auto& block : resident_) {
-      if (block && block->alive != 0) start_clocks(*block);
+      if (block && block->alive != 0) start_clocks(*block->clocks, block->threads.size(), 1);
     }
   }
   for (Fiber* thread : arrived) {

@@ -57,7 +57,7 @@ using AsyncGroup = std::vector<AsyncCopy>;
 
 /// A product that a warp has started: the arguments, and each lane's part of the result.
 struct WgmmaProduct {
-  alignas(8) std::byte argument[56];
+  alignas(8) std::byte argument[64];
   float* d[32];
   const uint32_t* a[32];  // each lane's registers, where the left operand is in them
 };
@@ -76,10 +76,17 @@ struct TensorLoad {
 };
 void land(const TensorLoad& load);
 
+/// Has the copy engine begin it, for the instruction before `pc`.
+void start(const TensorLoad& load, const void* pc);
+
+/// Arrives at a barrier of another block of the cluster.
+void barrier_arrive_in(Block& block, CountingBarrier* barrier, Location where, const void* pc);
+
 struct TensorStore {
   TensorMap map;
   size_t offset;
   int at[4];
+  const void* pc;  // the instruction before it began the store
 };
 
 struct Fiber : Thread {
@@ -89,7 +96,8 @@ struct Fiber : Thread {
   const char* waits_in = "";
   Location waits_at{};
   std::vector<AsyncGroup> async_groups;
-  std::vector<TensorStore> tensor_stores;  // that have not read their shared memory
+  std::vector<TensorStore> tensor_stores;           // that have not read their shared memory
+  std::vector<CountingBarrier*> unfenced_barriers;  // set up, with no fence behind it
 };
 
 /// What a warp does together, once for all lanes that arrived.
@@ -132,8 +140,14 @@ struct Block {
   std::byte* arena = nullptr;                         // shared memory
   size_t arena_used = 0;
   std::vector<SharedArray> arrays;
-  BlockClocks clocks;  // race check only
-  Requests requests;   // access lint only
+  std::vector<uint32_t> wgmma_commits;  // by warp, of groups so far
+  std::vector<bool> wgmma_fenced;       // by warp: registers are as written
+  // Of the race check: the clocks of the block's cluster, which its first block keeps.
+  Clocks own_clocks;
+  Clocks* clocks = nullptr;
+  uint32_t first_actor = 0;
+  Shadow shadow;
+  Requests requests;  // access lint only
 };
 
 /// Why a launch ended early. Places are instructions, turned into file and line at the end, because
@@ -170,6 +184,7 @@ class Scheduler {
  private:
   static void fiber_main();
   void prepare_block(Block& block, const Grid& grid, uint64_t index, size_t slot);
+  void prepare_clocks(Block& block, const Grid& grid, size_t slot);
   uint64_t block_at(uint64_t step, uint64_t blocks);
   void run_resident_blocks();
   void end_thread(Fiber& thread);
@@ -186,7 +201,8 @@ class Scheduler {
   std::vector<std::pair<const CountingBarrier*, Fiber*>> waiters_;
   std::deque<TensorLoad> loads_;
   uint64_t together_ = 1;  // resident blocks
-  Fiber root_{};           // the context of the launching OS thread
+  bool cooperative_ = false;
+  Fiber root_{};  // the context of the launching OS thread
   std::mt19937 random_;
   std::unique_ptr<Failure> failure_;
   std::unique_ptr<Failure> remembered_;

@@ -44,6 +44,7 @@ __global__ void __launch_bounds__(32)
     const auto* numbers = reinterpret_cast<const uint16_t*>(mail->box);
     for (int i = int(threadIdx.x); i < kBoxBytes / 2; i += 32) sum += float(numbers[i]);
     sum = simt::warp_sum(sum);
+    __syncwarp();  // all have read
     if (threadIdx.x == 0) {
       y[int(rank) * kRounds + round] = sum;
       simt::barrier_arrive_at(&mail->empty, 0);

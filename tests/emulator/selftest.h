@@ -102,6 +102,21 @@ void register_product(const char* type, int n, const void* a, const void* b, flo
 /// columns, with `pad` floats behind each row: what the access lint counts is known.
 void access_pattern(const float* x, float* y, int stride, int pad);
 
+/// What orders memory, by name (ordering.cu), each kernel with the bugs that it can have.
+enum class OrderBug {
+  kNone,
+  kNotSetUp,
+  kNotFenced,
+  kNoWaitToRead,
+  kNoWaitToWrite,
+  kArrivesEarly,
+  kNoBarrier,
+  kEndsEarly,
+  kNobody,
+  kUnaligned
+};
+void ordering(const char* name, const uint16_t* x, float* y, OrderBug bug);
+
 /// Kernels with one mistake each, by name; `y` has room for 64 floats.
 void mistake(const char* name, float* y);
 

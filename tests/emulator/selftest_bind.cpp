@@ -79,6 +79,15 @@ void bind_cluster(py::module_& m) {
       Release());
 }
 
+void bind_ordering(py::module_& m) {
+  m.def(
+      "ordering",
+      [](const std::string& name, Address x, Address y, int bug) {
+        ordering(name.c_str(), as<uint16_t>(x), as<float>(y), static_cast<OrderBug>(bug));
+      },
+      Release());
+}
+
 void bind_ring(py::module_& m) {
   m.def(
       "panel",
@@ -170,5 +179,6 @@ PYBIND11_MODULE(BRASA_MODULE, m) {
   bind_pixels(m, "load_pixels", load_pixels);
   bind_pixels(m, "store_pixels", store_pixels);
   bind_cluster(m);
+  bind_ordering(m);
   bind_other_kernels(m);
 }

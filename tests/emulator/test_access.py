@@ -86,30 +86,48 @@ def test_all_cases_are_held_to_a_budget(access_lint):
     assert list(access_lint.CASES) == CASES == list(access_lint.budgets())
 
 
+def test_every_kernel_has_a_budget_or_a_reason(access_lint):
+    names = access_lint.kernel_names()
+    measured = {kernel.partition("<")[0] for case in access_lint.budgets().values() for kernel in case}
+    assert len(names) > 80
+    assert measured <= names
+    assert names - measured == set(access_lint.WITHOUT_BUDGET)
+    assert all(access_lint.WITHOUT_BUDGET.values())
+
+
 @pytest.fixture(scope="module")
-def found(access_lint, built_modules):
-    """What the kernels of all cases do, in a process of its own: the arrays of this one have other kernels."""
+def measured(access_lint, built_modules):
+    """What the kernels of all cases do, with what the race check says of them, in a process of its own: the arrays
+    of this one have other kernels.
+    """
     import os
     import pickle
     import subprocess
 
     code = (
         "import pickle, sys; sys.path.insert(0, 'tools'); import access_lint as a\n"
-        "module = a.emulated(); found = a.measure(module)\n"
-        "sys.stdout.buffer.write(b'LINES' + pickle.dumps({k: [tuple(x) for x in v] for k, v in found.items()}))"
+        "module = a.emulated(); races = {}; found = a.measure(module, races=races)\n"
+        "lines = {k: [tuple(x) for x in v] for k, v in found.items()}\n"
+        "sys.stdout.buffer.write(b'LINES' + pickle.dumps((lines, races)))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False, env=dict(os.environ)
     )
     assert done.returncode == 0, done.stderr.decode()
-    lines = pickle.loads(done.stdout.partition(b"LINES")[2])
-    return {name: [access_lint.Line(*x) for x in rows] for name, rows in lines.items()}
+    lines, races = pickle.loads(done.stdout.partition(b"LINES")[2])
+    return {name: [access_lint.Line(*x) for x in rows] for name, rows in lines.items()}, races
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_kernels_keep_their_budgets(access_lint, found, name):
+def test_kernels_have_no_races(measured, name):
+    """Every kernel of csrc at a small shape: the quick tier's race check."""
+    assert name not in measured[1], measured[1][name]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_kernels_keep_their_budgets(access_lint, measured, name):
     """Fewer is fine; then, and for a kernel that is new: `python tools/access_lint.py --write`."""
-    wrong = access_lint.over_budget(name, access_lint.ratios(found[name]))
+    wrong = access_lint.over_budget(name, access_lint.ratios(measured[0][name]))
     assert not wrong, "\n".join(wrong)
 
 
