@@ -53,15 +53,11 @@ std::string verb(unsigned kind) {
 /// Who made an access, as seen from a thread.
 std::string describe_actor(const Access& access, const Fiber& me) {
   const Clocks& clocks = *me.block->clocks;
-  const bool known = access.serial == clocks.serial;
-  if (known && access.actor >= clocks.threads) {
-    const bool multiplies = access.actor < clocks.actors() && (access.kind & kWrite) == 0;
-    return multiplies ? "wgmma, which nobody waited for"
-                      : "the copy engine, which nobody waited for";
-  }
-  if (!known) {
+  if (access.serial != clocks.serial)
     return "thread " + std::to_string(access.actor) + " of another block, nothing orders blocks";
-  }
+  if (access.actor >= clocks.threads)
+    return std::string(access.kind & kWrite ? "the copy engine" : "wgmma") +
+           ", which nobody waited for";
   const size_t block = access.actor / clocks.of_block;
   const std::string thread = "thread " + std::to_string(access.actor % clocks.of_block);
   if (block == me.block->first_actor / clocks.of_block)
