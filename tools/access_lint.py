@@ -187,6 +187,7 @@ def _fill_cases() -> None:
         on_hopper = gpu is hopper
         operator(f"conv of 16 bits{name}", conv, images, *filters, channels_last=on_hopper, gpu=gpu, **half)
         operator(f"conv in tf32{name}", conv, images, *filters, gpu=gpu)
+    operator("conv of 3 channels in float32", conv, (2, 3, 12, 12), (32, 3, 3, 3), (32,))
     operator("conv of 3 channels", conv, (2, 3, 20, 20), (64, 3, 5, 5), (64,), gpu=hopper, **half)
     operator("attention", ops.attention, (2, 70, 32), (2, 70, 32), (2, 70, 32))
     operator("attention of 16 bits", ops.attention, *[(2, 70, 64)] * 3, gpu=ampere, **half)

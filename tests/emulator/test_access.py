@@ -74,11 +74,17 @@ def test_the_lint_needs_an_instrumented_module(plain: ModuleType) -> None:
 
 
 CASES = [
-    "gelu", "softmax of 1000", "softmax of 10", "layer norm", "batch norm, contiguous", "max pool, contiguous",
-    "avg pool, contiguous", "pixel shuffle, contiguous", "batch norm, channels-last", "max pool, channels-last",
-    "avg pool, channels-last", "pixel shuffle, channels-last", "matmul", "matmul by a weight", "matmul of 8 rows",
-    "matmul of 16 bits", "conv 3x3", "conv 1x1", "conv, depthwise", "attention", "dropout", "cross entropy",
-    "embedding", "adam", "lstm", "ctc loss",
+    "gelu", "softmax of 1000", "softmax of 10", "log softmax", "layer norm", "layer norm of long rows",
+    "batch norm, contiguous", "max pool, contiguous", "max pool of 3x2, contiguous", "avg pool, contiguous",
+    "avg pool of 3x2, contiguous", "pixel shuffle, contiguous", "batch norm, channels-last",
+    "max pool, channels-last", "max pool of 3x2, channels-last", "avg pool, channels-last",
+    "avg pool of 3x2, channels-last", "pixel shuffle, channels-last", "max pool of 32x32", "avg pool of 32x32",
+    "max pool, indices", "matmul", "matmul by a weight", "matmul of 8 rows", "matmul of 16 bits",
+    "matmul of 16 bits, Hopper", "matmul in tf32, Hopper", "matmul of 16 bits, odd", "conv 3x3", "conv 1x1",
+    "conv, depthwise", "conv, groups of 2 channels", "conv of 16 bits", "conv in tf32", "conv of 16 bits, Hopper",
+    "conv in tf32, Hopper", "conv of 3 channels", "attention", "attention of 16 bits",
+    "attention of 16 bits, Hopper", "dropout", "cross entropy", "embedding", "adam", "exp, sum and cast", "unscale",
+    "lstm", "ctc loss",
 ]  # fmt: skip
 
 
