@@ -2,7 +2,8 @@
 #
 # BRASA_CUDA=on builds all released targets, auto the GPUs of this machine (else sm_80 and sm_90a) and
 # nothing where nvcc is missing. Machine code runs within its major version only, so each generation is
-# a target; PTX of 80 and 120 covers what comes later.
+# a target; PTX of 120 covers what comes later. PTX of 80 as well would be 5.4 MB more, for Jetson Thor (11.0)
+# alone, and there the host would ask its kernels for clusters that they have not.
 
 if(NOT CMAKE_CUDA_COMPILER)
   execute_process(COMMAND ${Python_EXECUTABLE} -c
@@ -39,16 +40,27 @@ elseif(BRASA_CUDA STREQUAL "auto")
     list(TRANSFORM capabilities APPEND "-real" OUTPUT_VARIABLE targets)
   endif()
 else()
-  set(targets 80 90a-real 100-real 120)
+  set(targets 80-real 90a-real 100-real 120)
 endif()
 set(CMAKE_CUDA_ARCHITECTURES ${targets})
 enable_language(CUDA)
 
-pybind11_add_module(_cuda MODULE NO_EXTRAS csrc/bind/module.cpp csrc/bind/device.cpp ${binding_sources} ${cuda_sources})
-target_include_directories(_cuda PRIVATE csrc)
-target_compile_definitions(_cuda PRIVATE BRASA_MODULE=_cuda BRASA_FOR_CUDA)
-target_compile_options(_cuda PRIVATE $<$<COMPILE_LANGUAGE:CXX>:${warnings}>
-  # CMake 3.25 drops the standard for nvcc 13, so it is said here.
-  $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20 --expt-relaxed-constexpr --extended-lambda --compress-mode=size>)
-set_target_properties(_cuda PROPERTIES CUDA_RUNTIME_LIBRARY Static CUDA_VISIBILITY_PRESET hidden)
+function(brasa_add_cuda_module name)
+  pybind11_add_module(${name} MODULE NO_EXTRAS ${ARGN})
+  target_include_directories(${name} PRIVATE csrc)
+  target_compile_definitions(${name} PRIVATE BRASA_MODULE=${name} BRASA_FOR_CUDA)
+  target_compile_options(${name} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:${warnings}>
+    # CMake 3.25 drops the standard for nvcc 13, so it is said here.
+    $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20 --expt-relaxed-constexpr --extended-lambda --compress-mode=size>)
+  target_link_options(${name} PRIVATE $<$<CONFIG:Release>:-s>)
+  set_target_properties(${name} PROPERTIES CUDA_RUNTIME_LIBRARY Static CUDA_VISIBILITY_PRESET hidden)
+endfunction()
+
+brasa_add_cuda_module(_cuda csrc/bind/module.cpp csrc/bind/device.cpp ${binding_sources} ${cuda_sources})
 install(TARGETS _cuda DESTINATION brasa)
+
+# The kernels of the emulator's tests, for what a GPU makes of them (tools/gpu_check.py golden).
+file(GLOB selftest_sources CONFIGURE_DEPENDS tests/emulator/*.cu tests/emulator/selftest_bind.cpp)
+if(selftest_sources)
+  brasa_add_cuda_module(_cuda_selftest EXCLUDE_FROM_ALL ${selftest_sources} csrc/core/driver.cu)
+endif()

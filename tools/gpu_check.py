@@ -1,23 +1,27 @@
 """Build, test and measure the CUDA kernels on this machine's GPU: `python tools/gpu_check.py [PART ...]`.
 
 build      _cpu and _cuda for this GPU, in a folder beside the package's files (nothing is installed)
+golden     what this GPU makes of fixed inputs, PTX wrapper by PTX wrapper: tests/emulator/golden/<capability>.npz, to
+           be committed; tests/emulator/test_golden.py compares the emulator with it. Builds what it needs, in a minute
 tests      the CUDA tests: every test that the fixtures `xp` and `device` run on CuPy's arrays
 sanitizer  memcheck, racecheck, synccheck and initcheck of compute-sanitizer over the same tests, few examples each
 bench      every family against PyTorch and CuPy (`python -m bench --device cuda`)
 
 Without names, all of them in this order. A line tells how each part ended, a table at the end repeats them. Logs,
 results as JSON and the clocks and power of the run are in the folder --out, also after Ctrl-C or a time limit.
-The exit status is 0 where everything that was run passed. Needs nvcc, CMake, ninja, pybind11, CuPy, pytest and
-hypothesis; PyTorch for ratios, pytest-xdist to test in parallel. Downloads nothing.
+The exit status is 0 where everything that was run passed; --list only says what would be run. Needs nvcc, CMake,
+ninja, pybind11, CuPy, pytest and hypothesis; PyTorch for ratios, pytest-xdist to test in parallel. Downloads nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import statistics
@@ -27,13 +31,16 @@ import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
 _GRACE = 20  # seconds that a command has to write what it has when its time is up
+_SANITIZER_GRACE = 2  # of compute-sanitizer, which has written it
+_GOLDEN_SECONDS = 60  # a kernel that waits for ever is to end
 _TIMED_OUT = 124
+_NOT_RUN = "not run: out of time"
 
 
 @dataclass
@@ -56,13 +63,29 @@ class Run:
     pytest_arguments: tuple[str, ...] = ()
     bench_arguments: tuple[str, ...] = ()
     tools: tuple[str, ...] = TOOLS
+    running: set[subprocess.Popen] = field(default_factory=set)
+
+    def stop(self) -> None:
+        """End what other threads run; nothing more begins."""
+        self.deadline = 0.0
+        for process in tuple(self.running):
+            _end(process, _SANITIZER_GRACE)
 
     def left(self) -> float:
         """Seconds until the time limit."""
         return self.deadline - time.monotonic()
 
-    def command(self, arguments: Iterable[object], log: str, **environment: str) -> int:
-        """Run a command, its output in `log`; returns its status, or 124 where the time was up."""
+    def command(
+        self,
+        arguments: Iterable[object],
+        log: str,
+        *,
+        grace: float = _GRACE,
+        limit: float = float("inf"),
+        **environment: str,
+    ) -> int:
+        """Run a command, its output in `log`; returns its status, or 124 where the time, or `limit` seconds, was up."""
+        seconds = min(self.left(), limit)
         path = os.pathsep.join(
             [str(self.build / "site"), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         )
@@ -73,25 +96,33 @@ class Run:
                 stderr=subprocess.STDOUT,
                 cwd=ROOT,
                 env={**os.environ, "PYTHONPATH": path, **environment},
+                start_new_session=True,  # with what it starts: compute-sanitizer's tests are its children
             )
+            self.running.add(process)
             try:
-                return process.wait(None if self.deadline == float("inf") else max(self.left(), 0.1))
+                return process.wait(None if seconds == float("inf") else max(seconds, 0.1))
             except subprocess.TimeoutExpired:
                 return _TIMED_OUT
             finally:
-                _end(process)
+                _end(process, grace)
+                self.running.discard(process)
 
 
-def _end(process: subprocess.Popen) -> None:
-    """End a command as Ctrl-C would, and by force where it does not."""
+def _signal(process: subprocess.Popen, number: int) -> None:
+    """Tell a command and what it started, as far as they are there."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
+
+
+def _end(process: subprocess.Popen, grace: float = _GRACE) -> None:
+    """End a command and what it started as Ctrl-C would, and by force what is there after `grace` seconds."""
     if process.poll() is not None:
         return
-    process.send_signal(signal.SIGINT)
-    try:
-        process.wait(_GRACE)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+    _signal(process, signal.SIGINT)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(grace)
+    _signal(process, signal.SIGKILL)
+    process.wait()
 
 
 def tail(path: Path, lines: int = 12) -> str:
@@ -102,41 +133,68 @@ def tail(path: Path, lines: int = 12) -> str:
 # --- parts --------------------------------------------------------------------------------------------
 
 
-def build(run: Run) -> tuple[bool, str]:
-    """Compile for this GPU and put the modules beside the package's Python files."""
+def configure_command(run: Run) -> list[object]:
+    """CMake, for the GPUs of this machine."""
     import pybind11
 
-    configure = ["cmake", "-S", ROOT, "-B", run.build, "-G", "Ninja", "-DBRASA_CUDA=auto"]
-    configure += [f"-Dpybind11_DIR={pybind11.get_cmake_dir()}", f"-DPython_EXECUTABLE={sys.executable}"]
+    command = ["cmake", "-S", ROOT, "-B", run.build, "-G", "Ninja", "-DBRASA_CUDA=auto"]
+    return [*command, f"-Dpybind11_DIR={pybind11.get_cmake_dir()}", f"-DPython_EXECUTABLE={sys.executable}"]
+
+
+def failure(run: Run, steps: Iterable[tuple[str, Sequence[object]]]) -> str:
+    """Run commands by name; which one failed and the end of its log, or nothing."""
+    for name, command in steps:
+        if run.command(command, f"{name}.log"):
+            return f"{name} failed:\n{tail(run.out / f'{name}.log', 40)}"
+    return ""
+
+
+def build(run: Run) -> tuple[bool, str]:
+    """Compile for this GPU and put the modules beside the package's Python files."""
     site = run.build / "site"
     steps = (
-        ("configure", configure),
+        ("configure", configure_command(run)),
         ("compile", ["cmake", "--build", run.build]),
         ("install", ["cmake", "--install", run.build, "--prefix", site]),
     )
-    for name, command in steps:
-        if run.command(command, f"{name}.log"):
-            return False, f"{name} failed:\n{tail(run.out / f'{name}.log', 40)}"
+    if failed := failure(run, steps):
+        return False, failed
     shutil.copytree(ROOT / "python" / "brasa", site / "brasa", dirs_exist_ok=True)
     modules = sorted(path.name for path in (site / "brasa").glob("_cuda*.so"))
     return bool(modules), ", ".join(modules) or "no _cuda: is nvcc there?"
 
 
+def golden(run: Run) -> tuple[bool, str]:
+    """Record what this GPU makes of the inputs of tests/emulator/golden.py, in the source tree."""
+    steps = (
+        ("golden-configure", configure_command(run)),
+        ("golden-compile", ["cmake", "--build", run.build, "--target", "_cuda_selftest"]),
+    )
+    if failed := failure(run, steps):
+        return False, failed
+    record, log = run.out / "golden.npz", run.out / "golden.log"
+    record.unlink(missing_ok=True)
+    command = [sys.executable, ROOT / "tests" / "emulator" / "golden.py", run.build, record]
+    if run.command(command, log.name, grace=1, limit=_GOLDEN_SECONDS):
+        return False, f"ended in the last case of\n{tail(log)}"
+    last = tail(log, 1)
+    path = ROOT / "tests" / "emulator" / "golden" / f"{last.rpartition(' ')[2]}.npz"
+    path.parent.mkdir(exist_ok=True)
+    shutil.copyfile(record, path)
+    return True, f"{last}: {path.relative_to(ROOT)}, {path.stat().st_size // 1024} KiB"
+
+
 def pytest_command(*arguments: object) -> list[object]:
-    """pytest over what runs on CuPy's arrays."""
-    return [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "no:benchmark",
-        "-k",
-        "cupy",
-        *arguments,
-    ]
+    """pytest over what runs on CuPy's arrays, of which a -k among the arguments selects some."""
+    rest, chosen = [], ["cupy"]
+    given = iter(arguments)
+    for argument in given:
+        if argument == "-k":
+            chosen.append(f"({next(given, '')})")
+        else:
+            rest.append(argument)
+    options = ["-q", "-p", "no:cacheprovider", "-p", "no:benchmark"]
+    return [sys.executable, "-m", "pytest", *options, "-k", " and ".join(chosen), *rest]
 
 
 def junit_counts(path: Path) -> dict[str, int]:
@@ -177,19 +235,28 @@ def sanitizer(run: Run) -> tuple[bool, str]:
 
     def check(job: tuple[str, str]) -> tuple[str, str, int, str]:
         tool, name = job
+        if run.left() <= 0:
+            return tool, name, _TIMED_OUT, _NOT_RUN
         log = f"sanitizer-{tool}-{re.sub(r'[^a-z_]+', '-', name.removeprefix('tests/'))}.log"
         # initcheck must see who wrote what a kernel reads, whoever it is; the others look at our kernels alone.
         ours = [] if tool == "initcheck" else ["--kernel-regex", "kns=brasa"]
         options = ["--tool", tool, *ours, "--error-exitcode", "99", "--report-api-errors", "no"]
         command = [program, *options, *pytest_command(name, *run.pytest_arguments)]
-        status = run.command(command, log, BRASA_TEST_TIER="sanitizer")
+        status = run.command(command, log, grace=_SANITIZER_GRACE, BRASA_TEST_TIER="sanitizer")
         return tool, name, status, sanitizer_summary((run.out / log).read_text(errors="replace"))
 
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-        results = list(pool.map(check, jobs))
+        try:
+            results = list(pool.map(check, jobs))
+        except KeyboardInterrupt:
+            run.stop()
+            raise
+    clean = sum(status == 0 for _, _, status, _ in results)
+    late = sum(text == _NOT_RUN for _, _, _, text in results)
     bad = [f"{tool} {name}: status {status}, {text}" for tool, name, status, text in results if status]
-    clean = len(results) - len(bad)
-    return bool(results) and not bad, "\n".join([f"{clean} of {len(results)} runs clean", *bad])
+    bad = [line for line in bad if not line.endswith(_NOT_RUN)]
+    first = f"{clean} of {len(results)} runs clean" + (f", {late} {_NOT_RUN}" if late else "")
+    return clean == len(results) > 0, "\n".join([first, *bad])
 
 
 def sanitizer_jobs(collected: str, tools: Sequence[str] = TOOLS) -> list[tuple[str, str]]:
@@ -225,6 +292,7 @@ def bench(run: Run) -> tuple[bool, str]:
 
 PARTS: dict[str, Callable[[Run], tuple[bool, str]]] = {
     "build": build,
+    "golden": golden,
     "tests": tests,
     "sanitizer": sanitizer,
     "bench": bench,
@@ -239,6 +307,7 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     result.add_argument("part", nargs="*", help=f"any of {', '.join(PARTS)}; all without one")
+    result.add_argument("--list", action="store_true", help="say what would be run, and run nothing")
     result.add_argument("--minutes", type=float, help="end after so long, with what there is")
     result.add_argument("--out", type=Path, default=ROOT / "build" / "gpu-check", metavar="DIR")
     result.add_argument("--build", type=Path, default=ROOT / "build" / "gpu", metavar="DIR")
@@ -254,6 +323,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     for name in options.part:
         if name not in PARTS:
             parser().error(f"unknown part {name!r}: choose from {', '.join(PARTS)}")
+    for name in ("pytest", "bench"):
+        try:
+            setattr(options, name, tuple(shlex.split(getattr(options, name))))
+        except ValueError as error:
+            parser().error(f"--{name}: {error}")
     options.tools = tuple(options.tools.split(","))
     for name in options.tools:
         if name not in TOOLS:
@@ -303,7 +377,7 @@ def watch_card(out: Path) -> subprocess.Popen:
     """Starts nvidia-smi, which logs the card twice a second."""
     command = ["nvidia-smi", f"--query-gpu={','.join(_SMI)}", "--format=csv,noheader,nounits", "-lms", "500"]
     with (out / "card.csv").open("w") as file:
-        return subprocess.Popen(command, stdout=file, stderr=subprocess.DEVNULL)
+        return subprocess.Popen(command, stdout=file, stderr=subprocess.DEVNULL, start_new_session=True)
 
 
 def run_part(name: str, run: Run) -> Outcome:
@@ -327,9 +401,25 @@ def write(out: Path, outcomes: list[Outcome], started: float) -> None:
     (out / "gpu_check.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
+def listing(options: argparse.Namespace) -> str:
+    """A line for each part that would be run, with what narrows it."""
+    narrowed = {
+        "tests": shlex.join(map(str, pytest_command(*options.pytest)[1:])),
+        "sanitizer": ", ".join(options.tools) + " over the tests",
+        "bench": shlex.join(["python", "-m", "bench", "--device", "cuda", *options.bench]),
+        "golden": f"{_GOLDEN_SECONDS} s at most, besides its build",
+    }
+    limit = f"within {options.minutes:g} minutes" if options.minutes else "without a time limit"
+    lines = [f"{name:10} {narrowed.get(name, f'into {options.build}')}" for name in options.part]
+    return "\n".join([*lines, f"{limit}, logs in {options.out}"])
+
+
 def main(arguments: list[str]) -> int:
     """The command; returns the exit status."""
     options = parse(arguments)
+    if options.list:
+        print(listing(options))
+        return 0
     if not has_gpu():
         print("nvidia-smi finds no GPU on this machine", file=sys.stderr)
         return 2
@@ -343,8 +433,8 @@ def main(arguments: list[str]) -> int:
         options.build.resolve(),
         options.out.resolve(),
         deadline,
-        tuple(options.pytest.split()),
-        tuple(options.bench.split()),
+        options.pytest,
+        options.bench,
         options.tools,
     )
     outcomes: list[Outcome] = []
@@ -352,7 +442,7 @@ def main(arguments: list[str]) -> int:
     try:
         for name in options.part:
             if run.left() <= 0:
-                outcomes.append(Outcome(name, False, 0.0, "not run: out of time"))
+                outcomes.append(Outcome(name, False, 0.0, _NOT_RUN))
             else:
                 outcomes.append(run_part(name, run))
             print(f"{table(outcomes[-1:]).splitlines()[1]}", flush=True)

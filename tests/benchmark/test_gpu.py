@@ -34,14 +34,19 @@ def gpu_check():
 
 
 def test_parts_run_in_their_order(gpu_check):
-    assert gpu_check.parse([]).part == ["build", "tests", "sanitizer", "bench"]
+    assert gpu_check.parse([]).part == ["build", "golden", "tests", "sanitizer", "bench"]
     options = gpu_check.parse(["bench", "build", "--minutes", "4.5", "--tools", "racecheck"])
     assert (options.part, options.minutes, options.tools) == (["build", "bench"], 4.5, ("racecheck",))
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["tets"], "tets"), (["--minutes", "0"], "more than 0"), (["--tools", "leakcheck"], "leakcheck")],
+    [
+        (["tets"], "tets"),
+        (["--minutes", "0"], "more than 0"),
+        (["--tools", "leakcheck"], "leakcheck"),
+        (["--pytest", "-k 'conv"], "quotation"),
+    ],
 )
 def test_mistakes_end_with_status_2(gpu_check, arguments, message, capsys):
     with pytest.raises(SystemExit) as ended:
@@ -54,6 +59,36 @@ def test_no_gpu_is_said(gpu_check, monkeypatch, capsys):
     monkeypatch.setattr(gpu_check, "has_gpu", lambda: False)
     assert gpu_check.main([]) == 2
     assert "no GPU" in capsys.readouterr().err
+
+
+def test_a_list_runs_nothing(gpu_check, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(gpu_check, "has_gpu", lambda: pytest.fail("asked for a GPU"))
+    out = tmp_path / "out"
+    arguments = [
+        "tests",
+        "golden",
+        "--list",
+        "--minutes",
+        "3",
+        "--pytest",
+        "-k 'conv or pool'",
+        "--out",
+        str(out),
+    ]
+    assert gpu_check.main(arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[:2]] == ["golden", "tests"]
+    assert "'cupy and (conv or pool)'" in lines[1]
+    assert "within 3 minutes" in lines[2]
+    assert not out.exists()
+
+
+def test_a_selection_is_one_of_the_tests_on_the_gpu(gpu_check):
+    options = gpu_check.parse(["--pytest", "-k 'conv and not few' --maxfail 1"])
+    command = gpu_check.pytest_command("--collect-only", *options.pytest)
+    assert command[command.index("-k") + 1] == "cupy and (conv and not few)"
+    assert command[-3:] == ["--collect-only", "--maxfail", "1"]
+    assert gpu_check.pytest_command()[-1] == "cupy"
 
 
 CARD = "345, 3201, 80.5, 40\n1980, 3201, 600.0, 60\n1965, 3201, 500.0, [N/A]\n"
@@ -113,6 +148,51 @@ def test_a_command_ends_with_the_time(gpu_check, tmp_path):
     assert run.command([sys.executable, "-uc", slow], "slow.log") == 124
     assert (tmp_path / "slow.log").read_text() in ("told\n", "")  # "" where the time was up before the try
     assert run.command([sys.executable, "-c", "raise SystemExit(3)"], "late.log") in (3, 124)
+
+
+DEAF = "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nprint('deaf', flush=True)\ntime.sleep(60)"
+
+
+def test_what_does_not_listen_is_killed_with_what_it_started(gpu_check, tmp_path):
+    import time
+
+    child = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {DEAF!r}])"
+    run, start = gpu_check.Run(tmp_path, tmp_path, time.monotonic() + 60), time.monotonic()
+    assert run.command([sys.executable, "-c", child], "deaf.log", grace=0.1, limit=1) == 124
+    assert time.monotonic() - start < 10
+
+
+def test_the_sanitizer_begins_nothing_after_its_time(gpu_check, monkeypatch, tmp_path):
+    import time
+
+    tool = tmp_path / "compute-sanitizer"
+    tool.write_text(f"#!{sys.executable}\n{DEAF}\n")
+    tool.chmod(0o755)
+    monkeypatch.setattr(gpu_check.shutil, "which", lambda name: str(tool))
+    monkeypatch.setattr(gpu_check, "_SANITIZER_GRACE", 0.1)
+    monkeypatch.setattr(
+        gpu_check, "sanitizer_jobs", lambda *_: [("memcheck", f"tests/{i}.py") for i in range(99)]
+    )
+    monkeypatch.setattr(gpu_check, "pytest_command", lambda *_: [sys.executable, "-c", "pass"])
+    start = time.monotonic()
+    passed, detail = gpu_check.sanitizer(gpu_check.Run(tmp_path, tmp_path, start + 2))
+    assert time.monotonic() - start < 20
+    assert not passed
+    assert detail.splitlines()[0].startswith("0 of 99 runs clean, ")
+    assert 0 < len(detail.splitlines()) - 1 <= 16
+
+
+def test_golden_outputs_go_where_the_emulator_looks(gpu_check, monkeypatch, tmp_path):
+    record = "import sys; open(sys.argv[2], 'w').close(); print('2 cases of capability 90')"
+    (tmp_path / "tests" / "emulator").mkdir(parents=True)
+    (tmp_path / "tests" / "emulator" / "golden.py").write_text(record)
+    monkeypatch.setattr(gpu_check, "ROOT", tmp_path)
+    monkeypatch.setattr(gpu_check, "configure_command", lambda run: [sys.executable, "-c", "pass"])
+    monkeypatch.setattr(gpu_check, "failure", lambda run, steps: "")
+    passed, detail = gpu_check.golden(gpu_check.Run(tmp_path, tmp_path))
+    assert passed
+    assert detail == "2 cases of capability 90: tests/emulator/golden/90.npz, 0 KiB"
+    assert (tmp_path / "tests" / "emulator" / "golden" / "90.npz").exists()
 
 
 def test_reports_are_counted(gpu_check, tmp_path):

@@ -2,9 +2,23 @@
 // here.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <string>
 
 namespace brasa::selftest {
+
+/// Copies between host and device; waits for the kernels before, and throws what went wrong in
+/// them.
+void copy_to_device(void* device, const void* host, size_t bytes);
+void copy_to_host(void* host, const void* device, size_t bytes);
+#ifndef BRASA_EMULATED  // the emulator has its own
+/// Filled with 0xff, as the emulator's.
+void* device_alloc(size_t bytes);
+void device_free(void* device);
+/// 90 for 9.0, and in words what GPU and driver these are.
+int device_capability(std::string& about);
+#endif
 
 /// c (m,n) = a (m,k) b (k,n). `second_barrier` false leaves out the barrier before a tile is
 /// overwritten.
@@ -80,8 +94,9 @@ void load_pixels(const uint16_t* x, uint16_t* y, const PixelImage& image, const 
 /// The other way: pixels of the images y, from (24, 64) numbers of x.
 void store_pixels(const uint16_t* x, uint16_t* y, const PixelImage& image, const PixelLoad& at);
 
-/// y[l] = 2^x[l] for l < 32, by the special function unit.
-void powers_of_two(const float* x, float* y);
+/// What the PTX wrapper of that name in wrappers.cu makes of x; `n` words where it takes any
+/// number.
+void wrapper(const char* name, const uint32_t* x, uint32_t* y, int n);
 
 /// "copy": y = x, 64 lines of 64 numbers of 16 bits, by way of shared memory and the copy engine;
 /// "square": y (64,128) = x x^T twice side by side, of bfloat16, by wgmma.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from types import ModuleType
 from typing import Any
 
@@ -19,21 +18,21 @@ NO_WAIT_FOR_STAGE, GIVEN_BACK_EARLY, NO_WAIT_FOR_PRODUCT, WRONG_BYTES, NOT_INITI
 
 
 class DeviceArray:
-    """An array in emulated device memory, copied from `values`."""
+    """An array in device memory, the emulator's or a GPU's, copied from `values`."""
 
     def __init__(self, emulator: ModuleType, values: np.ndarray) -> None:
         values = np.ascontiguousarray(values)
         self.emulator, self.shape, self.dtype = emulator, values.shape, values.dtype
         self.nbytes = values.nbytes
         self.address: int = emulator.alloc(values.nbytes)
-        ctypes.memmove(self.address, values.ctypes.data, values.nbytes)
+        emulator.write(self.address, values)
 
     def __del__(self) -> None:
         self.emulator.free(self.address)
 
     def get(self) -> np.ndarray:
         values = np.empty(self.shape, self.dtype)
-        ctypes.memmove(values.ctypes.data, self.address, self.nbytes)
+        self.emulator.read(values, self.address)
         return values
 
 
@@ -120,6 +119,13 @@ def run_store_pixels(
     source = DeviceArray(emulator, x)
     result = DeviceArray(emulator, np.ones(shape, np.uint16))
     emulator.store_pixels(source.address, result.address, shape, walk, at)
+    return result.get()
+
+
+def run_wrapper(emulator: ModuleType, name: str, x: np.ndarray, words: int) -> np.ndarray:
+    """What the PTX wrapper `name` of wrappers.cu makes of the words `x`."""
+    source, result = DeviceArray(emulator, x), DeviceArray(emulator, np.full(words, 0xFFFFFFFF, np.uint32))
+    emulator.wrapper(name, source.address, result.address, words)
     return result.get()
 
 

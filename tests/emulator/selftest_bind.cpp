@@ -8,9 +8,11 @@
 
 namespace py = pybind11;
 
+#ifdef BRASA_EMULATED
 namespace brasa {
 void bind_emulator(py::module_& m);
 }
+#endif
 
 namespace {
 
@@ -20,6 +22,26 @@ using Release = py::call_guard<py::gil_scoped_release>;
 
 template <class T> T* as(Address address) {
   return reinterpret_cast<T*>(address);
+}
+
+void bind_memory(py::module_& m) {
+#ifndef BRASA_EMULATED
+  m.def("alloc", [](size_t n) { return reinterpret_cast<Address>(device_alloc(n)); }, Release());
+  m.def("free", [](Address device) { device_free(as<void>(device)); }, Release());
+  m.def("device", [] {
+    std::string about;
+    const int capability = device_capability(about);
+    return py::make_tuple(capability, about);
+  });
+#endif
+  m.def("write", [](Address device, const py::buffer& host) {
+    const py::buffer_info from = host.request();
+    copy_to_device(as<void>(device), from.ptr, size_t(from.size * from.itemsize));
+  });
+  m.def("read", [](const py::buffer& host, Address device) {
+    const py::buffer_info to = host.request(true);
+    copy_to_host(to.ptr, as<void>(device), size_t(to.size * to.itemsize));
+  });
 }
 
 template <class T> void bind_row_statistics(py::module_& m, const char* name) {
@@ -52,7 +74,10 @@ void bind_matrix_kernels(py::module_& m) {
       },
       Release());
   m.def(
-      "powers_of_two", [](Address x, Address y) { powers_of_two(as<float>(x), as<float>(y)); },
+      "wrapper",
+      [](const std::string& name, Address x, Address y, int n) {
+        wrapper(name.c_str(), as<uint32_t>(x), as<uint32_t>(y), n);
+      },
       Release());
   m.def(
       "tensor_gemm",
@@ -172,7 +197,10 @@ void bind_other_kernels(py::module_& m) {
 }  // namespace
 
 PYBIND11_MODULE(BRASA_MODULE, m) {
+#ifdef BRASA_EMULATED
   brasa::bind_emulator(m);
+#endif
+  bind_memory(m);
   bind_matrix_kernels(m);
   bind_ring(m);
   bind_boxes(m);

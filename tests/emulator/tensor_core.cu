@@ -1,7 +1,6 @@
 // Test kernels for the PTX wrappers: matrix products on tensor cores, 64x64 tile, 4 warps of 32x32.
 #include "core/device.cuh"
 #include "core/ptx_async.cuh"
-#include "core/ptx_math.cuh"
 #include "core/ptx_mma.cuh"
 #include "selftest.h"
 
@@ -165,10 +164,6 @@ __global__ void __launch_bounds__(kThreads)
   store_tile(sums, place, c, m, n);
 }
 
-__global__ void __launch_bounds__(32) powers_kernel(const float* x, float* y) {
-  y[threadIdx.x] = simt::exp2_approx(x[threadIdx.x]);
-}
-
 dim3 tiles(int m, int n) {
   return dim3(simt::ceil_div(n, kTile), simt::ceil_div(m, kTile));
 }
@@ -176,10 +171,6 @@ dim3 tiles(int m, int n) {
 }  // namespace
 
 // ---------------------------------------------------------------------------------- launchers
-
-void powers_of_two(const float* x, float* y) {
-  simt::launch({.block = dim3(32)}, powers_kernel, x, y);
-}
 
 void gemm_tf32(const float* a, const float* b, float* c, int m, int n, int k) {
   simt::launch({.grid = tiles(m, n), .block = dim3(kThreads)}, gemm_tf32_kernel, a, b, c, m, n, k);
