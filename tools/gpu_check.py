@@ -16,7 +16,6 @@ ninja, pybind11, CuPy, pytest and hypothesis; PyTorch for ratios, pytest-xdist t
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib.util
 import json
 import os
@@ -31,15 +30,16 @@ import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(Path(__file__).parent))
+
+import gpu_run
+from gpu_run import ROOT, TIMED_OUT, Run, end, tail
+
 TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
-_GRACE = 20  # seconds that a command has to write what it has when its time is up
-_SANITIZER_GRACE = 2  # of compute-sanitizer, which has written it
 _GOLDEN_SECONDS = 60  # a kernel that waits for ever is to end
-_TIMED_OUT = 124
 _NOT_RUN = "not run: out of time"
 
 
@@ -51,83 +51,6 @@ class Outcome:
     passed: bool
     seconds: float
     detail: str
-
-
-@dataclass
-class Run:
-    """Where a run reads and writes, and when it ends."""
-
-    build: Path
-    out: Path
-    deadline: float = float("inf")
-    pytest_arguments: tuple[str, ...] = ()
-    bench_arguments: tuple[str, ...] = ()
-    tools: tuple[str, ...] = TOOLS
-    running: set[subprocess.Popen] = field(default_factory=set)
-
-    def stop(self) -> None:
-        """End what other threads run; nothing more begins."""
-        self.deadline = 0.0
-        for process in tuple(self.running):
-            _end(process, _SANITIZER_GRACE)
-
-    def left(self) -> float:
-        """Seconds until the time limit."""
-        return self.deadline - time.monotonic()
-
-    def command(
-        self,
-        arguments: Iterable[object],
-        log: str,
-        *,
-        grace: float = _GRACE,
-        limit: float = float("inf"),
-        **environment: str,
-    ) -> int:
-        """Run a command, its output in `log`; returns its status, or 124 where the time, or `limit` seconds, was up."""
-        seconds = min(self.left(), limit)
-        path = os.pathsep.join(
-            [str(self.build / "site"), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-        )
-        with (self.out / log).open("w") as file:
-            process = subprocess.Popen(
-                list(map(str, arguments)),
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                cwd=ROOT,
-                env={**os.environ, "PYTHONPATH": path, **environment},
-                start_new_session=True,  # with what it starts: compute-sanitizer's tests are its children
-            )
-            self.running.add(process)
-            try:
-                return process.wait(None if seconds == float("inf") else max(seconds, 0.1))
-            except subprocess.TimeoutExpired:
-                return _TIMED_OUT
-            finally:
-                _end(process, grace)
-                self.running.discard(process)
-
-
-def _signal(process: subprocess.Popen, number: int) -> None:
-    """Tell a command and what it started, as far as they are there."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, number)
-
-
-def _end(process: subprocess.Popen, grace: float = _GRACE) -> None:
-    """End a command and what it started as Ctrl-C would, and by force what is there after `grace` seconds."""
-    if process.poll() is not None:
-        return
-    _signal(process, signal.SIGINT)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(grace)
-    _signal(process, signal.SIGKILL)
-    process.wait()
-
-
-def tail(path: Path, lines: int = 12) -> str:
-    """The end of a log."""
-    return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
 
 
 # --- parts --------------------------------------------------------------------------------------------
@@ -217,7 +140,7 @@ def tests(run: Run) -> tuple[bool, str]:
     counts = junit_counts(report)
     ran = counts["tests"] - counts["skipped"]
     detail = f"{ran} run, {counts['failures'] + counts['errors']} failed, {counts['skipped']} skipped"
-    if status == _TIMED_OUT:
+    if status == TIMED_OUT:
         detail = "out of time"
     if status:
         detail += f"\n{tail(run.out / 'tests.log', 30)}"
@@ -236,13 +159,13 @@ def sanitizer(run: Run) -> tuple[bool, str]:
     def check(job: tuple[str, str]) -> tuple[str, str, int, str]:
         tool, name = job
         if run.left() <= 0:
-            return tool, name, _TIMED_OUT, _NOT_RUN
+            return tool, name, TIMED_OUT, _NOT_RUN
         log = f"sanitizer-{tool}-{re.sub(r'[^a-z_]+', '-', name.removeprefix('tests/'))}.log"
         # initcheck must see who wrote what a kernel reads, whoever it is; the others look at our kernels alone.
         ours = [] if tool == "initcheck" else ["--kernel-regex", "kns=brasa"]
         options = ["--tool", tool, *ours, "--error-exitcode", "99", "--report-api-errors", "no"]
         command = [program, *options, *pytest_command(name, *run.pytest_arguments)]
-        status = run.command(command, log, grace=_SANITIZER_GRACE, BRASA_TEST_TIER="sanitizer")
+        status = run.command(command, log, grace=gpu_run.QUICK, BRASA_TEST_TIER="sanitizer")
         return tool, name, status, sanitizer_summary((run.out / log).read_text(errors="replace"))
 
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
@@ -450,7 +373,7 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         outcomes.append(Outcome(options.part[len(outcomes)], False, 0.0, "interrupted"))
     finally:
-        _end(watcher)
+        end(watcher)
         write(run.out, outcomes, started)
     for outcome in outcomes:
         if "\n" in outcome.detail:

@@ -169,7 +169,7 @@ def test_the_sanitizer_begins_nothing_after_its_time(gpu_check, monkeypatch, tmp
     tool.write_text(f"#!{sys.executable}\n{DEAF}\n")
     tool.chmod(0o755)
     monkeypatch.setattr(gpu_check.shutil, "which", lambda name: str(tool))
-    monkeypatch.setattr(gpu_check, "_SANITIZER_GRACE", 0.1)
+    monkeypatch.setattr(gpu_check.gpu_run, "QUICK", 0.1)
     monkeypatch.setattr(
         gpu_check, "sanitizer_jobs", lambda *_: [("memcheck", f"tests/{i}.py") for i in range(99)]
     )
