@@ -169,10 +169,10 @@ __global__ void cluster_kernel(const uint32_t* x, uint32_t* y) {
 constexpr int kLine = 128, kSteps = 2, kDeepLines = 32;  // of 128 bytes; two products deep
 
 /// Bytes of an operand of `across` rows (columns), and from one product to the next.
-constexpr int operand_bytes(bool along, int across) {
+BRASA_HOST_DEVICE_FN constexpr int operand_bytes(bool along, int across) {
   return along ? across * kLine : (across + 63) / 64 * kDeepLines * kLine;
 }
-[[maybe_unused]] constexpr int step_bytes(bool along) {
+[[maybe_unused]] BRASA_HOST_DEVICE_FN constexpr int step_bytes(bool along) {
   return along ? 32 : kDeepLines / kSteps * kLine;
 }
 
