@@ -136,6 +136,8 @@ def test_compiles_without_local_memory(name: str, compiled: Callable[[str], tupl
     report, objects = compiled(name)
     count, local = kernels_with_local_memory(report)
     assert count > 0, "ptxas reported no kernel"
+    if name.startswith("tests/"):  # planted mistakes: a stack that overflows, products without a fence
+        return
     assert not local, "\n".join(local)
     assert "C75" not in report, report  # warpgroup products one at a time, or registers not handed over
     MACHINE_CODE[name] = machine_code_bytes(objects)
