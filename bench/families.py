@@ -152,6 +152,10 @@ def calls(peers: Peers, _: Sequence[str]) -> Iterator[Case]:
     yield cases.activation("relu", peers, shape=(16,), family="calls")
     yield cases.matmul(4, 4, 4, peers, family="calls")
     yield cases.matmul(1, 16, 16, peers, family="calls", transposed=True)
+    for kind in ({"into": True}, {"recorded": True}):
+        yield cases.activation("relu", peers, shape=(16,), family="calls", **kind)
+        yield cases.matmul(4, 4, 4, peers, family="calls", **kind)
+    yield cases.matmul(32, 32, 32, peers, family="calls", into=True)
 
 
 def pool(peers: Peers, _: Sequence[str]) -> Iterator[Case]:

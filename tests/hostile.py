@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from brasa.tensor import Tensor
+
 
 def read_only(a):
     a = a.copy()
@@ -22,7 +24,7 @@ def misaligned(a):
 HOSTILE_NUMBERS = [
     *(0, 1, -1, 2, 2**31 - 1, 2**31, 2**32 + 1, 2**62, 2**63 - 1, -(2**63), np.int64(1)),
     *(1.5, float("nan"), float("inf"), True, "3", None, object()),
-    *((), (1,), (1, 2, 3, 4, 5), [1, "a"]),
+    *((), (1,), (1, 2, 3, 4, 5), (True, True, True), [1, "a"], {}, np.ones(2)),
 ]
 HOSTILE_ARRAYS = {
     "int": lambda a: a.astype(np.int32) if a.dtype.kind == "f" else a.astype(np.float32),
@@ -47,5 +49,6 @@ HOSTILE_ARRAYS = {
     "read-only": lambda a: read_only(a),
     "subclass": lambda a: a.view(np.matrix) if a.ndim == 2 else a.view(np.recarray),
     "masked": lambda a: np.ma.masked_array(a, mask=True),
+    "tensor": lambda a: Tensor(a),
     "list": lambda a: a.tolist(),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 import time
 
 import numpy as np
@@ -15,6 +16,7 @@ from brasa import _cpu, ops
 from brasa.tensor import Tensor
 from brasa.testing import gradcheck
 from descriptors import UNIT, Operator, all_operators
+from fuzz_calls import public_calls
 from hostile import HOSTILE_ARRAYS, HOSTILE_NUMBERS, misaligned
 from layouts import check_gradients, weights_of
 
@@ -75,6 +77,7 @@ def test_every_public_operator_has_a_descriptor():
     special = {name for name in callables if name.endswith(("_backward", "_step"))}
     special |= {"activation", "PackedWeight", "prepack"}
     assert callables - special == described
+    assert {name for name, *_ in public_calls(random.Random(0))} == callables  # the fuzz leaves none out
 
 
 @every_operator
@@ -241,6 +244,48 @@ def test_hostile_arrays(op, kind):
             call(op, arguments)
         except (ValueError, TypeError) as error:
             assert len(str(error)) > 10
+
+
+def test_memory_of_objects_is_never_handed_out():
+    """Left as it comes it would be pointers to anywhere, which the first look at them follows."""
+    array = np.ones(5000, object)
+    for make in (lambda: _cpu.empty_like(array), lambda: _cpu.empty((5000,), array.dtype, False)):
+        with pytest.raises(TypeError, match="object"):
+            make()
+
+
+@every_operator
+def test_arrays_of_objects_beside_a_second_hostile_argument(op):
+    arguments = sample(op, 2)
+    for name, array in op.arrays(arguments).items():
+        large = np.ones((*array.shape[:-1], 1025), object)
+        for other in arguments.keys() - {name}:
+            for value in (*HOSTILE_NUMBERS[:11], large):
+                with pytest.raises((TypeError, ValueError, MemoryError)):
+                    getattr(ops, op.name)(**(arguments | {name: large, other: value}))
+
+
+def test_results_that_memory_does_not_hold_are_refused_with_their_shape():
+    with pytest.raises(MemoryError, match=r"shape \(1125899906842624,\)"):
+        ops.relu(np.broadcast_to(np.float32(1), (2**50,)))
+
+
+@pytest.mark.parametrize("mask", [1, (True,) * 3, [True] * 5, ({}, 1, 1, 1), {}, None])
+@pytest.mark.parametrize("name", ["matmul", "conv2d", "batch_norm", "layer_norm"])
+def test_a_mask_of_another_kind_is_refused_by_name(name, mask):
+    calls = {name: (function, arguments) for name, function, arguments in public_calls(random.Random(0))}
+    function, arguments = calls[f"{name}_backward"]
+    with pytest.raises((TypeError, ValueError), match="mask"):
+        function(**(arguments | {"mask": mask}))
+
+
+def test_what_save_returned_is_refused_by_name_where_it_is_something_else():
+    for name, function, arguments in public_calls(random.Random(0)):
+        if name.startswith(("conv2d", "matmul")) or arguments.get("saved") is None:
+            continue  # these look at it only where their activation needs it
+        for saved in (7, {}, np.ones((2, 2, 2)), (1, 2), (None,) * 4, [np.ones(3)] * 4, "saved"):
+            with pytest.raises((TypeError, ValueError), match=r"saved"):
+                function(**(arguments | {"saved": saved}))
 
 
 @every_operator

@@ -24,6 +24,7 @@ void bind_activation(py::module_& m) {
       [](In x, Out y, Activation activation) {
         require_same_dtype(x, y);
         require_same_dense_layout(x, y);
+        if (y.data != x.data) require_apart(y, x);
         const Context ctx = make_context(x);
         const ReleaseGil gil(x.size);
         visit_floating(x.dtype, [&]<class T>() {

@@ -17,16 +17,40 @@ namespace {
 /// is not trimmed and faulted in again with every step. Below it NumPy's own allocation is faster.
 constexpr int64_t kPooledBytes = 4 * 1024;
 
+/// Elements that point somewhere, such as Python objects, must not be left as they come.
+void require_plain_elements(const py::dtype& dtype) {
+  constexpr uint64_t kRefcount = 0x01, kPointer = 0x04, kNeedsInit = 0x08;
+  if (uint64_t(dtype.flags()) & (kRefcount | kPointer | kNeedsInit))
+    throw py::type_error("arrays of " + py::str(dtype).cast<std::string>() + " are not supported");
+}
+
+/// A block from the pool; where there is no such memory, NumPy's words for it.
+void* acquire(int64_t bytes, const py::dtype& dtype, int rank, const Py_intptr_t* shape) {
+  try {
+    return cpu::pool_acquire(size_t(bytes));
+  } catch (const std::bad_alloc&) {
+    py::tuple extents(rank);
+    for (int i = 0; i < rank; ++i) extents[size_t(i)] = shape[i];
+    const auto message =
+        py::str("Unable to allocate {:.1f} GiB for an array with shape {} and data type {}")
+            .format(double(bytes) / double(1 << 30), extents, dtype);
+    PyErr_SetObject(PyExc_MemoryError, message.ptr());
+    throw py::error_already_set();
+  }
+}
+
 /// A new array of this shape, its dimensions laid out as `order` lists them, outermost first.
 py::object new_array(py::handle descriptor, int rank, const Py_intptr_t* shape, const int* order) {
   auto& api = py::detail::npy_api::get();
+  const auto dtype = py::reinterpret_borrow<py::dtype>(descriptor);
+  require_plain_elements(dtype);
   Py_intptr_t strides[kMaxRank];
-  int64_t bytes = py::reinterpret_borrow<py::dtype>(descriptor).itemsize();
+  int64_t bytes = dtype.itemsize();
   for (int i = rank - 1; i >= 0; --i) {
     strides[order[i]] = bytes;
     if (shape[order[i]] > 0) bytes = checked_multiply(bytes, shape[order[i]]);
   }
-  void* block = bytes >= kPooledBytes ? cpu::pool_acquire(size_t(bytes)) : nullptr;
+  void* block = bytes >= kPooledBytes ? acquire(bytes, dtype, rank, shape) : nullptr;
   constexpr int kWritable = 0x400;
   descriptor.inc_ref();  // NewFromDescr takes one reference
   auto array = py::reinterpret_steal<py::object>(
@@ -55,7 +79,8 @@ py::object empty(const py::tuple& shape, const py::dtype& dtype, bool channels_l
   const int rank = int(shape.size());
   BRASA_REQUIRE(rank <= kMaxRank, "arrays of more than 8 dimensions are not supported");
   for (int i = 0; i < rank; ++i) {
-    extents[i] = shape[i].cast<Py_intptr_t>();
+    extents[i] = PyNumber_AsSsize_t(py::object(shape[i]).ptr(), PyExc_ValueError);
+    if (extents[i] == -1 && PyErr_Occurred()) throw py::error_already_set();
     BRASA_REQUIRE(extents[i] >= 0, "a dimension is negative");
   }
   return new_array(dtype, rank, extents, order_for(rank, channels_last));

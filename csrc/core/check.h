@@ -69,6 +69,41 @@ inline void require_same_dense_layout(const ArrayView& a, const ArrayView& b) {
                 "both arrays must be C-contiguous or both channels-last");
 }
 
+inline int64_t item_size(DType dtype) {
+  switch (dtype) {
+    case DType::float64:
+    case DType::int64:
+      return 8;
+    case DType::float32:
+    case DType::int32:
+      return 4;
+    case DType::float16:
+    case DType::bfloat16:
+      return 2;
+    default:
+      return 1;
+  }
+}
+
+/// The first byte of an array and the one behind its last.
+struct Span {
+  const char *begin, *end;
+};
+inline Span span_of(const ArrayView& a) {
+  const auto* data = static_cast<const char*>(a.data);
+  if (a.size == 0) return {data, data};
+  int64_t first = 0, last = 1;
+  for (int i = 0; i < a.rank; ++i)
+    (a.strides[i] < 0 ? first : last) += (a.shape[i] - 1) * a.strides[i];
+  return {data + first * item_size(a.dtype), data + last * item_size(a.dtype)};
+}
+
+/// The memory of `y` from its first byte to its last has nothing of the memory of `x`.
+inline void require_apart(const ArrayView& y, const ArrayView& x) {
+  const Span a = span_of(y), b = span_of(x);
+  BRASA_REQUIRE(a.end <= b.begin || b.end <= a.begin, "the output overlaps an input");
+}
+
 /// a * b and a + b for sizes; overflow is an error, never a wrap.
 inline int64_t checked_multiply(int64_t a, int64_t b) {
   int64_t r;

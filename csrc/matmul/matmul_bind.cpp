@@ -164,6 +164,8 @@ void bind_forward(py::module_& m) {
       "matmul",
       [](In a, In b, OptionalIn bias, OptionalIn residual, Out y, OptionalOut saved,
          bool transpose_a, bool transpose_b, Activation activation) {
+        require_apart(y, a);
+        require_apart(y, b);
         const MatmulParams p = read_params(a, b, y, transpose_a, transpose_b, bool(bias));
         const int64_t work = checked_work(p);
         const bool wide_bias = bias && bias.dtype != a.dtype;
@@ -172,12 +174,14 @@ void bind_forward(py::module_& m) {
                         "unexpected dtype of the bias");
           require_shape(bias, y.shape[y.rank - 1]);
           require_c_order(bias);
+          require_apart(y, bias);
         }
         for (const ArrayView& x : {ArrayView(residual), ArrayView(saved)}) {
           if (is_none(x)) continue;
           require_same_dtype(a, x);
           require_same_shape(y, x);
           require_c_order(x);
+          require_apart(y, x);
         }
         Context ctx = make_context(a);
         visit_floating(a.dtype, [&]<class T>() {

@@ -1,6 +1,6 @@
 """Exponential, logarithm and error function: native kernels, with gradients made of other operators.
 
-Integers and booleans become float32; half floats are computed in float32. An array that is C-contiguous or
+Arrays of 16 bits are computed in float32. An array that is C-contiguous or
 channels-last is taken as it lies and gives its layout to the result; any other is copied first.
 """
 
@@ -12,17 +12,17 @@ from typing import Any
 import numpy as np
 
 from brasa._backend import as_array, backend_of, dense, empty_like, is_narrow, kernels
-from brasa._elementwise import divide, floating, multiply, negative, scale, shift
+from brasa._elementwise import divide, multiply, negative, scale, shift
 from brasa._tape import differentiable
 
 
 def _elementary(name: str, x: Any) -> Any:
     """The native function `name` of `x`; half floats are computed in float32."""
     x = as_array(x)
-    if x.dtype.kind == "c":
-        raise TypeError(f"x: expected real numbers, got {x.dtype}")
-    x = floating(x)
-    if x.dtype.char not in "fd" and not (is_narrow(x.dtype) and backend_of(x).name == "cuda"):
+    narrow = x.dtype.char not in "fd"
+    if narrow and not is_narrow(x.dtype):
+        raise TypeError(f"x: expected float16, bfloat16, float32 or float64, got {x.dtype}")
+    if narrow and backend_of(x).name == "cpu":
         with np.errstate(over="ignore"):  # a kernel does not warn either
             return _elementary(name, x.astype("float32")).astype(x.dtype)
     x = dense(x)

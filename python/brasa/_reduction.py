@@ -9,7 +9,7 @@ from typing import Any
 
 from brasa._backend import namespace
 from brasa._elementary import exp, log
-from brasa._elementwise import add, divide_by, multiply, sqrt, subtract, where
+from brasa._elementwise import add, divide_by, floating, multiply, sqrt, subtract, where
 from brasa._shape import as_array_of, broadcast_to, cat, getitem, in_float32, reshape, transpose
 from brasa._tape import differentiable, is_floating, is_tensor
 
@@ -127,6 +127,7 @@ def prod(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
 
 def logsumexp(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
     """``log(sum(exp(x)))`` over `axis`, without overflow."""
+    x = floating(x)
     values = x.data if is_tensor(x) else x
     top = as_array_of(values.max(axis=_axes(len(x.shape), axis), keepdims=True), values)
     top = where(namespace(top).isfinite(top), top, 0.0)

@@ -43,6 +43,7 @@ _tensors: set[type] = set()  # the Tensor class and its subclasses
 _interceptors: list[Any] = []  # not empty while a watcher or a pre-call hook is active anywhere
 _watchers: list[Any] = []  # profilers and anomaly detectors: they see every call of the process
 _number = itertools.count()
+_new = object.__new__
 _make: Callable[[Any, Node | None, int], Any]
 
 
@@ -108,20 +109,17 @@ class Node:
         "sources",
     )
 
-    def __init__(
-        self, op: Operator, edges: list[Any], kept: list[Any], sources: list[Any], saved: Any
-    ) -> None:
-        self.op = op
-        self.edges = edges
-        self.mask = tuple([edge is not None for edge in edges])
-        self.kept = kept
-        self.sources = sources
-        self.saved = saved
-        self.number = next(_number)
-        self.cast = False
-        self.result: Any = None  # (array, its version cell, its version), where the backward takes y
-        self.metas: tuple[Any, ...] = ()  # (shape, dtype) of every result that carries a gradient
-        self.hooks: dict[int, list[Callable[[Any], Any]]] | None = None
+    op: Operator
+    edges: list[Any]
+    mask: tuple[bool, ...]
+    kept: list[Any]
+    sources: list[Any]
+    saved: Any
+    number: int
+    cast: bool
+    result: Any  # (array, its version cell, its version), where the backward takes y
+    metas: tuple[Any, ...]  # (shape, dtype) of every result that carries a gradient
+    hooks: dict[int, list[Callable[[Any], Any]]] | None
 
     def free(self) -> None:
         """Release everything but the name; ``edges`` is None from then on."""
@@ -208,25 +206,34 @@ def _requires_grad(op: Operator, values: Sequence[Any], plain: Sequence[Any]) ->
 
 
 def _record(op: Operator, values: Sequence[Any], plain: list[Any], result: Any, saved: Any) -> Any:
-    """Put a node on the tape; returns the Tensors of `result`."""
+    """Put a node on the tape; returns the Tensors of `result`.
+
+    Node's attributes are set here: a constructor of its own would add a tenth to what recording costs.
+    """
     edges: list[Any] = []
+    mask: list[bool] = []
     cast = False
     for i in op.arrays if not op.variadic else op.variable(values):
         value = values[i]
         if value is not plain[i] and value._requires_grad:
             node = value._node
             edges.append((value, -1) if node is None else (node, value._index))
+            mask.append(True)
             cast = cast or value.data is not plain[i]
         else:
             edges.append(None)
+            mask.append(False)
     kept: list[Any] = []
     sources: list[Any] = []
     for i in op.keep:
         if plain[i] is not values[i] and values[i].data is plain[i]:  # a cast is nobody else's to change
             sources.append((len(kept), values[i], values[i]._cell[0]))
         kept.append(plain[i])
-    node = Node(op, edges, kept, sources, saved)
-    node.cast = cast
+    node = _new(Node)
+    node.op, node.edges, node.mask, node.kept, node.sources = op, edges, tuple(mask), kept, sources
+    node.saved, node.number, node.cast = saved, next(_number), cast
+    node.result = node.hooks = None
+    node.metas = ()
     if type(result) is tuple or type(result) is list:
         return _record_several(op, node, result)
     dtype = result.dtype

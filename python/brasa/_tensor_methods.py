@@ -168,19 +168,19 @@ class TensorMethods:
 
     def exp(self) -> Any:
         """The exponential of every element."""
-        return _elementary.exp(self)
+        return _elementary.exp(_elementwise.floating(self))
 
     def expm1(self) -> Any:
         """``exp(x) - 1``, exact for small x."""
-        return _elementary.expm1(self)
+        return _elementary.expm1(_elementwise.floating(self))
 
     def log(self) -> Any:
         """The natural logarithm of every element."""
-        return _elementary.log(self)
+        return _elementary.log(_elementwise.floating(self))
 
     def log1p(self) -> Any:
         """``log(1 + x)``, exact for small x."""
-        return _elementary.log1p(self)
+        return _elementary.log1p(_elementwise.floating(self))
 
     def sqrt(self) -> Any:
         """The square root of every element."""

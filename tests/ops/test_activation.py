@@ -349,3 +349,27 @@ def test_torch_gives_the_same(name):
     rtol = 1e-7 if name == "hardsigmoid" else 1e-12  # torch's slope there is float32(1 / 6)
     np.testing.assert_allclose(ops.activation(x, name), expected.detach().numpy(), rtol=rtol, atol=1e-14)
     np.testing.assert_allclose(backward_of(name, x, dy), t.grad.numpy(), rtol=rtol, atol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", [object, "S1", bool, np.int64, np.complex64, "V4"])
+@pytest.mark.parametrize("name", ["exp", "expm1", "log", "log1p", "erf"])
+def test_elementary_functions_refuse_what_is_no_floating_array(name, dtype):
+    with pytest.raises(TypeError, match="x: expected float16"):
+        getattr(ops, name)(np.ones(3).astype(dtype) if dtype != "V4" else np.zeros(3, dtype))
+
+
+def test_methods_of_a_tensor_of_integers_give_float32():
+    x = br.Tensor(np.arange(1, 4))
+    for result in (x.exp(), x.log(), x.expm1(), x.log1p(), x.logsumexp(0)):
+        assert result.dtype == np.float32
+
+
+def test_out_that_overlaps_or_lies_otherwise_gives_the_same_result():
+    line = np.linspace(-1, 1, 12).astype(np.float32)
+    expected = ops.relu(line[:8])
+    for out in (line.copy()[:8], np.empty(16, np.float32)[::2]):
+        assert ops.relu(line[:8], out=out) is out
+        np.testing.assert_array_equal(out, expected)
+    shifted = line[1:9]
+    assert ops.relu(line[:8], out=shifted) is shifted  # what it overlaps is changed, the result is right
+    np.testing.assert_array_equal(shifted, expected)

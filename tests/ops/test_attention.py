@@ -275,7 +275,7 @@ def test_refusals():
     with pytest.raises(TypeError, match="'mask' requires a gradient"):
         ops.attention(q, k, v, Tensor(np.zeros((3, 4), np.float32), requires_grad=True))
     y, saved = ops.attention(q, k, v, save=True)
-    with pytest.raises(ValueError, match="saved: expected the pair"):
+    with pytest.raises(ValueError, match="saved: expected what save=True returned"):
         ops.attention_backward(dy, q, k, v, y=y, saved=None)
     with pytest.raises(ValueError, match="dy: expected shape"):
         ops.attention_backward(dy[:, :2], q, k, v, y=y, saved=saved)

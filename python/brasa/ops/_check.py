@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import operator
 import os
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -35,6 +36,7 @@ UNUSUAL = (AttributeError, IndexError, TypeError, ValueError)
 _FLOAT32 = np.dtype(np.float32)
 _LARGEST_WORD = 2**64 - 1
 _INT = frozenset({int})
+_BOOL = frozenset({bool})
 _MOST = 2**31 - 1
 
 
@@ -152,7 +154,10 @@ def integer(name: str, value: Any, *, minimum: int | None = None, maximum: int |
     elif isinstance(value, bool) or not hasattr(value, "__index__"):
         raise TypeError(f"{name}: expected an int, got {value!r}")
     else:
-        number = operator.index(value)
+        try:
+            number = operator.index(value)
+        except TypeError:  # an array of several has the method, too
+            raise TypeError(f"{name}: expected an int, got {value!r}") from None
     if minimum is not None and number < minimum:
         raise ValueError(f"{name}: expected at least {minimum}, got {number}")
     limit = _MOST if maximum is None else maximum
@@ -178,6 +183,33 @@ def integers(name: str, value: Any, count: int, *, minimum: int | None = None) -
             raise ValueError(f"{name}: expected an int or {count} of them, got {value!r}")
         return tuple([integer(name, v, minimum=minimum) for v in value])
     return (integer(name, value, minimum=minimum),) * count
+
+
+def mask(value: Any, count: int) -> Any:
+    """Which of `count` gradients are wanted: a bool for each."""
+    if type(value) is tuple and len(value) == count and _BOOL.issuperset(map(type, value)):
+        return value
+    if not isinstance(value, (tuple, list)) or len(value) != count:
+        raise ValueError(f"mask: expected a tuple of {count} bools, got {value!r}")
+    if not all(isinstance(wanted, (bool, np.bool_)) for wanted in value):
+        raise TypeError(f"mask: expected a tuple of {count} bools, got {value!r}")
+    return [bool(wanted) for wanted in value]
+
+
+def saved(value: Any, count: int) -> Sequence[Any]:
+    """The `count` parts of what a forward with ``save=True`` returned beside its result."""
+    if not isinstance(value, (tuple, list)) or len(value) != count:
+        refuse_saved(value)
+    return value
+
+
+def refuse_saved(value: Any) -> NoReturn:
+    """`value` did not come from a forward whose arguments were these."""
+    kinds = ", ".join(type(v).__name__ for v in value) if isinstance(value, (tuple, list)) else ""
+    raise ValueError(
+        f"saved: expected what save=True returned beside the result, got {type(value).__name__}"
+        f"{kinds and f' of {kinds}'}"
+    )
 
 
 def plain_integers(*values: Any) -> bool:

@@ -165,14 +165,13 @@ def forward(layer: Layer, save: bool) -> tuple[Any, Any, Any, Any]:
 
 def _saved(saved: Any, layer: Layer) -> tuple[Any, Any, Any, Any]:
     """The arrays that `forward` kept for a call of these shapes."""
-    if not isinstance(saved, (tuple, list)) or len(saved) != 4:
-        raise ValueError(f"saved: expected the four arrays that save=True returned, got {saved!r}")
+    saved = _check.saved(saved, 4)
     many = GATES[layer.cell] > 1
     kept = many, layer.cell == "lstm", layer.cell == "gru", True
     columns = len(layer.w_ih), layer.hidden, layer.hidden, layer.w_hh.shape[1]
     for array, there, wanted in zip(saved, kept, columns, strict=True):
         if (array is not None) != there:
-            raise ValueError(f"saved: expected what save=True returned for this cell, got {saved!r}")
+            _check.refuse_saved(saved)
         if there:
             _operand("saved", array, layer.x, (*layer.x.shape[:2], wanted), "as for the forward")
     return tuple(saved)
@@ -288,9 +287,7 @@ def _gradients_of_biases(layer: Layer, terms: dict[str, Any], wanted: dict[str, 
 
 def asked(names: tuple[str, ...], mask: Any) -> dict[str, bool]:
     """Which gradients `mask` asks for, by name."""
-    if not isinstance(mask, (tuple, list)) or len(mask) != len(names):
-        raise ValueError(f"mask: expected {len(names)} of bool, for {', '.join(names)}, got {mask!r}")
-    return {name: bool(wants) for name, wants in zip(names, mask, strict=True)}
+    return dict(zip(names, _check.mask(mask, len(names)), strict=True))
 
 
 def gru_name(reset_after: bool) -> str:
@@ -300,6 +297,6 @@ def gru_name(reset_after: bool) -> str:
 
 def nonlinearity_name(name: Any) -> str:
     """The same of a simple cell."""
-    if name not in ("tanh", "relu"):
+    if not isinstance(name, str) or name not in ("tanh", "relu"):
         raise ValueError(f"nonlinearity: expected 'tanh' or 'relu', got {name!r}")
     return name

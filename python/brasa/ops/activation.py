@@ -88,11 +88,14 @@ def _new_result(x: Any, native: Native) -> Any:
 
 
 def _apply(x: Any, native: Native, *, out: Any = None) -> Any:
-    if out is None:
-        try:  # most arrays lie as the kernel takes them, and small ones last no longer than the checks
+    try:  # most arrays lie as the kernel takes them, and small ones last no longer than the checks
+        if out is None:
             return _new_result(x, native)
-        except _check.UNUSUAL:
-            pass
+        if type(out) is type(x):
+            _backend.backend_of(x).kernels.activation_forward(x, out, native)
+            return out
+    except _check.UNUSUAL:
+        pass
     x = _backend.dense(_check.device_floating("x", x))
     if out is None:
         return _new_result(x, native)

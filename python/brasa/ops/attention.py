@@ -235,18 +235,18 @@ def attention_backward(
     >>> attention_backward(np.float32([[1]]), q, k, v, y=y, saved=saved)[2].ravel()
     array([0.5, 0.5], dtype=float32)
     """
-    if not isinstance(saved, (tuple, list)) or len(saved) != 2:
-        raise ValueError(f"saved: expected the pair that save=True returned, got {saved!r}")
+    kept, given = _check.saved(saved, 2)
+    mask = _check.mask(mask, 3)
     shapes = [np.shape(x) for x in (q, k, v)]
     q, k, v = _operands(q, k, v)
-    dy, y, log_sum = _operand("dy", dy), _operand("y", y), _check.vector("saved", saved[0], q=q)
+    dy, y, log_sum = _operand("dy", dy), _operand("y", y), _check.vector("saved", kept, q=q)
     _check.same_dtype(q=q, dy=dy, y=y)
     result = (*q.shape[:-1], v.shape[-1])
     _check.shape("dy", dy, result)
     _check.shape("y", y, result)
     _check.shape("saved", log_sum, q.shape[:-1])
     numbers = _numbers(q, scale, dropout_p, seed, offset)
-    dtype, bias = q.dtype, _mask(saved[1], q, k)
+    dtype, bias = q.dtype, _mask(given, q, k)
     dy, q, k, v, y = _cast(_computed_in(q, v), dy, q, k, v, y)
     gradients = [_laid_out(x, x.shape) if wanted else None for x, wanted in zip((q, k, v), mask)]
     if any(mask):

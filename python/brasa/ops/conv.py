@@ -410,10 +410,10 @@ def conv2d_backward(
     """
     if type(weight) is PackedWeight:
         raise TypeError("weight: a packed weight is a constant without gradient; pass the weight itself")
-    native = native_activation(activation)
+    native, mask = native_activation(activation), _check.mask(mask, 4)
     source = y
     if native is not None and needs_input(native):
-        source = None if saved is None else saved[0]
+        source = None if saved is None else _check.saved(saved, 1)[0]
     bias_dtype = getattr(weight if bias is None else bias, "dtype", None)
     options = stride, padding, dilation, groups
     plain = _plain_backward(dy, x, weight, source, options, native, mask, bias_dtype)

@@ -216,6 +216,9 @@ def ctc_loss_backward(
     _check.shape("dy", dy, o.loss_shape)
     _check.same_dtype(log_probs=o.log_probs, dy=dy)
     steps, samples, classes = o.log_probs.shape
+    saved = _backend.contiguous(_check.floating("saved", saved))
+    _check.same_dtype(log_probs=o.log_probs, saved=saved)
+    _check.shape("saved", saved, (samples, steps, o.longest + 1), "as for the forward")
     if o.batch_first:
         gradient = _backend.empty(o.log_probs, (samples, steps, classes)).transpose(1, 0, 2)
     else:

@@ -89,7 +89,7 @@ def dropout_backward(dy: Any, p: float, seed: int, offset: int, *, saved: int | 
     array([0., 0., 0.], dtype=float32)
     """
     dy = _backend.dense(_check.device_floating("dy", dy))
-    if saved is not None and saved != _backend.layout(dy):
+    if saved is not None and _check.integer("saved", saved, minimum=0, maximum=2) != _backend.layout(dy):
         moved = _backend.empty(dy, dy.shape, channels_last=saved == _backend.CHANNELS_LAST)
         moved[...] = dy
         dy = moved

@@ -1,7 +1,7 @@
 """Elementary functions, element by element.
 
-Arrays of any shape; integers and booleans become float32. A result is within 1 ULP of the exact value for
-float32 `exp` and `log`, within 2 for the others.
+Arrays of any shape, float32 or float64; those of 16 bits are computed in float32. A result is within 1 ULP of the
+exact value for float32 `exp` and `log`, within 2 for the others.
 """
 
 from __future__ import annotations

@@ -77,6 +77,14 @@ def _forward(
     return (loss, (statistics, divisor)) if save else loss
 
 
+def _statistics(saved: Any, logits: Any) -> tuple[Any, Any]:
+    """The arrays that `_forward` kept for `logits`."""
+    statistics, divisor = (_check.vector("saved", x, logits=logits) for x in _check.saved(saved, 2))
+    _check.shape("saved", statistics, (2, logits.shape[0], *logits.shape[2:]), "as for the forward")
+    _check.shape("saved", divisor, (), "as for the forward")
+    return _backend.contiguous(statistics), divisor
+
+
 def _backward(
     dy: Any,
     logits: Any,
@@ -195,7 +203,8 @@ def cross_entropy_backward(
     if _is_plain(logits, targets, weight, ignore_index):
         with suppress(*_check.UNUSUAL):
             return _backward(dy, logits, targets, weight, ignore_index, smoothing, kind, saved)
-    return _backward(dy, *_operands(logits, targets, weight, ignore_index), smoothing, kind, saved)
+    operands = _operands(logits, targets, weight, ignore_index)
+    return _backward(dy, *operands, smoothing, kind, _statistics(saved, operands[0]))
 
 
 cross_entropy = differentiable(_cross_entropy, cross_entropy_backward)

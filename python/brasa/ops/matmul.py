@@ -62,7 +62,9 @@ def _check_operands(a: Any, b: Any, transpose_b: bool) -> tuple[Any, Any]:
     return a, b
 
 
-def _plain_product(a: Any, b: Any, bias: Any, native: Any, transpose_a: bool, transpose_b: bool) -> Any:
+def _plain_product(
+    a: Any, b: Any, bias: Any, native: Any, transpose_a: bool, transpose_b: bool, out: Any
+) -> Any:
     """The product of two matrices of one kind and dtype, with nothing in between: most calls are this one,
     and small ones last no longer than the checks. None for any other; the general way then words the error.
     """
@@ -77,7 +79,12 @@ def _plain_product(a: Any, b: Any, bias: Any, native: Any, transpose_a: bool, tr
         if type(b) is not type(a):
             check_packed(b, a, transpose_b)
             b, transpose_b = b.operand, b.transposed
-        y = backend.empty(shape, dtype, False)
+        if out is None:
+            y = backend.empty(shape, dtype, False)
+        elif type(out) is type(a) and out.shape == shape:
+            y = out
+        else:
+            return None
         backend.kernels.matmul(a, b, bias, None, y, None, transpose_a, transpose_b, native)
     except _check.UNUSUAL:
         return None
@@ -178,8 +185,8 @@ def _matmul(
     """
     native = None if activation is None else native_activation(activation)
     keeps_input = save and native is not None and needs_input(native)
-    if residual is None and out is None and not keeps_input:
-        y = _plain_product(a, b, bias, native, transpose_a, transpose_b)
+    if residual is None and not keeps_input:
+        y = _plain_product(a, b, bias, native, transpose_a, transpose_b, out)
         if y is not None:
             return (y, None) if save else y
     a, b = _check_operands(a, b, transpose_b)
@@ -292,7 +299,8 @@ def matmul_backward(
         raise TypeError("b: a packed weight is a constant without gradient; pass the weight itself")
     native = native_activation(activation)
     source = saved if native is not None and needs_input(native) else y
-    wanted = (*mask[:2], mask[2] and bias is not None, mask[3])
+    mask = _check.mask(mask, 4)
+    wanted = (mask[0], mask[1], mask[2] and bias is not None, mask[3])
     plain = _plain_gradients(dy, a, b, bias, source, native, (transpose_a, transpose_b), wanted)
     if plain is not None:
         return plain
@@ -304,11 +312,18 @@ def matmul_backward(
     full_shape = _result_shape(a2, b2, transpose_a, transpose_b)
     shape = full_shape[:-2] + full_shape[-2:-1] * (a.ndim > 1) + full_shape[-1:] * (b.ndim > 1)
     _check.shape("dy", dy, shape, "the shape of the result")
+    if bias is not None:
+        bias = _check.any_floating("bias", bias)
+        _check.shape("bias", bias, full_shape[-1:], "one per column of the result")
+        _check.same_dtype_but_bias(bias, a=a)
     ds = dy
     if native is not None:
+        name = "saved" if needs_input(native) else "y"
         if source is None:
-            name = "saved" if needs_input(native) else "y"
             raise ValueError(f"{name}: needed for the gradient of {activation!r}")
+        source = _check.any_floating(name, source)
+        _check.shape(name, source, shape, "the shape of the result")
+        _check.same_dtype(**{"a": a, name: source})
         ds = _gradient_of_sum(dy, _backend.contiguous(source), activation)
     ds2 = _shaped(ds, full_shape)
     da = db = dbias = None

@@ -58,7 +58,7 @@ def _eps(eps: Any) -> float:
 
 def _before_activation(dy: Any, x: Any, activation: Any, y: Any, saved: Any) -> Any:
     """The gradient of what the activation was applied to, in the layout of `x`."""
-    dy = _like("dy", dy, x)
+    dy = _like("dy", _check.device_floating("dy", dy), x)
     native = native_activation(activation)
     if native is None:
         return dy
@@ -66,12 +66,6 @@ def _before_activation(dy: Any, x: Any, activation: Any, y: Any, saved: Any) -> 
     if v is None:
         raise ValueError(f"{name}: needed for the gradient of {activation!r}")
     return activation_backward(dy, _like(name, v, x), activation)
-
-
-def _saved(saved: Any, count: int) -> Any:
-    if not isinstance(saved, (tuple, list)) or len(saved) != count:
-        raise ValueError(f"saved: expected the {count} arrays that save=True returned, got {saved!r}")
-    return saved
 
 
 # Batch ------------------------------------------------------------------------------------------------
@@ -231,8 +225,10 @@ def batch_norm_backward(
     >>> dx.round(3).ravel(), dweight.round(3), dbias
     (array([ 0.102, -0.204,  0.102], dtype=float32), array([-1.225], dtype=float32), array([1.], dtype=float32))
     """
-    mean, rstd, pre, alone = _saved(saved, 4)
-    native = native_activation(activation)
+    mean, rstd, pre, alone = _check.saved(saved, 4)
+    if mean is None or rstd is None or type(alone) is not bool:
+        _check.refuse_saved(saved)
+    native, mask = native_activation(activation), _check.mask(mask, 4)
     taken = alone and bias is not None and not mask[3]  # the kernel takes the relu along
     source = None if native is None or taken else pre if needs_input(native) else y
     if any(mask[:3]) and (native is None or taken or source is not None):
@@ -245,7 +241,11 @@ def batch_norm_backward(
     channels = x.shape[1:2]
     weight, bias = _vector("weight", weight, x, channels), _vector("bias", bias, x, channels)
     mean, rstd = _vector("saved", mean, x, channels), _vector("saved", rstd, x, channels)
-    g = _like("dy", dy, x) if taken else _before_activation(dy, x, activation, y, pre)
+    g = (
+        _before_activation(dy, x, None, None, None)
+        if taken
+        else _before_activation(dy, x, activation, y, pre)
+    )
     dx = _backend.empty_like(x) if mask[0] else None
     dweight = _new_vector(x, channels) if mask[1] else None
     dbias = _new_vector(x, channels) if mask[2] else None
@@ -457,7 +457,10 @@ def layer_norm_backward(
     (array([[ 0.102, -0.204,  0.102]], dtype=float32), array([1., 0., 0.], dtype=float32))
     """
     x, ndim, row = _rows(x, normalized_ndim)
-    mean, rstd, pre = _saved(saved, 3)
+    mean, rstd, pre = _check.saved(saved, 3)
+    if mean is None or rstd is None:
+        _check.refuse_saved(saved)
+    mask = _check.mask(mask, 4)
     weight, rows = _vector("weight", weight, x, row), x.shape[: x.ndim - ndim]
     mean, rstd = _vector("saved", mean, x, rows), _vector("saved", rstd, x, rows)
     g = _backend.contiguous(_before_activation(dy, x, activation, y, pre))

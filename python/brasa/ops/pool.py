@@ -206,14 +206,17 @@ def max_pool2d_backward(dy: Any, saved: Any) -> Any:
         h, w, adaptive = windows
         offsets_shape = offsets.shape
     except (TypeError, ValueError, AttributeError):
-        raise ValueError(
-            f"saved: expected what a max pooling with save=True returned, got {saved!r}"
-        ) from None
+        _check.refuse_saved(saved)
+    if type(shape) is not tuple or len(shape) != 4:
+        _check.refuse_saved(saved)
     _check.shape("dy", dy, offsets_shape, "that of the result")
-    _backend.kernels(dy, offsets)
-    dy = _backend.laid_out_like(offsets, dy)
-    dx = _backend.empty(dy, shape, None, channels_last)
-    _backend.backend_of(dy).kernels.max_pool_backward(dy, offsets, dx, h, w, adaptive)
+    kernels = _backend.kernels(dy, offsets)
+    try:
+        dy = _backend.laid_out_like(offsets, dy)
+        dx = _backend.empty(dy, shape, None, channels_last)
+        kernels.max_pool_backward(dy, offsets, dx, h, w, adaptive)
+    except _check.UNUSUAL:
+        _check.refuse_saved(saved)
     return dx
 
 

@@ -39,6 +39,7 @@ class PackedWeight:
     )  # fmt: skip
 
     def __init__(self, array: Any, kind: str, groups: int = 1) -> None:
+        array, groups = _checked(array, kind, groups)
         backend = _backend.backend_of(array)
         self.kind = kind
         self.groups = groups
@@ -68,6 +69,24 @@ class PackedWeight:
     def __repr__(self) -> str:
         where = self.device if self.isa is None else f"{self.device}, {self.isa}"
         return f"PackedWeight({self.kind!r}, shape={self.shape}, dtype={self.dtype}, {where})"
+
+
+def _checked(array: Any, kind: Any, groups: Any) -> tuple[Any, int]:
+    """An array that can be packed as `kind`, and its groups."""
+    if not isinstance(kind, str) or kind not in _SHAPES:
+        raise ValueError(f"kind: expected 'matmul', 'linear' or 'conv2d', got {kind!r}")
+    array = _check.floating("weight", array)
+    _check.rank("weight", array, 4 if kind == "conv2d" else 2, shape=_SHAPES[kind])
+    groups = _check.integer("groups", groups, minimum=1)
+    if kind != "conv2d":
+        if groups != 1:
+            raise ValueError(f"groups: expected 1 for the kind {kind!r}, got {groups}")
+        return array, groups
+    if min(array.shape) < 1 or array.shape[0] % groups:
+        raise ValueError(
+            f"groups: {groups} does not divide the outputs of weight {array.shape}, or it is empty"
+        )
+    return _backend.contiguous(array), groups
 
 
 def prepack(weight: Any, kind: str = "matmul", groups: int = 1) -> PackedWeight:
@@ -110,20 +129,7 @@ def prepack(weight: Any, kind: str = "matmul", groups: int = 1) -> PackedWeight:
     >>> ops.matmul(np.float32([[1, 10]]), weight, transpose_b=True)
     array([[21., 43., 65.]], dtype=float32)
     """
-    if kind not in _SHAPES:
-        raise ValueError(f"kind: expected 'matmul', 'linear' or 'conv2d', got {kind!r}")
-    weight = _check.floating("weight", weight.data if is_tensor(weight) else weight)
-    _check.rank("weight", weight, 4 if kind == "conv2d" else 2, shape=_SHAPES[kind])
-    groups = _check.integer("groups", groups, minimum=1)
-    if kind != "conv2d":
-        if groups != 1:
-            raise ValueError(f"groups: expected 1 for the kind {kind!r}, got {groups}")
-        return PackedWeight(weight, kind)
-    if min(weight.shape) < 1 or weight.shape[0] % groups:
-        raise ValueError(
-            f"groups: {groups} does not divide the outputs of weight {weight.shape}, or it is empty"
-        )
-    return PackedWeight(_backend.contiguous(weight), kind, groups)
+    return PackedWeight(weight.data if is_tensor(weight) else weight, kind, groups)
 
 
 def check_packed(b: PackedWeight, a: Any, transpose_b: bool) -> None:

@@ -21,6 +21,7 @@ from brasa._bench.cases.contestants import (
     torch_dtype,
 )
 from brasa._bench.harness import Call, Case
+from brasa.tensor import Tensor
 
 _BEYOND_CACHES = 48e6  # bytes
 
@@ -36,12 +37,25 @@ def _case(
     return Case(family, name, make, 2.0 * batch * m * k * n, nbytes, traffic, unit=unit)  # type: ignore[arg-type]
 
 
-def _by_torch(a: Any, b: Any, transposed_a: bool, transposed: bool, epilogue: Any, precision: str) -> Call:
+def _by_torch(
+    a: Any,
+    b: Any,
+    transposed_a: bool,
+    transposed: bool,
+    epilogue: Any,
+    precision: str,
+    recorded: bool = False,
+) -> Call:
     """PyTorch's product, of the same memory; with an epilogue its layer and the activation behind it."""
     import torch
 
     dtype, functional = torch_dtype(precision), torch.nn.functional
     ta, tb = (tensor(x) if dtype is None else tensor(x).to(dtype) for x in (a, b))
+    if recorded:
+        left, right = ta.requires_grad_(), tb.requires_grad_()
+        return lambda: torch.matmul(
+            left.mT if transposed_a else left, right.mT if transposed else right
+        ).detach()
     if epilogue is not None:
         bias = tensor(epilogue) if dtype is None else tensor(epilogue).to(dtype)
         return lambda: functional.gelu(functional.linear(ta, tb, bias))
@@ -62,10 +76,13 @@ def matmul(
     launches: bool = False,
     precision: str = "float32",
     gelu: bool = False,
+    into: bool = False,
+    recorded: bool = False,
 ) -> Case:
     """(m, k) x (k, n); `transposed` stores the second operand (n, k) as a linear layer's weight is.
 
     In "float32", "bfloat16" or (on a GPU, of float32 arrays) "tf32"; with `gelu` a bias and that activation follow.
+    `into` an array that is there, or `recorded` on the tape.
     """
 
     def make() -> dict[str, Call]:
@@ -75,13 +92,19 @@ def matmul(
         ours = in_precision(a, precision), in_precision(b, precision), bias, "gelu" if gelu else None
         flags = {"transpose_a": transposed_a, "transpose_b": transposed}
         calls: dict[str, Call] = {"brasa": lambda: ops.matmul(*ours, **flags)}
+        if into:
+            y = np.empty_like(a, shape=(m, n))
+            calls["brasa"] = lambda: ops.matmul(*ours, **flags, out=y)
+        if recorded:
+            leaves = Tensor(a, requires_grad=True), Tensor(b, requires_grad=True)
+            calls["brasa"] = lambda: ops.matmul(*leaves, **flags).data
         own = library(against)
         if own and precision == "float32" and not gelu:
             left, right = a.T if transposed_a else a, b.T if transposed else b
             out = np.empty_like(a, shape=(m, n))
             calls[own] = lambda: np.matmul(left, right, out=out)
         if "torch" in against:
-            calls["torch"] = _by_torch(a, b, transposed_a, transposed, bias, precision)
+            calls["torch"] = _by_torch(a, b, transposed_a, transposed, bias, precision, recorded)
         if "jax" in against:
             calls["jax"] = jax_call(
                 lambda x, y: (x.T if transposed_a else x) @ (y.T if transposed else y), a, b
@@ -89,6 +112,7 @@ def matmul(
         return in_tf32(calls) if precision == "tf32" else calls
 
     shape = f"{m}x{k}{'^T' if transposed_a else ''} @ {k}x{n}{'^T' if transposed else ''}{' gelu' * gelu}"
+    shape += " out=" * into + " recorded" * recorded
     name = f"{label} {shape}".strip()
     return replace(_case(*_named(family, name, precision), make, m, k, n, 1, precision), launches=launches)
 
