@@ -48,6 +48,8 @@ bool choose_option(Options& options, const std::string& name, const std::string&
   if (name == "lint" && (options.instrumented || value == "off")) {
     return choose(options.lint, value, {{"on", true}, {"off", false}});
   }
+  if (name == "sums")
+    return choose(options.sums_are_cut, value, {{"rounded", false}, {"cut", true}});
   if (name == "capability") return choose_number(options.capability, value);
   if (name == "multiprocessors" && value != "0") {
     return choose_number(options.multiprocessors, value);
@@ -64,7 +66,7 @@ void set_option(const std::string& name, const std::string& value) {
       "emulator: no option '" + name + "' with the value '" + value +
       "'; there are order = forward, reverse or random; async = lazy, eager "
       "or random; race and lint = on, in a module built with RACE, or off; seed = 0 to "
-      "999999999; capability = 80 or 90; multiprocessors = 1 or more");
+      "999999999; sums = rounded or cut; capability = 80 or 90; multiprocessors = 1 or more");
 }
 
 int capability() {

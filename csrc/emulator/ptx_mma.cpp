@@ -1,13 +1,14 @@
 // Tensor cores: the last lane gathers both matrices from all registers, multiplies, and scatters.
 //
-// The sum over K is made in float32, in order, then added to D; a tensor core's order and rounding
-// are not documented, so results are compared with a tolerance.
+// A tensor core's order of sums and its rounding are not documented (tensor_sum.h), so results are
+// compared with a tolerance.
 #include "emulator/ptx_mma.h"
 
 #include <cstring>
 
 #include "core/half.h"
 #include "emulator/scheduler.h"
+#include "emulator/tensor_sum.h"
 
 namespace brasa::simt::emulator {
 namespace {
@@ -23,7 +24,7 @@ struct MmaArgument {
 
 template <int K> struct Operands {
   float a[16][K];
-  float b[K][8];
+  float b[8][K];
 };
 
 /// The hardware ignores the low 13 bits of a tf32.
@@ -39,7 +40,7 @@ void gather(Operands<8>& operands, const MmaArgument& argument, int group, int q
   for (int r = 0; r < 4; ++r) {
     operands.a[group + 8 * (r % 2)][quarter + 4 * (r / 2)] = tf32(argument.a[r]);
   }
-  for (int r = 0; r < 2; ++r) operands.b[quarter + 4 * r][group] = tf32(argument.b[r]);
+  for (int r = 0; r < 2; ++r) operands.b[group][quarter + 4 * r] = tf32(argument.b[r]);
 }
 
 template <class T>
@@ -50,7 +51,7 @@ void gather(Operands<16>& operands, const MmaArgument& argument, int group, int 
       operands.a[group + 8 * (r % 2)][column] = half_of<T>(argument.a[r], half);
     }
     for (int r = 0; r < 2; ++r) {
-      operands.b[2 * quarter + half + 8 * r][group] = half_of<T>(argument.b[r], half);
+      operands.b[group][2 * quarter + half + 8 * r] = half_of<T>(argument.b[r], half);
     }
   }
 }
@@ -65,9 +66,7 @@ template <class T, int K> void run_mma(void* const* arguments, uint32_t lanes) {
     float* d = static_cast<MmaArgument*>(arguments[lane])->d;
     for (int r = 0; r < 4; ++r) {
       const int row = lane / 4 + 8 * (r / 2), column = 2 * (lane % 4) + r % 2;
-      float sum = 0.0f;
-      for (int k = 0; k < K; ++k) sum += operands.a[row][k] * operands.b[k][column];
-      d[r] += sum;
+      d[r] = tensor_sum(d[r], operands.a[row], operands.b[column], K);
     }
   }
 }

@@ -8,6 +8,7 @@
 #include "core/half.h"
 #include "emulator/proxy.h"
 #include "emulator/scheduler.h"
+#include "emulator/tensor_sum.h"
 
 namespace brasa::simt::emulator {
 namespace {
@@ -100,10 +101,8 @@ void multiply(const Block& block, int warp, const WgmmaProduct& p) {
   for (int j = 0; j < first.n; ++j) {
     for (int k = 0; k < depth; ++k) b[k] = element(block, first.b, first.b_along, first.type, j, k);
     for (int i = 0; i < kRows; ++i) {
-      float sum = 0;
-      for (int k = 0; k < depth; ++k) sum += a[i][k] * b[k];
       float& d = p.d[i % 8 * 4 + j % 8 / 2][j / 8 * 4 + i / 8 * 2 + j % 2];
-      d = first.accumulate ? d + sum : sum;
+      d = tensor_sum(first.accumulate ? d : 0.0f, a[i], b, depth);
     }
   }
 }

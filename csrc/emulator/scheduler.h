@@ -42,6 +42,7 @@ struct Options {
   uint32_t multiprocessors = kMaxResidentBlocks;
   bool race = false;
   bool lint = false;
+  bool sums_are_cut = false;  // of tensor cores
   bool instrumented = false;  // the module reports its accesses
 };
 

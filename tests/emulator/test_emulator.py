@@ -278,6 +278,21 @@ def test_tf32_rounds_to_ten_bits_ties_away(plain: ModuleType) -> None:
     np.testing.assert_array_equal(np.diag(product), expected)
 
 
+def test_sums_of_tensor_cores_can_be_cut(plain: ModuleType) -> None:
+    """Each term to the 24 bits that the largest has: 1.5 beside 2^24 is nothing."""
+    a = np.array([[4096, 1], [4096, 1]] + [[0, 0]] * 6, np.float32)
+    b = np.zeros((2, 8), np.float32)
+    b[:, 0], b[:, 1] = (4096, 1.5), (4096, -1.5)
+    rounded = run_tensor_gemm(plain, "tf32", a, b)
+    plain.set_option("sums", "cut")
+    try:
+        cut = run_tensor_gemm(plain, "tf32", a, b)
+    finally:
+        plain.set_option("sums", "rounded")
+    assert rounded[0, :2].tolist() == [2.0**24 + 2, 2.0**24 - 2]
+    assert cut[0, :2].tolist() == [2.0**24, 2.0**24]
+
+
 def test_powers_of_two(plain: ModuleType) -> None:
     """Within 2^-22; what is below the least normal number is 0."""
     x = np.linspace(-126, 127, 32, dtype=np.float32)
