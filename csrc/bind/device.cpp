@@ -28,7 +28,13 @@ void bind_device(py::module_& m) {
       "kind"_a, "current_stream"_a, "allocate"_a, "current_device"_a);
   m.attr("_MOST_WORDS") = kMostWords;
   m.def("_store_words", &store_words, "words"_a, "to"_a);
-  m.def("_set_tf32", [](bool on) { math_mode() = on ? MathMode::tf32 : MathMode::ieee; }, "on"_a);
+  m.def(
+      "_set_math_mode",
+      [](int mode) {
+        BRASA_REQUIRE(mode >= 0 && mode <= int(MathMode::tf32x3), "unknown mode");
+        math_mode() = MathMode(mode);
+      },
+      "mode"_a);
 }
 
 }  // namespace brasa

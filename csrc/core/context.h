@@ -7,8 +7,8 @@
 namespace brasa {
 
 /// How products of float32 are made on CUDA: in float32, or on tensor cores from operands cut to
-/// tf32's 10 bits after the point, sums in float32.
-enum class MathMode : int8_t { ieee, tf32 };
+/// tf32's 10 bits after the point, or from two such parts of each, sums in float32.
+enum class MathMode : int8_t { ieee, tf32, tf32x3 };
 
 struct Context {
   int device;       ///< CUDA device index; unused on the CPU

@@ -13,6 +13,7 @@
 #include "core/half.h"
 #include "core/ptx_async.cuh"
 #include "core/ptx_mma.cuh"
+#include "matmul/tf32_split.cuh"
 
 namespace brasa::cuda {
 
@@ -35,10 +36,14 @@ struct MmaTile {
   static constexpr int kThreads = kRows / kWarpRows * (kColumns / kWarpColumns) * simt::kWarpSize;
   static constexpr int kStages = kDeep, kBlocksPerMultiprocessor = kBlocks;
   static constexpr int kStageBytes = (kRows + kColumns) * kLineBytes;
+  static constexpr bool kThrice = false;  ///< operands are split for 3xTF32
 };
 
 using LargeTile = MmaTile<128, 128, 64, 32, 3, 1>;
 using SmallTile = MmaTile<64, 64, 32, 32, 4, 2>;
+struct ThriceTile : LargeTile {
+  static constexpr bool kThrice = true;
+};
 
 /// One operand's part of a block's work: its rows (columns) from `first`, its depth from k to end.
 /// Tiles are copied in turn.
@@ -179,6 +184,41 @@ BRASA_DEVICE_FN void multiply_line(const unsigned char* left, const unsigned cha
   }
 }
 
+/// The same of split operands, whose line has sums of its own: tensor cores cut what they add.
+template <class Tile>
+BRASA_DEVICE_FN void multiply_split_line(const unsigned char* left, const unsigned char* right,
+                                         int row, int column, WarpSums<Tile>& sum) {
+  constexpr int kSteps = kLineBytes / 32, kA = Tile::kWarpRows / 16, kB = Tile::kWarpColumns / 16;
+  uint32_t b[kSteps][kB][2][2];
+#pragma unroll
+  for (int step = 0; step < kSteps; ++step) {
+#pragma unroll
+    for (int j = 0; j < kB; ++j) load_right<float, true>(right, column + 16 * j, step, b[step][j]);
+  }
+#pragma unroll
+  for (int i = 0; i < kA; ++i) {
+    __syncwarp();  // or the compiler loads more rows ahead than there are registers
+    uint32_t a[2][4];
+    float line[2 * kB][4] = {};
+#pragma unroll
+    for (int p = 0; p < kSplitProducts; ++p) {
+      if (p == 0 || split_left(p) / 2 != split_left(p - 1) / 2) {
+#pragma unroll
+        for (int s = 0; s < 2; ++s)
+          load_left<float, true>(left, row + 16 * i, split_left(p) + s, a[s]);
+      }
+#pragma unroll
+      for (int j = 0; j < 2 * kB; ++j)
+        multiply_step<float>(line[j], a[split_left(p) % 2], b[split_right(p)][j / 2][j % 2]);
+    }
+#pragma unroll
+    for (int j = 0; j < 2 * kB; ++j) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) sum[i][j][e] += line[j][e];
+    }
+  }
+}
+
 /// sum += the product of both operands over their depth, for all warps of the block.
 template <class T, class Tile, bool kLeftAlong, bool kRightAlong, class Left, class Right>
 BRASA_DEVICE_FN void multiply_depth(unsigned char* stages, Left& left, Right& right, int64_t depth,
@@ -201,8 +241,11 @@ BRASA_DEVICE_FN void multiply_depth(unsigned char* stages, Left& left, Right& ri
     __syncthreads();  // others' copies have landed, and all are done with the stage that comes next
     fetch(round + kStages - 1);
     const unsigned char* stage = stages + round % kStages * Tile::kStageBytes;
-    multiply_line<T, Tile, kLeftAlong, kRightAlong>(stage, stage + Tile::kRows * kLineBytes, row,
-                                                    column, sum);
+    const unsigned char* other = stage + Tile::kRows * kLineBytes;
+    if constexpr (Tile::kThrice)
+      multiply_split_line<Tile>(stage, other, row, column, sum);
+    else
+      multiply_line<T, Tile, kLeftAlong, kRightAlong>(stage, other, row, column, sum);
   }
   simt::cp_async_wait<0>();
   __syncthreads();  // the stages are free

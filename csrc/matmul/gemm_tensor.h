@@ -3,7 +3,7 @@
 // Tensor-core kernels read operands 16 bytes at a time: one direction contiguous, everything else a
 // multiple of 16 bytes. An operand that lies otherwise is copied into the workspace first, along
 // the depth; so is one whose products are summed over dimensions of the batch, which become part of
-// the depth.
+// the depth, and so are both in 3xTF32, in two parts (tf32_split.cuh).
 #pragma once
 
 #include "matmul/matmul.h"
@@ -39,6 +39,7 @@ struct TensorPlan {
   int64_t splits;       ///< of the depth, each `split_depth` long
   int64_t split_depth;  ///< a multiple of the tile's depth
   bool in_cluster;      ///< parts are added up by the blocks of a cluster, else in the workspace
+  bool thrice;          ///< 3xTF32
   int64_t parts_bytes;
 
   int64_t workspace() const { return a.bytes + b.bytes + parts_bytes; }

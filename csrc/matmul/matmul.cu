@@ -1,4 +1,5 @@
 #include "core/device.cuh"
+#include "core/driver.cuh"
 #include "core/epilogue.cuh"
 #include "core/order.h"
 #include "core/ptx_convert.cuh"
@@ -7,6 +8,7 @@
 #include "matmul/matmul.h"
 #include "matmul/matmul_few_rows.cuh"
 #include "matmul/matmul_tensor.cuh"
+#include "matmul/tf32_split.cuh"
 #include "matmul/tile_order.cuh"
 
 namespace brasa::cuda {
@@ -192,15 +194,19 @@ static bool is_empty(const MatmulParams& p) {
   return p.m == 0 || p.n == 0 || p.batch.count == 0;
 }
 
-/// Whether products of T go to tensor cores.
-template <class T> static bool on_tensor_cores(Context ctx) {
+/// Whether a product of T goes to tensor cores.
+template <class T> static bool on_tensor_cores(const MatmulParams& p, Context ctx) {
+  if (sizeof(T) == 4 && ctx.math_mode == MathMode::tf32x3) {
+    const simt::DeviceProperties gpu = simt::device_properties();
+    return split_pays(p, gpu.capability, gpu.multiprocessors);
+  }
   return sizeof(T) == 2 || (sizeof(T) == 4 && ctx.math_mode == MathMode::tf32);
 }
 
 template <class T> size_t matmul_workspace(const MatmulParams& p, Context ctx) {
   if constexpr (sizeof(T) <= 4) {
     if (is_empty(p)) return 0;
-    if (on_tensor_cores<T>(ctx)) return size_t(plan_tensor<T>(p).workspace());
+    if (on_tensor_cores<T>(p, ctx)) return size_t(plan_tensor<T>(p, ctx.math_mode).workspace());
     const int64_t splits = sizeof(T) == 4 ? plan_wide(p).splits : 1;
     if (splits > 1) return size_t(splits * p.batch.count * p.m * p.n) * sizeof(T);
   }
@@ -281,8 +287,8 @@ void matmul(Context ctx, const MatmulParams& p, const T* a, const T* b, T* y,
             const Epilogue<T>& epilogue) {
   if (is_empty(p)) return;
   if constexpr (sizeof(T) <= 4) {
-    if (on_tensor_cores<T>(ctx))
-      return multiply_tensor(ctx, p, plan_tensor<T>(p), a, b, y, epilogue);
+    if (on_tensor_cores<T>(p, ctx))
+      return multiply_tensor(ctx, p, plan_tensor<T>(p, ctx.math_mode), a, b, y, epilogue);
   }
   if constexpr (sizeof(T) >= 4) multiply_wide(ctx, p, a, b, y, epilogue);
 }

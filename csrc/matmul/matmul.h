@@ -30,7 +30,8 @@
 // counted in; one chain over all of K, or one per part. Up to 8 rows, where both operands are
 // contiguous along K: a warp for a few columns, so 32 chains.
 //
-// CUDA, 16 bits, and float32 where tf32 is allowed: tensor cores, sums in float32, rounded once.
+// CUDA, 16 bits, and float32 where tf32 is allowed: tensor cores, sums in float32, rounded once. In
+// three products of tf32 (tf32_split.cuh) they are as exact as float32.
 // matmul_wgmma.cuh is for Hopper and large products, matmul_mma.cuh for everything else from sm_80
 // on; gemm_tensor.h says what both can read. On an H200, 8192 x 8192 in bfloat16 takes 1.47 ms (746
 // TFLOP/s, cuBLAS 1.48 ms), 4096 x 4096 189 us (cuBLAS 182), in tf32 375 us (cuBLAS 361); one row

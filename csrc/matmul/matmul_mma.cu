@@ -40,6 +40,9 @@ static void launch_both(simt::stream_t stream, const TensorPlan& plan, const T* 
 template <class T>
 void launch_mma(simt::stream_t stream, const TensorPlan& plan, const T* a, const T* b,
                 const Results<T>& results) {
+  if constexpr (sizeof(T) == 4) {
+    if (plan.thrice) return launch_tile<T, ThriceTile, true, true>(stream, plan, a, b, results);
+  }
   switch (plan.tile) {
     case TensorTile::few_rows:
       return launch_right<T, FewRowsTile, true>(stream, plan, a, b, results);

@@ -20,9 +20,23 @@ template <class T> struct OperandCopy {
   BatchDims batch, sum;  ///< strides of this operand are a_strides
 };
 
+/// Writes what a square's row has of the depth from `first_k` on: a lane an element.
+template <bool kSplit, class T>
+BRASA_DEVICE_FN void write_depth(const OperandCopy<T>& c, T* row, int64_t product, int64_t k, T x) {
+  if constexpr (kSplit) {
+    const int64_t depth = (c.depth + kSplitLine - 1) / kSplitLine * kSplitLine;
+    if (k >= depth) return;
+    const SplitFloat parts = split_tf32(k < c.depth ? x : 0.0f);
+    row += 2 * (product * depth + k / kSplitLine * kSplitLine) + k % kSplitLine;
+    row[0] = parts.hi, row[kSplitLine] = parts.lo;
+  } else if (k < c.depth) {
+    row[product * c.depth + k] = x;
+  }
+}
+
 /// A block copies squares of 32 x 32: it reads along the direction that is contiguous and writes
-/// along the depth.
-template <class T>
+/// along the depth, for 3xTF32 in two parts.
+template <class T, bool kSplit>
 __global__ void __launch_bounds__(kCopyThreads) copy_operand_kernel(OperandCopy<T> c) {
   BRASA_SHARED(T, square, [kCopySide][kCopySide + 2]);
   const int lane = int(threadIdx.x) % kCopySide, line = int(threadIdx.x) / kCopySide;
@@ -40,9 +54,9 @@ __global__ void __launch_bounds__(kCopyThreads) copy_operand_kernel(OperandCopy<
     }
     __syncthreads();
     for (int r = line; r < kCopySide; r += kCopyThreads / kCopySide) {
-      if (first + r < c.extent && first_k + lane < c.depth)
-        c.to[(item * c.extent + first + r) * c.pitch + product * c.depth + first_k + lane] =
-            square[r][lane];
+      if (first + r < c.extent)
+        write_depth<kSplit>(c, c.to + (item * c.extent + first + r) * c.pitch, product,
+                            first_k + lane, square[r][lane]);
     }
     __syncthreads();
   }
@@ -81,10 +95,10 @@ static bool repeats(const BatchDims& dims, const int64_t* strides) {
 
 /// Turns an operand that is copied into what the copy is.
 template <class T>
-static void plan_copy(TensorOperand& operand, const MatmulParams& p, int64_t extent,
+static void plan_copy(TensorOperand& operand, const MatmulParams& p, int64_t extent, int64_t depth,
                       const int64_t* from, int64_t* to) {
   const bool repeated = repeats(p.batch, from);
-  operand.stride = round_up(p.k * p.sum.count, kPiece<T>);
+  operand.stride = round_up(depth, kPiece<T>);
   int64_t stride = extent * operand.stride;
   for (int d = p.batch.rank - 1; d >= 0; --d) {
     to[d] = repeated ? 0 : stride;
@@ -157,7 +171,7 @@ static int64_t reached_by_clusters(int64_t blocks) {
 /// blocks take tiles in turn, fill their stages once and store 32 bytes a cycle. All blocks share
 /// what L2 and memory deliver. A cluster, whose blocks meet twice and read the tile's sums from
 /// each other, and the kernel that adds up parts cost some beside. The flat tile is for up to 64
-/// rows that need not be copied first.
+/// rows that need not be copied first; 3xTF32 has one tile, and six products for four.
 template <class T>
 static int64_t fastest_tile(const TensorPlan& plan, int64_t splits, int64_t multiprocessors,
                             TensorTile& tile) {
@@ -175,11 +189,13 @@ static int64_t fastest_tile(const TensorPlan& plan, int64_t splits, int64_t mult
   int64_t least = 0;
   for (const WgmmaCost& cost : kWgmmaCosts) {
     if (cost.rows == 64 && (p.m > 64 || !plan.a.along_depth)) continue;
+    if (plan.thrice && cost.tile != TensorTile::wgmma_128) continue;
+    const int64_t line = plan.thrice ? cost.cycles * 8 / 5 : cost.cycles;
     const int64_t results = cost.rows * cost.columns;
     const int64_t blocks = tiles_of(p, cost.rows, cost.columns) * splits;
     const int64_t waves = simt::ceil_div(blocks, reached);
     const int64_t read = (cost.rows + cost.columns) * 128 * simt::ceil_div(blocks, waves) / kFromL2;
-    const int64_t loop = waves * lines * (cost.cycles > read ? cost.cycles : read);
+    const int64_t loop = waves * lines * (line > read ? line : read);
     const int64_t streams = loop > memory ? loop + memory / 4 : memory + loop / 4;
     const int64_t stores = results * item / kStored + (in_cluster ? results / kClusterSums : 0);
     const int64_t cycles = streams + waves * stores;
@@ -208,14 +224,10 @@ static int64_t fastest_tile(const TensorPlan& plan, int64_t splits, int64_t mult
 ///                         128 wide                        8.6    8.3
 ///   2048 x 2048 x 2048    256 wide                       24.9   24.1 to 27.4
 /// So 32 clusters of 4 need two waves; clusters of 2, which always fit, and of 3 are left.
-template <class T> static bool plan_wgmma(TensorPlan& plan) {
-  constexpr int64_t kFewRows = 16, kFewColumns = 32, kFewTiles = 32, kLeastWork = 512;
+template <class T> static void cut_for_wgmma(TensorPlan& plan, int64_t multiprocessors) {
   constexpr int64_t kSplits[] = {1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 48, 64};
   const MatmulParams& p = plan.p;
-  const simt::DeviceProperties gpu = simt::device_properties();
-  if (gpu.capability != 90 || p.m <= kFewRows || p.n <= kFewColumns || p.k == 0) return false;
-  const int64_t lines = simt::ceil_div<int64_t>(p.k, kLine<T>), tiles = tiles_of(p, 128, 128);
-  if (tiles < kFewTiles && tiles * lines < kLeastWork && tiles < gpu.multiprocessors) return false;
+  const int64_t lines = simt::ceil_div<int64_t>(p.k, kLine<T>);
   int64_t least = 0, best = 1;
   for (const int64_t splits : kSplits) {
     if (splits > lines || (splits > 1 && tiles_of(p, 128, 256) * splits > 2 * kMultiprocessors))
@@ -224,7 +236,17 @@ template <class T> static bool plan_wgmma(TensorPlan& plan) {
     if (least == 0 || cycles < least) least = cycles, best = splits;
   }
   cut_depth<T>(plan, best, best <= kMostBlocks);
-  fastest_tile<T>(plan, plan.splits, gpu.multiprocessors, plan.tile);
+  fastest_tile<T>(plan, plan.splits, multiprocessors, plan.tile);
+}
+
+template <class T> static bool plan_wgmma(TensorPlan& plan) {
+  constexpr int64_t kFewRows = 16, kFewColumns = 32, kFewTiles = 32, kLeastWork = 512;
+  const MatmulParams& p = plan.p;
+  const simt::DeviceProperties gpu = simt::device_properties();
+  if (gpu.capability != 90 || p.m <= kFewRows || p.n <= kFewColumns || p.k == 0) return false;
+  const int64_t lines = simt::ceil_div<int64_t>(p.k, kLine<T>), tiles = tiles_of(p, 128, 128);
+  if (tiles < kFewTiles && tiles * lines < kLeastWork && tiles < gpu.multiprocessors) return false;
+  cut_for_wgmma<T>(plan, gpu.multiprocessors);
   if (!has_one_stride(p.batch, p.batch.a_strides) || (sizeof(T) == 4 && !plan.a.along_depth))
     plan.a = {0, true, true, 0};
   if (!has_one_stride(p.batch, p.batch.b_strides) || (sizeof(T) == 4 && !plan.b.along_depth))
@@ -256,8 +278,21 @@ template <class T> static void plan_tile(TensorPlan& plan) {
                  true);
 }
 
-template <class T> TensorPlan plan_tensor(const MatmulParams& p) {
-  TensorPlan plan{.p = p};
+/// 3xTF32: both operands are copied in two parts, and tiles are of 128 x 128.
+static void plan_thrice(TensorPlan& plan) {
+  const simt::DeviceProperties gpu = simt::device_properties();
+  plan.a = plan.b = {0, true, true, 0};
+  plan.thrice = true;
+  plan.p.k = split_depth(plan.p.k) * plan.p.sum.count;
+  if (gpu.capability == 90) return cut_for_wgmma<float>(plan, gpu.multiprocessors);
+  plan.tile = TensorTile::large;
+  plan_splits<float>(plan, tiles_of(plan.p, ThriceTile::kRows, ThriceTile::kColumns),
+                     kMultiprocessors, false);
+}
+
+/// One product, its operands as they lie where they can be read so.
+template <class T> static void plan_once(TensorPlan& plan) {
+  const MatmulParams p = plan.p;
   const bool one = p.aligned && p.sum.count == 1;
   plan.a = read_operand<T>(one && whole_pieces(p.batch, p.batch.a_strides, kPiece<T>), p.a_row,
                            p.a_depth, p.m, p.k);
@@ -265,34 +300,45 @@ template <class T> TensorPlan plan_tensor(const MatmulParams& p) {
                            p.b_depth, p.n, p.k);
   plan.p.k = p.k * p.sum.count;
   plan_tile<T>(plan);
-  if (plan.a.copied) plan_copy<T>(plan.a, p, p.m, p.batch.a_strides, plan.p.batch.a_strides);
-  if (plan.b.copied) plan_copy<T>(plan.b, p, p.n, p.batch.b_strides, plan.p.batch.b_strides);
+}
+
+template <class T> TensorPlan plan_tensor(const MatmulParams& p, MathMode mode) {
+  TensorPlan plan{.p = p};
+  const int64_t& depth = plan.p.k;
+  sizeof(T) == 4 && mode == MathMode::tf32x3 ? plan_thrice(plan) : plan_once<T>(plan);
+  if (plan.a.copied) plan_copy<T>(plan.a, p, p.m, depth, p.batch.a_strides, plan.p.batch.a_strides);
+  if (plan.b.copied) plan_copy<T>(plan.b, p, p.n, depth, p.batch.b_strides, plan.p.batch.b_strides);
   return plan;
 }
 
 // --------------------------------------------------------------------------------------- launchers
 
-template <class T> static void copy_operand(simt::stream_t stream, const OperandCopy<T>& copy) {
+template <class T>
+static void copy_operand(simt::stream_t stream, bool split, const OperandCopy<T>& copy) {
   if (copy.depth == 0) return;
   const int64_t squares = simt::ceil_div<int64_t>(copy.depth, kCopySide) *
                           simt::ceil_div<int64_t>(copy.extent, kCopySide);
   const int64_t products = copy.items * copy.sum.count;
+  auto* kernel = copy_operand_kernel<T, false>;
+  if constexpr (sizeof(T) == 4) {
+    if (split) kernel = copy_operand_kernel<T, true>;
+  }
   simt::launch(
       {.grid = dim3(unsigned(squares), unsigned(products < kMaxGridY ? products : kMaxGridY)),
        .block = dim3(kCopyThreads),
        .stream = stream},
-      copy_operand_kernel<T>, copy);
+      kernel, copy);
 }
 
 /// The operand at `copy`, where it is copied to, or itself.
 template <class T>
-static const T* laid_out(simt::stream_t stream, const TensorOperand& operand, const T* from,
-                         void* copy, OperandCopy<T> how) {
+static const T* laid_out(simt::stream_t stream, const TensorOperand& operand, bool split,
+                         const T* from, void* copy, OperandCopy<T> how) {
   if (!operand.copied) return from;
   how.from = from, how.to = static_cast<T*>(copy), how.pitch = operand.stride;
   const int64_t item = how.extent * how.pitch * int64_t(sizeof(T));
   how.items = item == 0 ? 0 : operand.bytes / item < how.batch.count ? 1 : how.batch.count;
-  copy_operand(stream, how);
+  copy_operand(stream, split, how);
   return how.to;
 }
 
@@ -314,11 +360,11 @@ void multiply_tensor(Context ctx, const MatmulParams& p, const TensorPlan& plan,
                      .step = p.a_depth,
                      .batch = p.batch,
                      .sum = p.sum};
-  a = laid_out(stream, plan.a, a, scratch, how);
+  a = laid_out(stream, plan.a, plan.thrice, a, scratch, how);
   for (BatchDims* dims : {&how.batch, &how.sum})
     for (int d = 0; d < dims->rank; ++d) dims->a_strides[d] = dims->b_strides[d];
   how.extent = p.n, how.minor = p.b_column, how.step = p.b_depth;
-  b = laid_out(stream, plan.b, b, scratch + plan.a.bytes, how);
+  b = laid_out(stream, plan.b, plan.thrice, b, scratch + plan.a.bytes, how);
   Results<T> results{p.m, p.n, 0, y, nullptr, epilogue, whole_packs(plan, y, epilogue), {p.n}};
   const bool in_parts = plan.splits > 1 && !plan.in_cluster;
   if (in_parts) results.parts = reinterpret_cast<float*>(scratch + plan.a.bytes + plan.b.bytes);
@@ -328,7 +374,7 @@ void multiply_tensor(Context ctx, const MatmulParams& p, const TensorPlan& plan,
 }
 
 #define BRASA_TENSOR(T)                                                                       \
-  template TensorPlan plan_tensor<T>(const MatmulParams&);                                    \
+  template TensorPlan plan_tensor<T>(const MatmulParams&, MathMode);                          \
   template void multiply_tensor<T>(Context, const MatmulParams&, const TensorPlan&, const T*, \
                                    const T*, T*, const Epilogue<T>&);
 BRASA_TENSOR(float)

@@ -6,8 +6,9 @@
 
 namespace brasa::cuda {
 
-/// How to make this product of operands of T on the current device.
-template <class T> TensorPlan plan_tensor(const MatmulParams& p);
+/// How to make this product of operands of T on the current device. `mode` is not ieee where T is
+/// float.
+template <class T> TensorPlan plan_tensor(const MatmulParams& p, MathMode mode);
 
 /// Makes the product p as planned, in the workspace of the context.
 template <class T>

@@ -89,6 +89,10 @@ static void launch_wgmma_tall(simt::stream_t stream, const TensorPlan& plan, con
 template <class T>
 void launch_wgmma(simt::stream_t stream, const TensorPlan& plan, const T* a, const T* b,
                   const Results<T>& results) {
+  if constexpr (sizeof(T) == 4) {
+    if (plan.thrice)
+      return launch_wgmma_tile<T, ThriceWgmma, true, true>(stream, plan, a, b, results);
+  }
   switch (plan.tile) {
     case TensorTile::wgmma_flat:
       return launch_wgmma_right<T, WgmmaTile<128, 64>, true>(stream, plan, a, b, results);

@@ -20,6 +20,7 @@
 
 #include "matmul/gemm_cluster.cuh"
 #include "matmul/gemm_tensor.h"
+#include "matmul/tf32_split.cuh"
 #include "matmul/tile_order.cuh"
 #include "matmul/wgmma_panels.cuh"
 
@@ -28,12 +29,17 @@ namespace brasa::cuda {
 constexpr int kWgmmaRows = 128, kWgmmaThreads = 384, kMultipliers = 2;
 
 template <int kTileColumns, int kTileRows = kWgmmaRows> struct WgmmaTile {
+  static constexpr bool kThrice = false;  ///< operands are split for 3xTF32
   static constexpr int kRows = kTileRows, kColumns = kTileColumns;
   static constexpr bool kOwnRows = kRows == kWgmmaRows;  ///< of a warpgroup, else it has columns
   static constexpr int kOwnColumns = kOwnRows ? kColumns : kColumns / kMultipliers;
   static constexpr int kLeftBytes = kRows * kLine128, kRightBytes = kColumns * kLine128;
   static constexpr int kStageBytes = kLeftBytes + kRightBytes;
   static constexpr int kStages = 192 * 1024 / kStageBytes, kMostStages = 12;
+};
+
+struct ThriceWgmma : WgmmaTile<128> {
+  static constexpr bool kThrice = true;
 };
 
 /// Sums of a cluster take the place of stages. Results leave in panels by the copy engine, parts
@@ -197,11 +203,12 @@ template <class Left> constexpr bool kMayCluster = false;
 template <class T, int kRows, bool kAlong>
 constexpr bool kMayCluster<MatrixLeft<T, kRows, kAlong>> = true;
 
-/// Starts the products of a stage: a group of four.
+/// Starts the products of a stage: a group of four, or six of split operands.
 template <class T, class Tile, bool kLeftAlong, bool kRightAlong>
 BRASA_DEVICE_FN void multiply_stage(const StagePlace<Tile>& stage, int multiplier, bool first,
                                     float (&sum)[Tile::kOwnColumns / 2]) {
-  constexpr int kSteps = kLine128 / 32, kDepth = kLine128 / int(sizeof(T));
+  constexpr int kProducts = Tile::kThrice ? kSplitProducts : kLine128 / 32;
+  constexpr int kDepth = kLine128 / int(sizeof(T));
   constexpr int kPanel = kDepth * kLine128;                    // bytes, of lines across the depth
   constexpr int kAlongStep = 32, kAcrossStep = 16 * kLine128;  // bytes from step to step
   constexpr int kRight = Tile::kOwnRows ? 0 : Tile::kOwnColumns * kLine128;
@@ -209,12 +216,14 @@ BRASA_DEVICE_FN void multiply_stage(const StagePlace<Tile>& stage, int multiplie
   const unsigned char* right = stage.right + multiplier * kRight;
   simt::wgmma_fence();
 #pragma unroll
-  for (int step = 0; step < kSteps; ++step) {
+  for (int p = 0; p < kProducts; ++p) {
+    const int of_left = Tile::kThrice ? split_left(p) : p;
+    const int of_right = Tile::kThrice ? split_right(p) : p;
     const uint64_t a =
-        simt::wgmma_operand(left, step * (kLeftAlong ? kAlongStep : kAcrossStep), kPanel);
+        simt::wgmma_operand(left, of_left * (kLeftAlong ? kAlongStep : kAcrossStep), kPanel);
     const uint64_t b =
-        simt::wgmma_operand(right, step * (kRightAlong ? kAlongStep : kAcrossStep), kPanel);
-    simt::wgmma<T, Tile::kOwnColumns, kLeftAlong, kRightAlong>(sum, a, b, !first || step > 0);
+        simt::wgmma_operand(right, of_right * (kRightAlong ? kAlongStep : kAcrossStep), kPanel);
+    simt::wgmma<T, Tile::kOwnColumns, kLeftAlong, kRightAlong>(sum, a, b, !first || p > 0);
   }
   simt::wgmma_commit();
 }
@@ -256,6 +265,26 @@ template <class T, class Tile, class Left, bool kRightAlong, class Rows> struct 
     give_back(before);
   }
 
+  /// The same of split operands, whose line has sums of its own: tensor cores cut what they add.
+  /// The other warpgroup multiplies while this one waits and adds.
+  BRASA_DEVICE_FN void multiply_split(int rounds, Sums& sum) {
+#pragma unroll
+    for (float& s : sum) s = 0.0f;
+#pragma unroll 1
+    for (int round = 0; round < rounds; ++round) {
+      simt::barrier_wait(&shared.full[ring.stage], ring.parity);
+      const StagePlace<Tile> stage(shared, work, ring.stage, round);
+      Sums line;
+      multiply_stage<T, Tile, Left::kAlong, kRightAlong>(stage, number, true, line);
+      simt::wgmma_wait<0>();
+      simt::wgmma_done(line);
+      give_back(ring.stage);
+      ring.advance(work.stages);
+#pragma unroll
+      for (int i = 0; i < Tile::kOwnColumns / 2; ++i) sum[i] += line[i];
+    }
+  }
+
   /// The only unit of the block: its sums replace the stages, which both warpgroups are done with.
   BRASA_DEVICE_FN void store_in_cluster(const WgmmaUnit& u, const Sums& sum) const {
     constexpr int kThreads = kMultipliers * kGroupThreads, kBoth = 1 + kMultipliers;
@@ -286,7 +315,10 @@ template <class T, class Tile, class Left, bool kRightAlong, class Rows> struct 
       TileBias<T, Tile::kOwnColumns> bias;
       if (work.panels) bias.load(results.epilogue, column, results.n);
       Sums sum;
-      multiply(u.rounds, sum);
+      if constexpr (Tile::kThrice)
+        multiply_split(u.rounds, sum);
+      else
+        multiply(u.rounds, sum);
       if (kMayCluster<Left> && work.in_cluster) {
         store_in_cluster(u, sum);
       } else if (work.panels && results.epilogue.is_trivial()) {

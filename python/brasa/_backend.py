@@ -32,7 +32,7 @@ class Backend(NamedTuple):
 
 _backends: dict[type, Backend] = {np.ndarray: Backend("cpu", np, _cpu, _cpu.empty, _cpu.empty_like)}
 
-_tf32 = False
+_math_mode = 0
 
 
 def register(
@@ -80,22 +80,22 @@ def register(
         return new(array.shape, array.dtype, kernels.layout(array) == CHANNELS_LAST)
 
     kernels._set_callbacks(kind, current_stream, allocate, current_device)
-    kernels._set_tf32(_tf32)
+    kernels._set_math_mode(_math_mode)
     _backends[kind] = Backend("cuda", namespace, kernels, new, empty_like)
 
 
-def set_tf32(on: bool) -> None:
-    """Whether products of float32 on devices may be made in tf32."""
-    global _tf32
-    _tf32 = on
+def set_math_mode(mode: int) -> None:
+    """How products of float32 are made on devices: a `MathMode` of csrc/core/context.h."""
+    global _math_mode
+    _math_mode = mode
     for backend in _backends.values():
         if backend.name != "cpu":
-            backend.kernels._set_tf32(on)
+            backend.kernels._set_math_mode(mode)
 
 
-def tf32() -> bool:
-    """What `set_tf32` was told last."""
-    return _tf32
+def math_mode() -> int:
+    """What `set_math_mode` was told last."""
+    return _math_mode
 
 
 def _register_cupy(kind: type) -> Backend:

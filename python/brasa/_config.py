@@ -16,6 +16,8 @@ __all__ = [
     "supported_isas",
 ]
 
+_PRECISIONS = ("ieee", "tf32", "tf32x3")  # in the order of MathMode in csrc/core/context.h
+
 
 def set_num_threads(n: int) -> None:
     """Use at most `n` threads in CPU kernels, from now on. Results do not depend on it.
@@ -47,16 +49,30 @@ def set_matmul_precision(precision: str) -> None:
 
     ``"ieee"``, the default, multiplies in float32. ``"tf32"`` uses tensor cores, eight times as fast: operands
     are cut to 10 bits after the point, which is an error of up to 2^-10 of each, and summed in float32.
+    ``"tf32x3"`` has the accuracy of float32 on tensor cores: each operand is two numbers of tf32, and three of
+    their products are summed. It is for large matrix products, and with them fully connected layers, the input
+    products of recurrent ones and convolutions of one tap; whatever else there is stays ``"ieee"``, and so do
+    products that would be slower, which depends on their shape and on the GPU.
     float64, 16-bit arrays and the CPU do not change.
+
+    A CUDA graph keeps the precision it was captured in.
+
+    Notes
+    -----
+    In ``"tf32x3"`` a result is off by at most ``(58 + K / 16) 2^-24 sum |a b|``; below K = 64 products are
+    ``"ieee"``, whose bound is ``(K + 2) 2^-24 sum |a b|``.
+    Infinite operands and NaN give what they give in float32. A product within 1 part in 1000 of the largest float
+    may overflow, and what overflows may be NaN in place of infinite. Operands below 2^-103 lose digits and below
+    2^-126 may count as zero. Operands are copied into scratch memory of twice their size.
 
     Raises
     ------
     ValueError
         For any other precision.
     """
-    if precision not in ("ieee", "tf32"):
-        raise ValueError(f"precision: expected 'ieee' or 'tf32', got {precision!r}")
-    _backend.set_tf32(precision == "tf32")
+    if precision not in _PRECISIONS:
+        raise ValueError(f"precision: expected 'ieee', 'tf32' or 'tf32x3', got {precision!r}")
+    _backend.set_math_mode(_PRECISIONS.index(precision))
 
 
 def matmul_precision() -> str:
@@ -67,7 +83,7 @@ def matmul_precision() -> str:
     >>> matmul_precision()
     'ieee'
     """
-    return "tf32" if _backend.tf32() else "ieee"
+    return _PRECISIONS[_backend.math_mode()]
 
 
 def supported_isas() -> list[str]:

@@ -206,12 +206,12 @@ def test_dtypes_are_not_mixed():
         ops.matmul(a.astype(np.int64), a)
 
 
-def test_the_precision_is_ieee_or_tf32():
+def test_the_precision_is_ieee_or_tf32_or_three_of_these():
     assert brasa.matmul_precision() == "ieee"
-    brasa.set_matmul_precision("tf32")
-    assert brasa.matmul_precision() == "tf32"
-    brasa.set_matmul_precision("ieee")
-    with pytest.raises(ValueError, match="precision: expected 'ieee' or 'tf32', got 'high'"):
+    for precision in ("tf32", "tf32x3", "ieee"):
+        brasa.set_matmul_precision(precision)
+        assert brasa.matmul_precision() == precision
+    with pytest.raises(ValueError, match="precision: expected 'ieee', 'tf32' or 'tf32x3', got 'high'"):
         brasa.set_matmul_precision("high")
 
 

@@ -197,7 +197,7 @@ def _conv2d(
     Notes
     -----
     Arrays of 16 bits are multiplied and summed in float32, and each result is rounded once. On CUDA they go
-    to tensor cores; so do float32 arrays where `brasa.set_matmul_precision` allows tf32.
+    to tensor cores; so do float32 arrays where `brasa.set_matmul_precision` is "tf32".
 
     Examples
     --------

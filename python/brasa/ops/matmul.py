@@ -170,7 +170,7 @@ def _matmul(
     Notes
     -----
     Arrays of 16 bits are multiplied and summed in float32, and each result is rounded once. On CUDA they go
-    to tensor cores; so do float32 arrays where `brasa.set_matmul_precision` allows tf32.
+    to tensor cores; so do float32 arrays where `brasa.set_matmul_precision` allows it.
 
     Every element is one chain of fused multiply-adds over ascending k per block of 512 (float64: 256): a
     row of a batch has the same bits as the row alone, on any number of threads.
