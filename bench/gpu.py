@@ -31,7 +31,7 @@ def matmul(peers: Peers, _: Sequence[str]) -> Iterator[Case]:
         yield cases.matmul(m, 4096, 4096, peers, transposed=True, family="matmul few rows")
     yield cases.batched_matmul(768, 128, 64, 128, peers, transposed=True)
     yield cases.batched_matmul(768, 128, 128, 64, peers)
-    for precision in ("bfloat16", "tf32"):
+    for precision in ("bfloat16", "tf32", "tf32x3"):
         yield from _tensor_core_products(peers, precision)
 
 

@@ -104,6 +104,7 @@ SMALL = {
     "conv tf32": lambda peers: cases.conv2d(LAYER, peers, precision="tf32"),
     "matmul bf16": lambda peers: cases.matmul(3, 5, 4, peers, transposed=True, precision="bfloat16"),
     "matmul tf32": lambda peers: cases.matmul(3, 5, 4, peers, transposed_a=True, precision="tf32"),
+    "matmul tf32x3": lambda peers: cases.matmul(3, 5, 4, peers, transposed=True, precision="tf32x3"),
     "matmul gelu": lambda peers: cases.matmul(3, 5, 4, peers, transposed=True, gelu=True),
     "matmul batched bf16": lambda peers: cases.batched_matmul(2, 3, 5, 4, peers, precision="bfloat16"),
     "conv NCHW": lambda peers: cases.conv2d(LAYER, peers, nchw=True),

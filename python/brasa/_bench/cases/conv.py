@@ -13,9 +13,9 @@ from brasa._bench.cases.contestants import (
     UNITS,
     Peers,
     array,
+    by_setting,
     channels_last,
     in_precision,
-    in_tf32,
     jax_call,
     tensor,
     torch_autograd,
@@ -126,7 +126,7 @@ def conv2d(
             calls |= {"torch": theirs["torch/contiguous"]} if nchw else theirs
         if "jax" in against and direction == "fwd" and not nchw:
             calls["jax"] = _by_jax(x, weight, bias, options)
-        return in_tf32(calls) if precision == "tf32" else calls
+        return by_setting(calls, precision)
 
     shape = f"{n}x{c}x{h}x{w} -> {outputs}, {kernel[0]}x{kernel[1]}/{stride[0]}"
     way = "" if precision == "float32" else f"{UNITS[precision]} "

@@ -13,8 +13,8 @@ from brasa._bench.cases.contestants import (
     UNITS,
     Peers,
     array,
+    by_setting,
     in_precision,
-    in_tf32,
     jax_call,
     library,
     tensor,
@@ -81,8 +81,8 @@ def matmul(
 ) -> Case:
     """(m, k) x (k, n); `transposed` stores the second operand (n, k) as a linear layer's weight is.
 
-    In "float32", "bfloat16" or (on a GPU, of float32 arrays) "tf32"; with `gelu` a bias and that activation follow.
-    `into` an array that is there, or `recorded` on the tape.
+    In "float32", "bfloat16" or (on a GPU, of float32 arrays) "tf32" or "tf32x3"; with `gelu` a bias and that
+    activation follow. `into` an array that is there, or `recorded` on the tape.
     """
 
     def make() -> dict[str, Call]:
@@ -109,7 +109,7 @@ def matmul(
             calls["jax"] = jax_call(
                 lambda x, y: (x.T if transposed_a else x) @ (y.T if transposed else y), a, b
             )
-        return in_tf32(calls) if precision == "tf32" else calls
+        return by_setting(calls, precision)
 
     shape = f"{m}x{k}{'^T' if transposed_a else ''} @ {k}x{n}{'^T' if transposed else ''}{' gelu' * gelu}"
     shape += " out=" * into + " recorded" * recorded
@@ -118,7 +118,7 @@ def matmul(
 
 
 def _named(family: str, name: str, precision: str) -> tuple[str, str]:
-    """The family and the row's name: the products of a precision below float32 are a family of their own."""
+    """The family and the row's name: the products of a precision other than float32 are a family of their own."""
     return (family, name) if precision == "float32" else (f"matmul {precision}", f"{name} {precision}")
 
 
@@ -187,7 +187,7 @@ def batched_matmul(
             calls[own] = lambda: np.matmul(a, right, out=out)
         if "torch" in against:
             calls["torch"] = _by_torch(a, b, False, transposed, None, precision)
-        return in_tf32(calls) if precision == "tf32" else calls
+        return by_setting(calls, precision)
 
     name = f"{batch} x ({m}x{k} @ {k}x{n}{'^T' if transposed else ''})"
     return _case(*_named("matmul batched", name, precision), make, m, k, n, batch, precision)
