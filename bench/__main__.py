@@ -1,26 +1,31 @@
 """``python -m bench [FAMILY ...]``: every family on the shapes of real networks, against its peers.
 
 Each line has the time, GFLOP/s or GB/s, the share of this machine's limit, measured in the same run, and the
-ratio to each peer (above 1, brasa is faster) with its quartiles; geometric means follow. --json records the run,
---plot draws it, --compare names the rows that lost more than 10 % of their share. --record measures everything that
-is named (without names: all families, the footprint and the sweep), writes bench/results and fills docs/speed.md.
+ratio to each peer (above 1, brasa is faster) with its quartiles; geometric means follow. Without a family all but the
+long lists of DeepBench are measured; "all" takes these too, the footprint, the sweep and the lesser instruction sets.
+--json records the run, --plot draws it, --compare names the rows that lost more than 10 % of their share and ends with
+status 1 where there are any. --record puts what is measured into bench/results, in place of the rows of that name,
+and fills docs/speed.md: "all --record" makes the whole record, which takes an hour.
 With --device cuda the CUDA kernels are measured, on the shapes of bench/gpu.py against CuPy and PyTorch on the GPU.
-Ctrl-C ends a run early and keeps what was measured.
+Ctrl-C ends a run early and keeps what was measured. Wrong options end it with status 2 before it begins.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from bench import families
-from bench.compare import comparison
+from bench.compare import comparison, recorded
 from brasa import _cpu
 from brasa._bench import report
 from brasa._bench.cases.conv import PASSES
@@ -30,7 +35,7 @@ from brasa._bench.limits import Limits
 
 PEERS = ("numpy", "torch", "jax")
 PEERS_ON = {"cpu": PEERS, "cuda": ("cupy", "torch", "torch-tf32", "torch-compile")}
-EXTRAS = ("footprint", "sweep")  # families that are no cases
+EXTRAS = ("footprint", "sweep", "isa")  # families that are no cases
 RECORD = {"rounds": 5, "patience": 1.2}
 _INTERRUPTED = 130
 
@@ -42,13 +47,17 @@ def parser() -> argparse.ArgumentParser:
     add(
         "family",
         nargs="*",
-        help=f"any of {', '.join(families.FAMILIES)}, or conv, deepbench; all without one",
+        help=f"any of {', '.join([*families.FAMILIES, *EXTRAS])}, or conv, deepbench, all",
     )
     add("--device", choices=PEERS_ON, default="cpu", help="what computes (default cpu)")
     peers = "; ".join(f"on {device} {', '.join(names)}" for device, names in PEERS_ON.items())
     add("--against", default="", help=f"peers, separated by commas: {peers}")
     add("--only", default="", help="cases whose family and name contain this")
-    add("--passes", default="fwd,fwd+bwd", help=f"of convolutions, any of {', '.join(PASSES)}")
+    add(
+        "--passes",
+        default="",
+        help=f"of convolutions, any of {', '.join(PASSES)} (default fwd,fwd+bwd; of ResNets and VGG-16 all)",
+    )
     add("--rounds", type=int, default=9, help="turns of each contestant (default 9)")
     add(
         "--patience",
@@ -60,7 +69,13 @@ def parser() -> argparse.ArgumentParser:
     add("--threads", type=int, help="threads of brasa and of PyTorch")
     add("--json", metavar="FILE", help="write the results as JSON")
     add("--plot", metavar="DIR", help="draw the results into this folder")
-    add("--compare", metavar="FILE", nargs="?", const="", help="name rows that lost against a recorded run")
+    add(
+        "--compare",
+        metavar="FILE",
+        nargs="?",
+        const="",
+        help="name rows that lost against a recorded run (status 1)",
+    )
     add(
         "--record",
         action="store_true",
@@ -85,7 +100,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     options = arguments_of.parse_args(arguments)
     options.against = _known(arguments_of, options.against, PEERS_ON[options.device])
     options.passes = _known(arguments_of, options.passes, PASSES)
-    options.extras = [name for name in options.family if name in EXTRAS]
+    if "all" in options.family and options.device == "cpu":
+        options.family += EXTRAS
+    options.extras = [name for name in EXTRAS if name in options.family]
     options.family = [name for name in options.family if name not in EXTRAS]
     try:
         families.chosen(options.family, options.device)
@@ -100,9 +117,18 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         _for_the_record(options)
     options.rounds = 9 if options.rounds is None else options.rounds
     options.patience = 10.0 if options.patience is None else options.patience
-    if options.rounds < 1 or (options.threads is not None and options.threads < 1):
-        arguments_of.error("--rounds and --threads: expected at least 1")
+    _check_numbers(arguments_of, options)
     return options
+
+
+def _check_numbers(error: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    if options.rounds < 1:
+        error.error(f"--rounds {options.rounds}: expected at least 1")
+    if not options.patience >= 0:  # which is also so where it is no number
+        error.error(f"--patience {options.patience}: expected at least 0 seconds")
+    cpus = os.cpu_count() or 1
+    if options.threads is not None and not 1 <= options.threads <= cpus:
+        error.error(f"--threads {options.threads}: expected at least 1, and at most {cpus}, the CPUs here")
 
 
 def _for_a_gpu(error: argparse.ArgumentParser, options: argparse.Namespace) -> None:
@@ -126,6 +152,36 @@ def _for_the_record(options: argparse.Namespace) -> None:
     if not options.family and not options.extras:
         options.extras = list(EXTRAS)
         options.family = families.chosen(())
+
+
+def check_outputs(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Find out before measuring that results cannot be written or compared. Returns the runs to compare with.
+
+    Raises
+    ------
+    OSError, ValueError, ImportError
+        Why they cannot.
+    """
+    if options.json:
+        if Path(options.json).is_dir():
+            raise ValueError(f"--json {options.json}: a folder")
+        _check_folder(Path(options.json).resolve().parent)
+    if options.plot:
+        from bench.pictures import start
+
+        _check_folder(start(options.plot)[1])
+    if options.record:
+        from bench import record
+        from bench.pictures import start
+
+        _check_folder(start(record.RESULTS)[1])
+        record.check(record.newest(), report.setting())
+    return recorded(options.compare) if options.compare is not None else []
+
+
+def _check_folder(folder: Path) -> None:
+    with tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 class Progress:
@@ -188,7 +244,7 @@ def run_all(
     try:
         run(cases, machine, options.rounds, results, progress, options.patience, timer)
         for name in options.extras:
-            more[name] = measure_extra(name, machine, options.rounds)
+            more |= measure_extra(name, machine, options)
     except KeyboardInterrupt:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it may come twice; the rest is short
         print(f"\ninterrupted: {len(results)} of {len(cases)} cases measured", file=sys.stderr)
@@ -198,8 +254,8 @@ def run_all(
     return results, more, False
 
 
-def measure_extra(name: str, machine: Limits, rounds: int) -> dict[str, Any]:
-    """The footprint or the sweep, printed line by line."""
+def measure_extra(name: str, machine: Limits, options: argparse.Namespace) -> dict[str, Any]:
+    """The footprint, the sweep or the lesser instruction sets, printed line by line; as parts of a record."""
 
     def tell(text: str) -> None:
         print(text, flush=True)
@@ -207,10 +263,14 @@ def measure_extra(name: str, machine: Limits, rounds: int) -> dict[str, Any]:
     if name == "footprint":
         from bench import footprint
 
-        return footprint.measure(tell)
+        return {"footprint": footprint.measure(tell)}
+    if name == "isa":
+        from bench import isa
+
+        return {"isas": isa.run(tell, options.rounds)}
     from bench import sweep
 
-    return sweep.run(machine, tell, rounds)
+    return {"sweep": sweep.run(machine, tell, options.rounds, options.only)}
 
 
 def main(arguments: list[str]) -> int:
@@ -227,6 +287,11 @@ def main(arguments: list[str]) -> int:
     if options.list:
         print("\n".join(f"{case.family}: {case.name}" for case in cases))
         return 0
+    try:
+        runs = check_outputs(options)
+    except (OSError, ValueError, ImportError) as error:
+        print(error, file=sys.stderr)
+        return 2
     if options.device == "cuda":
         return on_gpu(cases, options)
     use_threads(options.against)
@@ -237,7 +302,15 @@ def main(arguments: list[str]) -> int:
     results, more, interrupted = run_all(cases, options, machine, lambda launches: ON_CPU)
     if results or more:
         conclude(options, results, more, machine)
-    return _INTERRUPTED if interrupted else 0
+    lost = tell_losses(results, runs) if runs else 0
+    return _INTERRUPTED if interrupted else int(lost > 0)
+
+
+def tell_losses(results: list[Result], runs: list[dict[str, Any]]) -> int:
+    """Print which rows lost against these runs. Returns how many."""
+    text, lost = comparison(results, runs, report.setting())
+    print(text)
+    return lost
 
 
 def on_gpu(cases: list[Case], options: argparse.Namespace) -> int:
@@ -277,21 +350,16 @@ def with_tf32(case: Case) -> Case:
 def conclude(
     options: argparse.Namespace, results: list[Result], more: dict[str, Any], machine: Limits
 ) -> None:
-    """Means, comparison, JSON and pictures, as the options ask for."""
+    """Means, JSON and pictures, as the options ask for."""
     if results:
         print(report.means(results))
-    if options.compare is not None:
-        try:
-            print(comparison(results, options.compare))
-        except (OSError, ValueError) as error:
-            print(error, file=sys.stderr)
     if options.json:
         report.write_json(options.json, results, machine, **more)
     if options.plot and results:
         from bench.pictures import draw
 
         print(*draw(options.plot, results, machine.peak, machine.bandwidth), sep="\n")
-    if options.plot and "sweep" in more:
+    if options.plot and more.get("sweep"):
         from bench.sweep import draw as draw_sweep
 
         print(draw_sweep(options.plot, more["sweep"]))

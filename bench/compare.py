@@ -12,6 +12,7 @@ from brasa._bench.report import FORMAT
 
 RESULTS = Path(__file__).parent / "results"
 _LOST = 0.9  # of the recorded best share of the limit
+_SAME = ("cpu", "threads", "isa")
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
@@ -42,8 +43,15 @@ def losses(results: Sequence[Result], before: dict[tuple[str, str], float]) -> l
     return lines
 
 
-def comparison(results: Sequence[Result], path: str | None) -> str:
-    """What was lost against a recorded run, by default the newest ones of `RESULTS`.
+def differences(run: dict[str, Any], setting: dict[str, Any]) -> list[str]:
+    """In what a recorded run was not of this setting: another CPU, number of threads or instruction set."""
+    return [
+        f"{key} {run[key]!r} there, {setting[key]!r} here" for key in _SAME if run.get(key) != setting[key]
+    ]
+
+
+def recorded(path: str) -> list[dict[str, Any]]:
+    """The runs of a file or folder, by default those of `RESULTS`.
 
     Raises
     ------
@@ -51,10 +59,23 @@ def comparison(results: Sequence[Result], path: str | None) -> str:
         There is no such run, or it is of another format.
     """
     where = Path(path) if path else RESULTS
-    runs = records(where) if where.is_dir() else [json.loads(where.read_text())]
-    if not runs or any(run.get("format") != FORMAT for run in runs):
+    try:
+        runs = records(where) if where.is_dir() else [json.loads(where.read_text())]
+    except OSError as error:
+        raise ValueError(f"{where}: {error.strerror}") from error
+    if not runs or any(not isinstance(run, dict) or run.get("format") != FORMAT for run in runs):
         raise ValueError(f"{where}: no recorded run of this benchmark's format ({FORMAT})")
+    return runs
+
+
+def comparison(
+    results: Sequence[Result], runs: Sequence[dict[str, Any]], setting: dict[str, Any]
+) -> tuple[str, int]:
+    """What was lost against recorded runs, in words, and how many rows lost."""
     before = recorded_shares(runs)
     known = sum((result.family, result.name) in before for result in results)
     lost = losses(results, before)
-    return "\n".join([f"\n{len(lost)} of {known} recorded rows lost more than 10 % against {where}", *lost])
+    other = dict.fromkeys(text for run in runs for text in differences(run, setting))
+    warning = [f"another setting, so that shares compare badly: {', '.join(other)}"] if other else []
+    head = f"{len(lost)} of {known} recorded rows lost more than 10 % against the run of {runs[-1]['date']}"
+    return "\n".join(["", *warning, head, *lost]), len(lost)

@@ -14,10 +14,13 @@ import numpy as np
 from brasa import ops
 from brasa._bench import cases
 from brasa._bench.cases.contestants import Peers
+from brasa._bench.cases.conv import PASSES
 from brasa._bench.harness import Call, Case
 
 SHAPES = Path(__file__).parent / "shapes"
-Family = Callable[[Peers, Sequence[str]], Iterator[Case]]  # from the peers and the passes of convolutions
+# From the peers and the passes of convolutions, in place of the family's own where there are any.
+Family = Callable[[Peers, Sequence[str]], Iterator[Case]]
+OWN_PASSES = ("fwd", "fwd+bwd")
 
 
 def _table(name: str) -> dict[str, Any]:
@@ -95,15 +98,17 @@ def deepbench_conv(peers: Peers, passes: Sequence[str]) -> Iterator[Case]:
             named = dict(zip(table["columns"], row, strict=True))
             layer = {key: named[key] for key in "NCHWO"}
             layer |= {key: (named[f"{key}_h"], named[f"{key}_w"]) for key in ("kernel", "padding", "stride")}
-            for direction in passes:
+            for direction in passes or OWN_PASSES:
                 yield cases.conv2d(layer, peers, direction=direction)
 
 
-def _network(network: str, peers: Peers, passes: Sequence[str]) -> Iterator[Case]:
+def _network(
+    network: str, peers: Peers, passes: Sequence[str], own: Sequence[str] = OWN_PASSES
+) -> Iterator[Case]:
     name = network.removesuffix("_conv")
     for i, layer in enumerate(layers(network)):
         label = f"{name} {i + 1} {layer['C']}->{layer['O']} {layer['kernel']}x{layer['kernel']} {layer['H']}"
-        for direction in passes:
+        for direction in passes or own:
             yield cases.conv2d(layer, peers, direction=direction, label=label)
 
 
@@ -123,20 +128,24 @@ def conv_nchw(peers: Peers, passes: Sequence[str]) -> Iterator[Case]:
         label = (
             f"{name} {i + 1} {layer['C']}->{layer['O']} {layer['kernel']}x{layer['kernel']} {layer['H']} NCHW"
         )
-        for direction in passes:
-            if direction == "fwd":
-                yield cases.conv2d(layer, peers, direction=direction, label=label, nchw=True)
+        for direction in passes or OWN_PASSES:
+            yield cases.conv2d(layer, peers, direction=direction, label=label, nchw=True)
 
 
-def conv_other(peers: Peers, _: Sequence[str]) -> Iterator[Case]:
+def conv_other(peers: Peers, passes: Sequence[str]) -> Iterator[Case]:
     """Convolutions over time and transposed ones."""
+    for direction in passes or OWN_PASSES:
+        yield from _conv_other(peers, direction)
+
+
+def _conv_other(peers: Peers, direction: str) -> Iterator[Case]:
     for n, c, length, outputs, kernel, stride in (
         (16, 1, 16000, 64, 80, 4),
         (16, 64, 4000, 64, 3, 1),
         (16, 256, 500, 256, 3, 1),
         (8, 80, 3000, 384, 3, 1),
     ):
-        yield cases.conv1d(n, c, length, outputs, kernel, stride, peers)
+        yield cases.conv1d(n, c, length, outputs, kernel, stride, peers, direction=direction)
     for n, c, size, outputs, kernel, stride, padding in (
         (16, 512, 4, 256, 4, 2, 1),
         (16, 256, 8, 128, 4, 2, 1),
@@ -144,7 +153,8 @@ def conv_other(peers: Peers, _: Sequence[str]) -> Iterator[Case]:
         (16, 64, 32, 3, 4, 2, 1),
         (4, 64, 56, 32, 2, 2, 0),
     ):
-        yield cases.conv_transpose2d(n, c, size, outputs, kernel, stride, padding, peers)
+        window = kernel, stride, padding
+        yield cases.conv_transpose2d(n, c, size, outputs, *window, peers, direction=direction)
 
 
 def calls(peers: Peers, _: Sequence[str]) -> Iterator[Case]:
@@ -312,10 +322,16 @@ NETWORKS = (
     "resnet50_conv",
     "resnet20_cifar_conv",
 )
+ALL_PASSES_OF = ("vgg16_conv", "resnet50_conv", "resnet20_cifar_conv")  # each gradient alone too
 FAMILIES: dict[str, Family] = {
     "matmul": matmul,
     "deepbench/gemm": deepbench_gemm,
-    **{f"conv/{name.removesuffix('_conv')}": partial(_network, name) for name in NETWORKS},
+    **{
+        f"conv/{name.removesuffix('_conv')}": partial(
+            _network, name, own=PASSES if name in ALL_PASSES_OF else OWN_PASSES
+        )
+        for name in NETWORKS
+    },
     "conv/mobilenet": partial(_network, "mobilenet_depthwise"),
     "conv/nchw": conv_nchw,
     "conv/other": conv_other,
@@ -348,7 +364,7 @@ def of(device: str) -> dict[str, Family]:
 
 
 def chosen(names: Sequence[str], device: str = "cpu") -> list[str]:
-    """The families of these names; "conv" stands for all that begin with "conv/".
+    """The families of these names; "conv" stands for all that begin with "conv/", "all" for every one.
 
     Raises
     ------
@@ -360,9 +376,9 @@ def chosen(names: Sequence[str], device: str = "cpu") -> list[str]:
         return [family for family in known if family not in BY_NAME_ONLY]
     found: list[str] = []
     for name in names:
-        matching = [family for family in known if family == name or family.startswith(f"{name}/")]
+        matching = [family for family in known if name in (family, "all") or family.startswith(f"{name}/")]
         if not matching:
-            raise ValueError(f"unknown family {name!r}: choose from {', '.join(known)}, conv, deepbench")
+            raise ValueError(f"unknown family {name!r}: choose from {', '.join(known)}, conv, deepbench, all")
         found += [family for family in matching if family not in found]
     return found
 

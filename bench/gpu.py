@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from bench.families import Family, layers, step_peers
+from bench.families import OWN_PASSES, Family, layers, step_peers
 from brasa._bench import cases
 from brasa._bench.cases.contestants import Peers
 from brasa._bench.harness import Case
@@ -67,7 +67,7 @@ def conv(peers: Peers, passes: Sequence[str]) -> Iterator[Case]:
             layer = table[i] | {"N": _BATCH}
             kernel = f"{layer['kernel']}x{layer['kernel']}"
             label = f"{network} {i + 1} {layer['C']}->{layer['O']} {kernel} {layer['H']}"
-            for direction in passes:
+            for direction in passes or OWN_PASSES:
                 yield cases.conv2d(layer, peers, direction=direction, label=label, precision=precision)
 
 

@@ -18,6 +18,7 @@ from brasa._bench.report import families, seconds
 
 PAGE = Path(__file__).parent.parent / "docs" / "speed.md"
 _MEBI = 1 << 20
+_REACHED = 0.95  # of the limit: what is taken to be within reach
 _NAMES = {"torch": "PyTorch", "numpy": "NumPy", "jax": "JAX", "brasa": "brasa"}
 
 
@@ -42,10 +43,21 @@ def machine(record: dict[str, Any]) -> str:
         f"{_NAMES[name]} {versions[name]}" for name in ("torch", "numpy", "jax") if name in versions
     )
     return (
-        f"Recorded on {record['date'][:10]}: {record['cpu']}, {record['threads']} threads, {record['isa']} kernels; "
+        f"{record['cpu']}, {record['threads']} threads, {record['isa']} kernels; "
         f"an FMA loop reaches {record['peak_gflops']:.0f} GFLOP/s, a copy {record['copy_gbytes']:.0f} GB/s. "
         f"brasa {versions['brasa']}, Python {versions['python']}, {peers}. "
-        f"{len(record['results'])} rows."
+        f"{_parts(record['results'])}"
+    )
+
+
+def _parts(rows: list[dict[str, Any]]) -> str:
+    """When the rows were measured, and of which states of the kernels."""
+    times = sorted(row["measured"] for row in rows if row.get("measured"))
+    commits = {row["commit"] for row in rows if row.get("commit")}
+    first, last = (f"{time[:10]} {time[11:16]}" for time in (times[0], times[-1])) if times else ("?", "?")
+    return (
+        f"{len(rows)} rows, measured in parts between {first} and {last} UTC, at {len(commits)} states of the kernels "
+        "(each row of the record names its time and commit)."
     )
 
 
@@ -91,6 +103,45 @@ def losses(record: dict[str, Any]) -> str:
             ]
             parts.append(table(["row", "family", "time", "ratio (quartiles)", "share of the limit"], cells))
     return "\n\n".join(parts)
+
+
+def within_reach(record: dict[str, Any]) -> str:
+    """What the geometric means of convolutions would be near the limit."""
+    rows = results_of(record)
+
+    def mean(family: str, bounds: tuple[str, ...] | None) -> str:
+        ratios = [
+            r.ratios["torch"][1] * max(1.0, _REACHED / r.share if not bounds or r.bound in bounds else 1.0)
+            for r in rows
+            if r.family == family and "torch" in r.ratios
+        ]
+        return f"{geometric_mean(ratios):.2f}" if ratios else "-"
+
+    everything, by_fma = (
+        " and ".join(mean(f"conv {way}", bounds) for way in ("fwd", "fwd+bwd")) for bounds in (None, ("fma",))
+    )
+    return (
+        f"With every row of this record at {_REACHED:.0%} of its limit at least the geometric means to PyTorch would "
+        f"be {everything}, forward and forward and backward ({by_fma} if only the rows bound by FMA were)."
+    )
+
+
+def isas(record: dict[str, Any]) -> str:
+    """The lesser instruction sets, a column each."""
+    found = record.get("isas")
+    if not found:
+        return "Not measured."
+    runs = {name: {r.name: r for r in results_of(part)} for name, part in found.items()}
+    names = list(dict.fromkeys(name for run in runs.values() for name in run))
+    rows = [
+        [
+            name,
+            *(f"{run[name].rate:.0f}, {run[name].share:.0%}" if name in run else "" for run in runs.values()),
+        ]
+        for name in names
+    ]
+    peaks = [f"{name}: peak {part['peak_gflops']:.0f} GFLOP/s" for name, part in found.items()]
+    return table(["GFLOP/s, share of the peak", *peaks], rows)
 
 
 def steps(record: dict[str, Any]) -> str:
@@ -146,10 +197,12 @@ def sweep(record: dict[str, Any]) -> str:
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "machine": machine,
     "families": by_family,
+    "within-reach": within_reach,
     "losses": losses,
     "steps": steps,
     "footprint": footprint,
     "sweep": sweep,
+    "isas": isas,
 }
 
 

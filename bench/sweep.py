@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,9 +87,12 @@ def fit(sizes: Sequence[float], times: Sequence[float]) -> list[Piece]:
     return pieces
 
 
-def _conv(size: int) -> Case:
+_COLUMNS = 4  # of the picture
+
+
+def _conv(size: int, direction: str = "fwd") -> Case:
     layer = {"N": 1, "C": 64, "H": size, "W": size, "O": 64, "kernel": 3, "padding": 1}
-    return cases.conv2d(layer, ())
+    return cases.conv2d(layer, (), direction=direction)
 
 
 SWEEPS: dict[str, tuple[str, Callable[[int], Case], tuple[int, ...]]] = {
@@ -112,13 +116,32 @@ SWEEPS: dict[str, tuple[str, Callable[[int], Case], tuple[int, ...]]] = {
         lambda n: cases.softmax(512, n, ()),
         (4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768),
     ),
+    "conv bwd-weight": (
+        "side of a 64-channel image, 3x3, 64 outputs",
+        partial(_conv, direction="bwd-weight"),
+        (3, 4, 5, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 160, 224),
+    ),
+    "max pool": (
+        "side of a 64-channel image, 2x2/2",
+        lambda n: cases.pool("max", 2, 2, 0, (), "channels-last", shape=(1, 64, n)),
+        (4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768),
+    ),
+    "lstm": (
+        "inputs and hidden units, 20 steps of 16",
+        lambda n: cases.recurrent("lstm", 20, 16, n, n, ()),
+        (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048),
+    ),
 }
 
 
-def run(machine: Limits, progress: Callable[[str], None], rounds: int = 5) -> dict[str, dict[str, Any]]:
-    """Measure and fit every sweep; `progress` gets a line for each."""
+def run(
+    machine: Limits, progress: Callable[[str], None], rounds: int = 5, only: str = ""
+) -> dict[str, dict[str, Any]]:
+    """Measure and fit every sweep whose name contains `only`; `progress` gets a line for each."""
     found: dict[str, dict[str, Any]] = {}
     for name, (axis, case, sizes) in SWEEPS.items():
+        if only not in name:
+            continue
         rows = [measure(case(size), machine, rounds, patience=0.5) for size in sizes]
         times = [row.seconds for row in rows]
         pieces = fit(sizes, times)
@@ -130,7 +153,10 @@ def run(machine: Limits, progress: Callable[[str], None], rounds: int = 5) -> di
             "unit": rows[-1].unit,
             "pieces": [asdict(piece) for piece in pieces],
         }
-        if rows[0].unit != rows[-1].unit:  # small products are bound by the caches: one axis all the same
+        if (
+            len({row.unit for row in rows}) > 1
+        ):  # small products are bound by the caches: one axis all the same
+            found[name]["unit"] = "GFLOP/s"
             found[name]["rates"] = [row.flops / row.seconds / 1e9 for row in rows]
         progress(f"{name} over {axis}: {describe(pieces)}; {seconds(times[0])} to {seconds(times[-1])}")
     return found
@@ -142,29 +168,48 @@ def describe(pieces: Sequence[Piece]) -> str:
 
 
 def draw(folder: str | Path, sweeps: dict[str, dict[str, Any]]) -> Path:
-    """Time with the fitted pieces above, rate below, a column for each sweep."""
-    from bench.pictures import GRID, INK, save, start
+    """For each sweep the time with the fitted pieces, and below it the rate."""
+    from bench.pictures import save, start
 
     pyplot, where = start(folder)
+    columns = min(_COLUMNS, len(sweeps))
+    lines = -(-len(sweeps) // columns)
     figure, all_axes = pyplot.subplots(
-        2, len(sweeps), figsize=(4.1 * len(sweeps), 6.4), layout="constrained", sharex="col", squeeze=False
+        2 * lines, columns, figsize=(4.1 * columns, 6.4 * lines), layout="constrained", squeeze=False
     )
-    for column, (name, sweep) in enumerate(sweeps.items()):
-        _draw_times(all_axes[0][column], name, sweep)
-        axes = all_axes[1][column]
-        axes.plot(sweep["sizes"], sweep["rates"], "o-", color="#3b6fb6", markersize=4, linewidth=1)
-        axes.set_xlabel(sweep["axis"], fontsize=9)
-        axes.set_ylabel(sweep["unit"], fontsize=9)
-        axes.set_ylim(0)
-        for each in (all_axes[0][column], axes):
-            for piece in sweep["pieces"][1:]:
-                before = max(size for size in sweep["sizes"] if size < piece["first"])
-                each.axvline((before * piece["first"]) ** 0.5, color="#999999", linewidth=0.9, linestyle=":")
-            each.set_xscale("log")
-            each.grid(True, color=GRID, linewidth=0.5)
-            each.spines[["top", "right"]].set_visible(False)
-            each.tick_params(labelsize=8, labelcolor=INK)
+    for i, (name, sweep) in enumerate(sweeps.items()):
+        line, column = divmod(i, columns)
+        above, below = all_axes[2 * line][column], all_axes[2 * line + 1][column]
+        above.sharex(below)
+        _draw_times(above, name, sweep)
+        _draw_rates(below, sweep)
+        for axes in (above, below):
+            _style(axes, sweep)
+        above.tick_params(labelbottom=False)
+    for i in range(len(sweeps), lines * columns):
+        for axes in all_axes[2 * (i // columns) :, i % columns]:
+            axes.remove()
     return save(pyplot, figure, where / "sweep.png")
+
+
+def _draw_rates(axes: Any, sweep: dict[str, Any]) -> None:
+    axes.plot(sweep["sizes"], sweep["rates"], "o-", color="#3b6fb6", markersize=4, linewidth=1)
+    axes.set_xlabel(sweep["axis"], fontsize=9)
+    axes.set_ylabel(sweep["unit"], fontsize=9)
+    axes.set_ylim(0)
+
+
+def _style(axes: Any, sweep: dict[str, Any]) -> None:
+    """A logarithmic axis of sizes, with a line where a piece begins."""
+    from bench.pictures import GRID, INK
+
+    for piece in sweep["pieces"][1:]:
+        before = max(size for size in sweep["sizes"] if size < piece["first"])
+        axes.axvline((before * piece["first"]) ** 0.5, color="#999999", linewidth=0.9, linestyle=":")
+    axes.set_xscale("log")
+    axes.grid(True, color=GRID, linewidth=0.5)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8, labelcolor=INK)
 
 
 def _draw_times(axes: Any, name: str, sweep: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from bench import __main__ as command
-from bench import compare, footprint, page, record, sweep
+from bench import compare, footprint, isa, page, record, sweep
 
 from brasa._bench import harness, report
 from brasa._bench.harness import Case, Result
@@ -62,6 +62,9 @@ def write(folder, *rows, date="2026-01-02", **more):
         (("--rounds", "0"), "at least 1"),
         (("--threads", "-1"), "at least 1"),
         (("--isa", "mmx"), "mmx"),
+        (("--patience", "nan"), "at least 0"),
+        (("--patience", "-1"), "at least 0"),
+        (("--threads", "100000"), "the CPUs here"),
     ],
 )
 def test_mistakes_end_with_status_2(arguments, message, capsys):
@@ -83,6 +86,23 @@ def test_no_case_of_that_name(capsys):
     assert "no such" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--json", "/nonexistent/run.json"),
+        ("--json", "/proc"),
+        ("--plot", "/proc/pictures"),
+        ("--compare", "/nonexistent/run.json"),
+    ],
+)
+def test_files_are_tried_before_anything_is_measured(arguments, capsys, monkeypatch):
+    if arguments[0] == "--plot":
+        pytest.importorskip("matplotlib")
+    monkeypatch.setattr(command, "run_all", lambda *_: pytest.fail("measured"))
+    assert command.main(["calls", *arguments]) == 2
+    assert arguments[1].removesuffix("/run.json") in capsys.readouterr().err
+
+
 def test_list_measures_nothing(capsys):
     assert command.main(["dropout", "--list"]) == 0
     assert "dropout: dropout fwd 128x120" in capsys.readouterr().out
@@ -90,11 +110,14 @@ def test_list_measures_nothing(capsys):
 
 def test_record_takes_everything_unless_told():
     everything, some = command.parse(["--record"]), command.parse(["pool", "footprint", "--record"])
-    assert everything.extras == ["footprint", "sweep"]
+    assert everything.extras == ["footprint", "sweep", "isa"]
     assert "deepbench/conv" not in everything.family
     assert "pool" in everything.family
     assert "numpy" in everything.against
     assert (some.family, some.extras) == (["pool"], ["footprint"])
+    whole = command.parse(["all", "--record"])
+    assert whole.extras == ["footprint", "sweep", "isa"]
+    assert {case.family for case in command.selected(whole)} >= {"deepbench rnn", "conv bwd-weight"}
 
 
 def test_a_run_writes_whole_json(tmp_path, capsys, monkeypatch):
@@ -115,6 +138,9 @@ def test_a_run_writes_whole_json(tmp_path, capsys, monkeypatch):
     found = json.loads(path.read_text())
     (row,) = page.results_of(found)
     assert row.name == "dropout fwd 128x120"
+    assert row.commit == report.commit()
+    assert row.measured[:2] == "20"
+    assert row.measured.endswith("+00:00")
     assert row.seconds >= row.best_seconds > 0
     assert row.ratios["numpy"][0] <= row.ratios["numpy"][1] <= row.ratios["numpy"][2]
     assert "geometric means" in capsys.readouterr().out
@@ -129,7 +155,7 @@ def test_ctrl_c_keeps_what_was_measured(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(command, "run", stop)
     path = tmp_path / "run.json"
     assert command.main(["dropout", "--json", str(path)]) == 130
-    assert page.results_of(json.loads(path.read_text())) == [ROW]
+    assert page.results_of(json.loads(path.read_text())) == [replace(ROW, commit=report.commit())]
     assert "interrupted: 1 of 6" in capsys.readouterr().err
 
 
@@ -214,23 +240,49 @@ def test_probes_of_the_machine_are_positive():
 # --- comparison -----------------------------------------------------------------------------------
 
 
+def compared(path, *results):
+    """The words and the number of rows that lost."""
+    return compare.comparison(results, compare.recorded(str(path)), report.setting())
+
+
 def test_compare_names_rows_that_lost(tmp_path):
     write(tmp_path, replace(ROW, best_share=0.3), date="2026-01-01")
     write(tmp_path, ROW, replace(ROW, name="kept"))
     slower = replace(ROW, best_share=0.5)
-    text = compare.comparison([slower, replace(ROW, name="kept", best_share=0.58)], str(tmp_path))
+    text, lost = compared(tmp_path, slower, replace(ROW, name="kept", best_share=0.58))
+    assert lost == 1
     assert "1 of 2" in text
     assert "8x8 @ 8x8: 60% of the limit, now 50%" in text
     assert "kept:" not in text
-    assert "0 of 1" in compare.comparison([slower], str(tmp_path / "2026-01-01.json"))
+    assert "setting" not in text
+    assert "0 of 1" in compared(tmp_path / "2026-01-01.json", slower)[0]
+
+
+def test_compare_warns_of_another_setting(tmp_path):
+    path = write(tmp_path, ROW, cpu="Z80", threads=77)
+    text, _ = compared(path, ROW)
+    assert "'Z80' there" in text
+    assert "threads 77 there" in text
+    assert "isa" not in text
+
+
+@pytest.mark.parametrize(("share", "status"), [(0.3, 1), (0.6, 0)])
+def test_rows_that_lost_are_status_1(share, status, tmp_path, capsys, monkeypatch):
+    def measured(cases, machine, rounds, results, *rest):
+        results.append(replace(ROW, best_share=share))
+
+    monkeypatch.setattr(command, "Limits", limits)
+    monkeypatch.setattr(command, "run", measured)
+    assert command.main(["calls", "--compare", str(write(tmp_path, ROW))]) == status
+    assert f"{status} of 1" in capsys.readouterr().out
 
 
 def test_compare_wants_a_record_of_this_format(tmp_path):
     with pytest.raises(ValueError, match="no recorded run"):
-        compare.comparison([ROW], str(tmp_path))
+        compared(tmp_path, ROW)
     write(tmp_path, ROW, format=1)
     with pytest.raises(ValueError, match="format"):
-        compare.comparison([ROW], str(tmp_path / "2026-01-02.json"))
+        compared(tmp_path / "2026-01-02.json", ROW)
 
 
 # --- records and the page -------------------------------------------------------------------------
@@ -248,6 +300,26 @@ def test_a_record_keeps_rows_of_other_families(tmp_path):
         ("pool", "8x8 @ 8x8", 0.5),
     ]
     assert found["sweep"] == {"a": 1}
+
+
+def test_a_record_carries_over_what_it_has_not_from_the_days_before(tmp_path):
+    write(tmp_path, ROW, sweep={"a": 1, "b": 1}, isas={"avx2": {}})
+    new = {**report.as_record([replace(ROW, name="new")], limits()), "sweep": {"b": 2}}
+    found = json.loads(record.save(new, tmp_path).read_text())
+    assert [row["name"] for row in found["results"]] == ["8x8 @ 8x8", "new"]
+    assert (found["sweep"], found["isas"]) == ({"a": 1, "b": 2}, {"avx2": {}})
+
+
+@pytest.mark.parametrize(("key", "value"), [("cpu", "Z80"), ("threads", 77), ("isa", "mmx")])
+def test_a_record_has_rows_of_one_setting(key, value, tmp_path, capsys, monkeypatch):
+    write(tmp_path, ROW, **{key: value})
+    with pytest.raises(ValueError, match=f"{key} {value!r} there"):
+        record.save(report.as_record([ROW], limits()), tmp_path)
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(record, "RESULTS", tmp_path)
+    monkeypatch.setattr(record.newest, "__defaults__", (tmp_path,))
+    assert command.main(["calls", "--record"]) == 2  # and before it measures
+    assert repr(value) in capsys.readouterr().err
 
 
 FOOTPRINT = {
@@ -272,7 +344,13 @@ def test_publish_draws_and_fills_the_page(tmp_path):
         }
     }
     train = replace(ROW, family="train", name="mlp training step", ratios={"torch": (0.7, 0.8, 0.9)})
-    write(tmp_path, ROW, train, footprint=FOOTPRINT, sweep=swept)
+    conv = replace(ROW, family="conv fwd", share=0.5, ratios={"torch": (1.0, 1.0, 1.0)})
+    more = {"footprint": FOOTPRINT, "sweep": swept}
+    isas = {"avx2": {"peak_gflops": 50.0, "results": [report.asdict(replace(ROW, rate=40.0, share=0.8))]}}
+    times = [
+        replace(row, measured=f"2026-01-0{i}T10:20:30+00:00") for i, row in enumerate((ROW, train, conv))
+    ]
+    write(tmp_path, *times, isas=isas, **more)
     text = (page.PAGE).read_text()
     target = tmp_path / "speed.md"
     target.write_text(text)
@@ -290,6 +368,10 @@ def test_publish_draws_and_fills_the_page(tmp_path):
     assert "| mlp training step | train | 1 us | 0.80 (0.70 to 0.90) | 50% |" in filled
     assert "| mlp, batch 128 | 10 / 48 | 19 / 286 | 2.00 | 6.00 |" in filled
     assert "1 to 4: size^1.00" in filled
+    assert "3 rows, measured in parts between 2026-01-00 10:20 and 2026-01-02 10:20 UTC" in filled
+    assert "would be 1.90 and -, forward" in filled  # a row of half its limit, at 95 % of it
+    assert "avx2: peak 50 GFLOP/s |" in filled
+    assert "| 8x8 @ 8x8 | 40, 80% |" in filled
     target.write_text(filled)
     record.publish(tmp_path, target)
     assert target.read_text() == filled
@@ -323,6 +405,28 @@ def test_fit_sees_a_step_without_another_slope():
 def test_fit_refuses(sizes):
     with pytest.raises(ValueError, match="sizes"):
         sweep.fit(sizes, [1.0] * len(sizes))
+
+
+def test_a_sweep_by_name(monkeypatch):
+    few = {name: (axis, make, sizes[:3]) for name, (axis, make, sizes) in sweep.SWEEPS.items()}
+    monkeypatch.setattr(sweep, "SWEEPS", few)
+    lines = []
+    found = sweep.run(limits(), lines.append, 1, "bwd")
+    assert list(found) == ["conv bwd-weight"]
+    assert len(found["conv bwd-weight"]["seconds"]) == 3
+    assert len(lines) == 1
+
+
+def test_lesser_instruction_sets(monkeypatch):
+    names = [name for name in isa._cpu.supported_isas() if name != "scalar"]
+    before = isa._cpu.isa()
+    monkeypatch.setattr(isa, "chosen", lambda: iter([Case("f", "n", lambda: {"brasa": len}, 1e6)]))
+    monkeypatch.setattr(isa, "Limits", limits)
+    monkeypatch.setattr(isa, "measure", lambda *_, **__: replace(ROW, commit=isa._cpu.isa()))
+    found = isa.run(lambda _: None)
+    assert list(found) == names[: names.index(before)]
+    assert isa._cpu.isa() == before
+    assert all(part["results"][0]["family"] == "matmul" for part in found.values())
 
 
 def test_footprint_of_a_small_step():

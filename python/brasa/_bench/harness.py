@@ -13,6 +13,7 @@ import gc
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -65,6 +66,8 @@ class Result:
     flops: float
     nbytes: float
     ratios: dict[str, tuple[float, float, float]]  # peer: quartiles of the ratio
+    measured: str = ""  # when, UTC
+    commit: str = ""  # the last one that touched what is measured
 
 
 @dataclass(frozen=True)
@@ -186,6 +189,7 @@ def measure(
         flops=case.flops,
         nbytes=case.nbytes,
         ratios=_ratios({name: times[name] for name in calls if name != "brasa"}, ours),
+        measured=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
 

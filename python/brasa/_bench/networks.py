@@ -13,6 +13,7 @@ from math import prod
 from typing import Any
 
 from brasa import models, nn
+from brasa._bench.geometry import output_size, taps_inside
 
 
 @dataclass(frozen=True)
@@ -242,10 +243,12 @@ def _flops(layers: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[float, tupl
 
 def _layer_flops(layer: Any, shape: tuple[int, ...]) -> tuple[float, tuple[int, ...]]:
     if isinstance(layer, (Conv, MaxPool)):
-        size = tuple((s + 2 * layer.padding - layer.kernel) // layer.stride + 1 for s in shape[1:])
+        window = layer.kernel, layer.stride, layer.padding
+        size = tuple(output_size(s, *window) for s in shape[1:])
         if isinstance(layer, MaxPool):
             return 0.0, (shape[0], *size)
-        return 2.0 * layer.outputs * prod(size) * layer.inputs * layer.kernel**2, (layer.outputs, *size)
+        taps = prod(taps_inside(s, *window) for s in shape[1:])
+        return 2.0 * layer.outputs * layer.inputs * taps, (layer.outputs, *size)
     if isinstance(layer, Linear):
         return 2.0 * layer.inputs * layer.outputs * prod(shape[:-1]), (*shape[:-1], layer.outputs)
     if isinstance(layer, Embedding):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import subprocess
 import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -103,23 +104,39 @@ def gpu_line(machine: Limits, gpu: dict[str, Any]) -> str:
     )
 
 
+def commit() -> str:
+    """The last commit that touched kernels or package, with a "+" where files differ from it; "" without a checkout."""
+    here = str(Path(__file__).parent.parent)
+    paths = ["--", ".", ":(exclude)_bench", "../../csrc"]
+    try:
+        log = ["git", "-C", here, "log", "-1", "--format=%h", *paths]
+        found = subprocess.run(log, capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run(["git", "-C", here, "diff", "--quiet", "HEAD", *paths], check=False)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return found + "+" * bool(found and changed.returncode)
+
+
+def setting() -> dict[str, Any]:
+    """What rows of one record have in common."""
+    return {"cpu": cpu_model(), "cpus": os.cpu_count(), "threads": _cpu.num_threads(), "isa": _cpu.isa()}
+
+
 def as_record(results: list[Result], machine: Limits) -> dict[str, Any]:
     """The results with machine, date and versions."""
     versions = {"brasa": __version__, "python": platform.python_version()}
     for name in ("numpy", "cupy", "torch", "jax"):
         if name in sys.modules:
             versions[name] = sys.modules[name].__version__
+    now = commit()
     return {
         "format": FORMAT,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "cpu": cpu_model(),
-        "cpus": os.cpu_count(),
-        "threads": _cpu.num_threads(),
-        "isa": _cpu.isa(),
+        **setting(),
         "versions": versions,
         "peak_gflops": round(machine.peak / 1e9, 1),
         "copy_gbytes": round(machine.bandwidth / 1e9, 1),
-        "results": [rounded(asdict(result)) for result in results],
+        "results": [rounded({**asdict(result), "commit": now}) for result in results],
     }
 
 
