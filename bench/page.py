@@ -117,12 +117,12 @@ def within_reach(record: dict[str, Any]) -> str:
         ]
         return f"{geometric_mean(ratios):.2f}" if ratios else "-"
 
-    everything, by_fma = (
-        " and ".join(mean(f"conv {way}", bounds) for way in ("fwd", "fwd+bwd")) for bounds in (None, ("fma",))
-    )
+    ways = ("conv fwd", "conv fwd+bwd")
+    forward, both = (mean(family, None) for family in ways)
+    by_fma = " and ".join(mean(family, ("fma",)) for family in ways)
     return (
         f"With every row of this record at {_REACHED:.0%} of its limit at least the geometric means to PyTorch would "
-        f"be {everything}, forward and forward and backward ({by_fma} if only the rows bound by FMA were)."
+        f"be {forward} forward and {both} forward and backward ({by_fma} if only the rows bound by FMA were)."
     )
 
 

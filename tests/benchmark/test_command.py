@@ -369,7 +369,7 @@ def test_publish_draws_and_fills_the_page(tmp_path):
     assert "| mlp, batch 128 | 10 / 48 | 19 / 286 | 2.00 | 6.00 |" in filled
     assert "1 to 4: size^1.00" in filled
     assert "3 rows, measured in parts between 2026-01-00 10:20 and 2026-01-02 10:20 UTC" in filled
-    assert "would be 1.90 and -, forward" in filled  # a row of half its limit, at 95 % of it
+    assert "would be 1.90 forward and - forward" in filled  # a row of half its limit, at 95 % of it
     assert "avx2: peak 50 GFLOP/s |" in filled
     assert "| 8x8 @ 8x8 | 40, 80% |" in filled
     target.write_text(filled)
