@@ -141,26 +141,33 @@ def _biases(layer: Layer) -> tuple[Any, Any]:
     return _sum(layer.b_ih, bias), layer.b_hh[split:]
 
 
+def _gates(layer: Layer, bias: Any, keep: bool) -> tuple[Any, tuple[Any, Any, Any]]:
+    """The array of the gates, which holds the products of the inputs, and the factors of these products where the
+    kernel makes them itself; then the array is only there to keep the gates in.
+    """
+    kernels = _backend.backend_of(layer.x).kernels
+    if kernels.rnn_takes_inputs(layer.cell, layer.x, layer.w_hh, layer.batch_first):
+        return layer.rows(len(layer.w_ih)) if keep else None, (layer.x, layer.w_ih, bias)
+    gates = layer.rows(len(layer.w_ih))
+    kernels.matmul(layer.x, layer.w_ih, bias, None, gates, None, False, True, None)
+    return gates, (None, None, None)
+
+
 def forward(layer: Layer, save: bool) -> tuple[Any, Any, Any, Any]:
     """The states of all steps, the last ones (h and, of an LSTM, c), and what the gradient needs."""
     kernels = _backend.backend_of(layer.x).kernels
     lstm, hidden, state = layer.cell == "lstm", layer.hidden, layer.w_hh.shape[1]
     bias, b_hn = _biases(layer)
-    inside = kernels.rnn_takes_inputs(layer.cell, layer.x, layer.w_hh, layer.batch_first)
-    gates = None
-    if not inside or (save and GATES[layer.cell] > 1):
-        gates = layer.rows(len(layer.w_ih))
-    if not inside:
-        kernels.matmul(layer.x, layer.w_ih, bias, None, gates, None, False, True, None)
-    inputs = (layer.x, layer.w_ih, bias) if inside else (None, None, None)
+    keep = save and GATES[layer.cell] > 1
+    gates, inputs = _gates(layer, bias, keep)
     y, h_n, c_n = layer.rows(state), layer.states(state), layer.states(hidden) if lstm else None
     cells = layer.rows(hidden) if lstm and save else None
     v = layer.rows(hidden) if layer.cell == "gru" and save else None
     kernels.rnn_forward(
-        layer.cell, gates, *inputs, layer.w_hh, b_hn, layer.w_hr, layer.peephole, layer.h0, layer.c0, layer.lengths, y,
-        cells, v, h_n, c_n, layer.reverse, layer.batch_first, layer.clip, save and GATES[layer.cell] > 1,
+        layer.cell, gates, *inputs, layer.w_hh, b_hn, layer.w_hr, layer.peephole, layer.h0, layer.c0,
+        layer.lengths, y, cells, v, h_n, c_n, layer.reverse, layer.batch_first, layer.clip, keep,
     )  # fmt: skip
-    return y, h_n, c_n, (gates if GATES[layer.cell] > 1 else None, cells, v, y) if save else None
+    return y, h_n, c_n, (gates if keep else None, cells, v, y) if save else None
 
 
 def _saved(saved: Any, layer: Layer) -> tuple[Any, Any, Any, Any]:
