@@ -189,8 +189,11 @@ template <class T> static size_t place(ForwardCall<T>& f, void* workspace) {
 }  // namespace
 
 template <class T> bool rnn_takes_inputs(const RnnParams& p) {
-  return p.cell != RnnCell::gru_reset_before && p.inputs > 0 && p.batch > 1 &&
-         p.steps >= kRnnInputSteps && rnn_weights(p) * int64_t(sizeof(T)) <= kRnnInputBytes;
+  if (p.cell == RnnCell::gru_reset_before || p.inputs == 0 || p.steps < kRnnInputSteps)
+    return false;
+  const int64_t bytes = rnn_weights(p) * int64_t(sizeof(T));
+  return p.batch >= kRnnInputRows ? bytes <= kRnnInputBytes
+                                  : p.batch > 1 && bytes <= kRnnInputNearBytes;
 }
 
 template <class T> size_t rnn_forward_workspace(const RnnParams& p, int) {

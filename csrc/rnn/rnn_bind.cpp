@@ -58,7 +58,7 @@ template <class View> void require_rows(const View& a, const ArrayView& rows, in
 }
 
 int64_t work_of(const RnnParams& p) {
-  return p.steps * p.batch * rnn_gates(p.cell) * p.hidden * (p.state + 16) / 16;
+  return p.steps * p.batch * rnn_gates(p.cell) * p.hidden * (p.inputs + p.state + 16) / 16;
 }
 
 bool takes_inputs(const RnnParams& p, const In& w_hh) {

@@ -23,8 +23,9 @@
 // the forward took 3.3 to 3.7. So each tile makes its part of G itself, from x and the panel of
 // W_ih beside that of W_hh, and G never leaves L1: 3.0 to 3.2, others (LSTM, GRU, simple cell of 64
 // to 512 units) a tenth to a seventh faster, the same bits. The price is that W_ih is read at every
-// step: equal at 14 to 19 MiB of weights, a fifth to a third slower at 32. One row, or up to three
-// steps, do not repay packing W_ih.
+// step: equal at 14 to 19 MiB of weights, a fifth to a third slower at 32; with 2 to 4 rows to each
+// reading slower from 2 MiB on (2 rows of H 256: 1.04 ms for 0.64). One row, or up to three steps,
+// do not repay packing W_ih.
 //
 // The backward there is 5.9: the kernel 2.0 (its products 1.6; the rest is 832 bytes for every 16
 // units, from L3), dx 0.82 (93 %), dW_ih 0.88, dW_hh 1.83 (83 %: packing a transposed A; parts of
@@ -191,8 +192,9 @@ constexpr int64_t kRnnThreadRows = 8, kRnnNearBytes = 768 << 10;
 constexpr int64_t kRnnManyRows = 64, kRnnSharedBytes = 8 << 20;
 
 /// The forward makes the products of the inputs itself from so many steps on, and up to so many
-/// bytes of weights.
-constexpr int64_t kRnnInputSteps = 4, kRnnInputBytes = 12 << 20;
+/// bytes of weights; the last for fewer rows.
+constexpr int64_t kRnnInputSteps = 4, kRnnInputRows = 8;
+constexpr int64_t kRnnInputBytes = 12 << 20, kRnnInputNearBytes = 1 << 20;
 
 /// Bytes of gates that are in memory rather than in a cache.
 constexpr int64_t kRnnFarBytes = 16 << 20;
