@@ -29,20 +29,25 @@ def network(device, *, norm=False):
     return net
 
 
+def step_of(net, optimizer):
+    """One training step, which returns its loss."""
+
+    def step(x, y):
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(net(x), y)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    return step
+
+
 def train(device, make, *, as_graph, norm=False, schedule=None, steps=STEPS, after=None):
     """The losses, parameters and states after some steps."""
     net = network(device, norm=norm)
     optimizer = make(net.parameters())
     scheduler = schedule(optimizer) if schedule else None
-    loss_of = nn.CrossEntropyLoss()
-
-    def step(x, y):
-        optimizer.zero_grad()
-        loss = loss_of(net(x), y)
-        loss.backward()
-        optimizer.step()
-        return loss
-
+    step = step_of(net, optimizer)
     run = br.cuda.graph(step) if as_graph else step
     losses = []
     for i, (x, y) in enumerate(batches(steps)):
@@ -118,14 +123,7 @@ def test_eager_and_captured_steps_alternate(device):
     for use_graph in (False, True):
         net, optimizer = network(device), None
         optimizer = optim.Adam(net.parameters(), lr=0.1)
-
-        def step(x, y, net=net, optimizer=optimizer):
-            optimizer.zero_grad()
-            loss = nn.functional.cross_entropy(net(x), y)
-            loss.backward()
-            optimizer.step()
-            return loss
-
+        step = step_of(net, optimizer)
         captured = br.cuda.graph(step) if use_graph else step
         for i, (x, y) in enumerate(batches(8)):
             (step if i % 3 == 2 else captured)(device.asarray(x), device.asarray(y))
@@ -218,14 +216,7 @@ def test_weights_are_cast_anew_within_an_outer_autocast(device):
     for as_graph in (False, True):
         net = linear(device)
         optimizer = optim.SGD(net.parameters(), lr=0.5)
-
-        def step(x, y, net=net, optimizer=optimizer):
-            optimizer.zero_grad()
-            loss = nn.functional.cross_entropy(net(x), y)
-            loss.backward()
-            optimizer.step()
-            return loss
-
+        step = step_of(net, optimizer)
         run = br.cuda.graph(step) if as_graph else step
         moved = [(device.asarray(x), device.asarray(y)) for x, y in batches()]
         losses = []
