@@ -97,11 +97,16 @@ void adadelta_step(Context ctx, StepList<T> list, AdadeltaParams params, StepNum
 }
 
 template <class T>
-void unscale_gradients(Context ctx, StepList<T> list, double scale, int32_t* found) {
+void unscale_gradients(Context ctx, StepList<T> list, double scale, const double*, int32_t* found) {
   for_chunks(ctx, list, [&](const StepTensor<T>& tensor, int64_t begin, int64_t end) {
     if (unscale_range(tensor.param, T(scale), begin, end))
       __atomic_store_n(found, 1, __ATOMIC_RELAXED);
   });
+}
+
+template <class T>
+void update_scale(Context, ScaleParams params, T* state, StepGuard* guards, int64_t count) {
+  next_scale(params, state, guards, count);
 }
 
 BRASA_INSTANTIATE(sgd_step, float, double)
@@ -110,5 +115,6 @@ BRASA_INSTANTIATE(rmsprop_step, float, double)
 BRASA_INSTANTIATE(adagrad_step, float, double)
 BRASA_INSTANTIATE(adadelta_step, float, double)
 BRASA_INSTANTIATE(unscale_gradients, float, double)
+BRASA_INSTANTIATE(update_scale, double)
 
 }  // namespace brasa::cpu::BRASA_ISA

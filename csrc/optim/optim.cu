@@ -21,9 +21,11 @@ template <class T> struct StepTable {
 /// `params` with the numbers that the device has.
 template <class Params> BRASA_DEVICE_FN Params read_params(Params params, StepNumbers numbers) {
   if (numbers.all) {
+    const int skipped = numbers.guard ? numbers.guard->skipped : 0;
+    const int row = skipped < numbers.rows ? skipped : numbers.rows - 1;
     auto* const number = reinterpret_cast<double*>(&params);
 #pragma unroll
-    for (int i = 0; i < Params::kNumbers; ++i) number[i] = numbers.all[i];
+    for (int i = 0; i < Params::kNumbers; ++i) number[i] = numbers.all[row * Params::kNumbers + i];
   }
   if (numbers.scale) params.scale = *numbers.scale;
   return params;
@@ -116,6 +118,7 @@ BRASA_DEVICE_FN void step_packs(const StepTensor<T>& t, int64_t from, int64_t to
 template <class T, class Rule, class Params>
 __global__ void __launch_bounds__(kThreads, 2)
     step_kernel(StepTable<T> table, Params params, StepNumbers numbers) {
+  if (numbers.guard && numbers.guard->overflow) return;
   const Rule rule(read_params(params, numbers));
   const auto [t, from, to] = chunk_of(table);
   bool packs = simt::pack_aligned(t.param) && simt::pack_aligned(t.grad);
@@ -127,7 +130,8 @@ __global__ void __launch_bounds__(kThreads, 2)
 
 template <class T>
 __global__ void __launch_bounds__(kThreads, 2)
-    unscale_kernel(StepTable<T> table, T scale, int32_t* found) {
+    unscale_kernel(StepTable<T> table, T scale, const double* scale_at, int32_t* found) {
+  if (scale_at) scale = T(*scale_at);
   const auto [t, from, to] = chunk_of(table);
   bool finite = true;
   const auto change = [&](T& x) {
@@ -151,6 +155,12 @@ __global__ void __launch_bounds__(kThreads, 2)
     if (scale != T(1)) t.param[i] = x;
   }
   if (!finite) atomicExch(found, 1);
+}
+
+template <class T>
+__global__ void update_scale_kernel(ScaleParams params, T* state, StepGuard* guards,
+                                    int64_t count) {
+  next_scale(params, state, guards, count);
 }
 
 // ----------------------------------------------------------------------------------------
@@ -206,8 +216,16 @@ void adadelta_step(Context ctx, StepList<T> list, AdadeltaParams params, StepNum
 }
 
 template <class T>
-void unscale_gradients(Context ctx, StepList<T> list, double scale, int32_t* found) {
-  launch_tables(ctx, list, unscale_kernel<T>, scale, found);
+void unscale_gradients(Context ctx, StepList<T> list, double scale, const double* scale_at,
+                       int32_t* found) {
+  launch_tables(ctx, list, unscale_kernel<T>, scale, scale_at, found);
+}
+
+template <class T>
+void update_scale(Context ctx, ScaleParams params, T* state, StepGuard* guards, int64_t count) {
+  simt::launch(
+      {.grid = dim3(1), .block = dim3(1), .stream = static_cast<simt::stream_t>(ctx.stream)},
+      update_scale_kernel<T>, params, state, guards, count);
 }
 
 BRASA_INSTANTIATE(sgd_step, float, double)
@@ -216,5 +234,6 @@ BRASA_INSTANTIATE(rmsprop_step, float, double)
 BRASA_INSTANTIATE(adagrad_step, float, double)
 BRASA_INSTANTIATE(adadelta_step, float, double)
 BRASA_INSTANTIATE(unscale_gradients, float, double)
+BRASA_INSTANTIATE(update_scale, double)
 
 }  // namespace brasa::cuda

@@ -71,12 +71,29 @@ struct AdadeltaParams {
   double lr, rho, eps, weight_decay, scale;
 };
 
-/// Where the device has numbers that take the place of those passed: all of a rule, or its scale
-/// (which wins). Null where it has not, and on the CPU.
+/// What the device knows of an optimiser whose gradients may overflow: whether one of this step
+/// did, and how many steps were left out since the host looked.
+struct StepGuard {
+  int32_t overflow, skipped;
+};
+
+/// What lies in device memory; null where it does not, and on the CPU. Numbers that take the place
+/// of those passed: all of a rule, in `rows` rows of which guard->skipped chooses one (the host
+/// cannot tell how many steps were made, and sends the numbers of every count there may be), or its
+/// scale, which wins. And whether to step at all.
 struct StepNumbers {
   const double* all;
+  int32_t rows;
   const double* scale;
+  const StepGuard* guard;
 };
+
+/// How the factor of a loss changes.
+struct ScaleParams {
+  double growth, backoff, interval;
+};
+/// Factors that float32 holds, with their inverses.
+constexpr double kLeastScale = 0x1p-126, kLargestScale = 0x1p127;
 
 }  // namespace brasa
 
@@ -93,5 +110,11 @@ BRASA_KERNEL(adagrad_step, StepList<T> list, AdagradParams params, StepNumbers n
 BRASA_KERNEL(adadelta_step, StepList<T> list, AdadeltaParams params, StepNumbers numbers)
 
 /// param[i] *= scale, and found[0] = 1 where one was infinite or NaN: the gradients of a scaled
-/// loss stand in `param`, and nothing else is used. A scale of 1 only looks.
-BRASA_KERNEL(unscale_gradients, StepList<T> list, double scale, int32_t* found)
+/// loss stand in `param`, and nothing else is used. A scale of 1 only looks. *scale_at, in device
+/// memory, wins where it is not null.
+BRASA_KERNEL(unscale_gradients, StepList<T> list, double scale, const double* scale_at,
+             int32_t* found)
+/// state[0], the factor, shrinks where one of the guards tells of an overflow, and grows after
+/// `interval` updates in a row without, which state[1] counts. The guards count what they left
+/// out, and are ready for the next step.
+BRASA_KERNEL(update_scale, ScaleParams params, T* state, StepGuard* guards, int64_t count)

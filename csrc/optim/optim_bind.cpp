@@ -148,21 +148,45 @@ class Operands {
   std::vector<NamedArrays> states_;
 };
 
-/// The device's numbers: `all` as many as Params has, `scale` one.
-template <class Params> StepNumbers device_numbers(const OptionalIn& all, const OptionalIn& scale) {
+/// One float64 in device memory, or null.
+const double* device_scale(const OptionalIn& scale) {
 #if !defined(BRASA_FOR_CUDA)
-  BRASA_REQUIRE(!all && !scale, "numbers in device memory are for CUDA");
+  BRASA_REQUIRE(!scale, "numbers in device memory are for CUDA");
 #endif
+  if (!scale) return nullptr;
+  require_dtype(scale, DType::float64);
+  BRASA_REQUIRE(scale.size == 1, "one scale needed");
+  return scale.as<const double>();
+}
+
+/// Guards, each a row (overflow, skipped).
+StepGuard* load_guards(const ArrayView& guards) {
+  require_dtype(guards, DType::int32);
+  require_c_order(guards);
+  BRASA_REQUIRE(guards.size % 2 == 0, "two numbers for a guard needed");
+  return guards.as<StepGuard>();
+}
+
+/// What the device has: `all` are rows of as many numbers as Params has.
+template <class Params>
+StepNumbers device_numbers(const OptionalIn& all, const OptionalIn& scale,
+                           const OptionalIn& guard) {
+#if !defined(BRASA_FOR_CUDA)
+  BRASA_REQUIRE(!all && !guard, "numbers in device memory are for CUDA");
+#endif
+  StepNumbers numbers{nullptr, 0, device_scale(scale), nullptr};
   if (all) {
     require_dtype(all, DType::float64);
     require_c_order(all);
     BRASA_REQUIRE(all.size >= Params::kNumbers, "too few numbers");
+    numbers.all = all.as<const double>();
+    numbers.rows = int32_t(all.size / Params::kNumbers);
   }
-  if (scale) {
-    require_dtype(scale, DType::float64);
-    BRASA_REQUIRE(scale.size == 1, "one scale needed");
+  if (guard) {
+    BRASA_REQUIRE(guard.size == 2, "one guard needed");
+    numbers.guard = load_guards(guard);
   }
-  return {all.as<const double>(), scale.as<const double>()};
+  return numbers;
 }
 
 }  // namespace
@@ -173,9 +197,9 @@ void bind_optim(py::module_& m) {
   m.def(
       "sgd_step",
       [](Arrays params, Arrays grads, Arrays buffers, double lr, double momentum, double dampening,
-         double weight_decay, double scale, bool nesterov, OptionalIn numbers,
-         OptionalIn scale_at) {
-        const StepNumbers n = device_numbers<SgdParams>(numbers, scale_at);
+         double weight_decay, double scale, bool nesterov, OptionalIn numbers, OptionalIn scale_at,
+         OptionalIn guard) {
+        const StepNumbers n = device_numbers<SgdParams>(numbers, scale_at, guard);
         const SgdParams p{lr, momentum, dampening, weight_decay, scale, nesterov};
         std::vector<NamedArrays> states;
         if (momentum != 0) states.emplace_back("buffers", buffers);
@@ -185,14 +209,14 @@ void bind_optim(py::module_& m) {
             });
       },
       "params"_a, "grads"_a, "buffers"_a, "lr"_a, "momentum"_a, "dampening"_a, "weight_decay"_a,
-      "scale"_a, "nesterov"_a, "numbers"_a, "scale_at"_a);
+      "scale"_a, "nesterov"_a, "numbers"_a, "scale_at"_a, "guard"_a);
 
   m.def(
       "adam_step",
       [](Arrays params, Arrays grads, Arrays exp_avg, Arrays exp_avg_sq, double step_size,
          double beta1, double beta2, double eps, double root_correction, double weight_decay,
-         double decay, double scale, OptionalIn numbers, OptionalIn scale_at) {
-        const StepNumbers n = device_numbers<AdamParams>(numbers, scale_at);
+         double decay, double scale, OptionalIn numbers, OptionalIn scale_at, OptionalIn guard) {
+        const StepNumbers n = device_numbers<AdamParams>(numbers, scale_at, guard);
         const AdamParams p{step_size,       beta1,        beta2, eps,
                            root_correction, weight_decay, decay, scale};
         return Operands(params, grads, {{"exp_avg", exp_avg}, {"exp_avg_sq", exp_avg_sq}})
@@ -202,14 +226,14 @@ void bind_optim(py::module_& m) {
       },
       "params"_a, "grads"_a, "exp_avg"_a, "exp_avg_sq"_a, "step_size"_a, "beta1"_a, "beta2"_a,
       "eps"_a, "root_correction"_a, "weight_decay"_a, "decay"_a, "scale"_a, "numbers"_a,
-      "scale_at"_a);
+      "scale_at"_a, "guard"_a);
 
   m.def(
       "rmsprop_step",
       [](Arrays params, Arrays grads, Arrays square_avg, Arrays momentum_buffer, Arrays grad_avg,
          double lr, double alpha, double eps, double weight_decay, double momentum, double scale,
-         bool centered, OptionalIn numbers, OptionalIn scale_at) {
-        const StepNumbers n = device_numbers<RmspropParams>(numbers, scale_at);
+         bool centered, OptionalIn numbers, OptionalIn scale_at, OptionalIn guard) {
+        const StepNumbers n = device_numbers<RmspropParams>(numbers, scale_at, guard);
         const RmspropParams p{lr, alpha, eps, weight_decay, momentum, scale, centered};
         std::vector<NamedArrays> states{{"square_avg", square_avg}};
         if (momentum != 0) states.emplace_back("momentum_buffer", momentum_buffer);
@@ -220,13 +244,14 @@ void bind_optim(py::module_& m) {
             });
       },
       "params"_a, "grads"_a, "square_avg"_a, "momentum_buffer"_a, "grad_avg"_a, "lr"_a, "alpha"_a,
-      "eps"_a, "weight_decay"_a, "momentum"_a, "scale"_a, "centered"_a, "numbers"_a, "scale_at"_a);
+      "eps"_a, "weight_decay"_a, "momentum"_a, "scale"_a, "centered"_a, "numbers"_a, "scale_at"_a,
+      "guard"_a);
 
   m.def(
       "adagrad_step",
       [](Arrays params, Arrays grads, Arrays state_sum, double lr, double weight_decay, double eps,
-         double scale, OptionalIn numbers, OptionalIn scale_at) {
-        const StepNumbers n = device_numbers<AdagradParams>(numbers, scale_at);
+         double scale, OptionalIn numbers, OptionalIn scale_at, OptionalIn guard) {
+        const StepNumbers n = device_numbers<AdagradParams>(numbers, scale_at, guard);
         const AdagradParams p{lr, weight_decay, eps, scale};
         return Operands(params, grads, {{"state_sum", state_sum}})
             .step([&]<class T>(Context ctx, StepList<T> list) {
@@ -234,13 +259,14 @@ void bind_optim(py::module_& m) {
             });
       },
       "params"_a, "grads"_a, "state_sum"_a, "lr"_a, "weight_decay"_a, "eps"_a, "scale"_a,
-      "numbers"_a, "scale_at"_a);
+      "numbers"_a, "scale_at"_a, "guard"_a);
 
   m.def(
       "adadelta_step",
       [](Arrays params, Arrays grads, Arrays square_avg, Arrays acc_delta, double lr, double rho,
-         double eps, double weight_decay, double scale, OptionalIn numbers, OptionalIn scale_at) {
-        const StepNumbers n = device_numbers<AdadeltaParams>(numbers, scale_at);
+         double eps, double weight_decay, double scale, OptionalIn numbers, OptionalIn scale_at,
+         OptionalIn guard) {
+        const StepNumbers n = device_numbers<AdadeltaParams>(numbers, scale_at, guard);
         const AdadeltaParams p{lr, rho, eps, weight_decay, scale};
         return Operands(params, grads, {{"square_avg", square_avg}, {"acc_delta", acc_delta}})
             .step([&]<class T>(Context ctx, StepList<T> list) {
@@ -248,18 +274,32 @@ void bind_optim(py::module_& m) {
             });
       },
       "params"_a, "grads"_a, "square_avg"_a, "acc_delta"_a, "lr"_a, "rho"_a, "eps"_a,
-      "weight_decay"_a, "scale"_a, "numbers"_a, "scale_at"_a);
+      "weight_decay"_a, "scale"_a, "numbers"_a, "scale_at"_a, "guard"_a);
 
   m.def(
       "unscale_gradients",
-      [](Arrays grads, double scale, Out found) {
+      [](Arrays grads, double scale, OptionalIn scale_at, Out found) {
+        const double* const at = device_scale(scale_at);
         require_dtype(found, DType::int32);
         BRASA_REQUIRE(found.size == 1, "one flag needed, got " + shape_text(found));
         return Operands(grads, grads, {}).step([&]<class T>(Context ctx, StepList<T> list) {
-          device::unscale_gradients<T>(ctx, list, scale, found.as<int32_t>());
+          device::unscale_gradients<T>(ctx, list, scale, at, found.as<int32_t>());
         });
       },
-      "grads"_a, "scale"_a, "found"_a);
+      "grads"_a, "scale"_a, "scale_at"_a, "found"_a);
+
+  m.def(
+      "update_scale",
+      [](double growth_factor, double backoff_factor, double growth_interval, Out state,
+         Out guards) {
+        require_dtype(state, DType::float64);
+        require_c_order(state);
+        BRASA_REQUIRE(state.size == 2, "a factor and a count needed");
+        const ScaleParams p{growth_factor, backoff_factor, growth_interval};
+        device::update_scale<double>(make_context(state), p, state.as<double>(),
+                                     load_guards(guards), guards.size / 2);
+      },
+      "growth_factor"_a, "backoff_factor"_a, "growth_interval"_a, "state"_a, "guards"_a);
 }
 
 }  // namespace brasa

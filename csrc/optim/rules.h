@@ -155,6 +155,28 @@ template <class T, class F> void with_rule(const AdadeltaParams& p, const F& f) 
   f(Adadelta<T>(p));
 }
 
+/// One update of the factor of a loss; see update_scale.
+template <class T>
+BRASA_RULE_FN void next_scale(const ScaleParams& p, T* state, StepGuard* guards, int64_t count) {
+  bool overflow = false;
+  for (int64_t i = 0; i < count; ++i) {
+    overflow = overflow || guards[i].overflow != 0;
+    guards[i].skipped += guards[i].overflow != 0;
+    guards[i].overflow = 0;
+  }
+  T factor = state[0], clean = overflow ? T(0) : state[1] + T(1);
+  if (overflow) {
+    factor *= T(p.backoff);
+    factor = factor < T(kLeastScale) ? T(kLeastScale) : factor;
+  } else if (clean == T(p.interval)) {
+    factor *= T(p.growth);
+    factor = factor > T(kLargestScale) ? T(kLargestScale) : factor;
+    clean = T(0);
+  }
+  state[0] = factor;
+  state[1] = clean;
+}
+
 #if defined(BRASA_ISA)
 }  // namespace brasa::cpu::BRASA_ISA
 #else

@@ -10,7 +10,7 @@ the capture, and writes them in front of the graph: as the step would have, had 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any
 
@@ -37,35 +37,79 @@ class _Place:
         self.again: Callable[[], Sequence[Any]] | None = None
 
 
+class Guard:
+    """Lets the device leave out an optimiser's captured steps, without the host knowing.
+
+    The numbers of a step depend on how many were made before. So each replay is sent those for every count
+    that there may be, as rows, and the kernels choose.
+
+    Attributes
+    ----------
+    flags : device array of int32, shape (2,)
+        Whether to leave out this step, and how many were left out since the host looked.
+    rows : int
+        Most numbers of a step that a replay is sent.
+    unknown : int
+        Replays since the host looked: below `rows` when one begins.
+    states : list of dict
+        Whose ``"step"`` the host has counted as if no step were left out.
+    """
+
+    __slots__ = ("flags", "rows", "states", "unknown")
+
+    def __init__(self, flags: Any, rows: int) -> None:
+        self.flags, self.rows, self.unknown = flags, rows, 0
+        self.states: list[dict[str, Any]] = []
+
+
 class Recording:
     """The numbers of one graph, in device memory of the kind that `backend` has.
 
     Made before the capture begins: a block is allocated then, and others as they are needed.
+
+    Parameters
+    ----------
+    backend : Backend
+        Of the graph's arrays.
+    caller : stream
+        What the graph is launched on.
+
+    Attributes
+    ----------
+    guard : Guard or None
+        What the optimiser steps that are captured now obey.
+    owners : dict
+        What belongs to this graph alone, by the identity of its owner.
     """
 
-    def __init__(self, backend: Any) -> None:
-        self._backend = backend
+    def __init__(self, backend: Any, caller: Any) -> None:
+        self.backend, self._caller = backend, caller
+        self.guard: Guard | None = None
+        self.owners: dict[int, Any] = {}
         self._size = backend.kernels._MOST_WORDS  # what one launch can write
         self._blocks: list[tuple[np.ndarray, Any]] = []  # on the host, on the device
         self._used = 0
         self._places: list[_Place] = []
         self._repeats: list[Callable[[], None]] = []
+        self._beginnings: list[Callable[[], None]] = []
+        self._endings: list[Callable[[], None]] = []
         self._add_block()
 
     def _add_block(self) -> None:
-        device = self._backend.empty((self._size,), np.dtype(np.int64), False)
+        device = self.backend.empty((self._size,), np.dtype(np.int64), False)
         self._blocks.append((np.zeros(self._size, np.int64), device))
         self._used = 0
 
-    def reserve(self, values: Sequence[Any], dtype: Any) -> Any:
-        """A device array of `dtype` (64 bits) that holds `values` at the first replay."""
-        if self._used + len(values) > self._size:
+    def reserve(self, values: Sequence[Any], dtype: Any, rows: int = 1) -> Any:
+        """A device array of `dtype` (64 bits) that holds `values` at the first replay, the first of its rows."""
+        size = rows * len(values)
+        if self._used + size > self._size:
             self._add_block()
         host, device = self._blocks[-1]
-        part = slice(self._used, self._used + len(values))
+        part = slice(self._used, self._used + size)
         self._used = part.stop
         place = _Place(host[part].view(dtype))
-        place.host[:] = values
+        place.host[: len(values)] = values
         self._places.append(place)
         return device[part].view(dtype)
 
@@ -77,11 +121,31 @@ class Recording:
         """Let later replays call ``on_host()``, for what a step counts on the host."""
         self._repeats.append(on_host)
 
+    def begin(self, on_host: Callable[[], None]) -> None:
+        """Let later replays call ``on_host()`` before they ask for numbers."""
+        self._beginnings.append(on_host)
+
+    def at_end(self, on_host: Callable[[], None]) -> None:
+        """Call ``on_host()`` when the whole step was captured."""
+        self._endings.append(on_host)
+
+    def outside(self) -> AbstractContextManager[Any]:
+        """Within the block work is done at once, and not repeated."""
+        return self._caller
+
+    def end(self) -> None:
+        """The step was captured."""
+        for on_host in self._endings:
+            on_host()
+
     def advance(self) -> None:
         """Find the numbers of the next step."""
+        for on_host in self._beginnings:
+            on_host()
         for place in self._places:
             if place.again is not None:
-                place.host[:] = place.again()
+                numbers = place.again()
+                place.host[: len(numbers)] = numbers
         for on_host in self._repeats:  # behind what may refuse the step
             on_host()
 
@@ -90,7 +154,7 @@ class Recording:
         for i, (host, device) in enumerate(self._blocks):
             used = self._used if i == len(self._blocks) - 1 else self._size
             if used:
-                self._backend.kernels._store_words(host[:used], device)
+                self.backend.kernels._store_words(host[:used], device)
 
 
 @contextmanager
@@ -111,6 +175,12 @@ def collect(numbers: list[Any]) -> Iterator[None]:
         yield
     finally:
         _collected.reset(token)
+
+
+def outside() -> AbstractContextManager[Any]:
+    """Within the block, work is no part of what is captured: it makes what lasts from replay to replay."""
+    recording = current()
+    return nullcontext() if recording is None else recording.outside()
 
 
 def forbid_host(array: Any) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
-from brasa import _backend, _capture
+import numpy as np
+
+from brasa import _backend, _capture, _cpu
+from brasa._scaler_capture import Check, OnDevice
 from brasa.ops import _check
 from brasa.optim import Optimizer
 from brasa.tensor import Tensor
@@ -16,19 +18,6 @@ __all__ = ["GradScaler"]
 _SMALLEST, _LARGEST = 2.0**-126, 2.0**127  # factors that float32 holds, with their inverses
 
 
-@dataclass(slots=True)
-class _Check:
-    """What is known of an optimiser's gradients since the last `update`."""
-
-    flags: list[Any] = field(default_factory=list)  # one number per device: not 0 after infinity or NaN
-    unscaled: bool = False
-    stepped: bool = False
-
-    def found(self) -> bool:
-        """Whether a gradient is infinite or NaN; waits for the device."""
-        return any(bool(flag[0]) for flag in self.flags)
-
-
 class GradScaler:
     """Scale a loss whose gradients pass through float16, and skip the updates in which they overflow.
 
@@ -36,6 +25,10 @@ class GradScaler:
     parameter is infinite or NaN, the update is left out and the factor is halved; after `growth_interval`
     updates without that it is doubled. Weights, their gradients and the optimiser stay float32: `autocast`
     casts. bfloat16 needs none of this.
+
+    A whole step, ``scaler.scale(loss).backward(); scaler.step(optimizer); scaler.update()``, can be captured by
+    `brasa.cuda.graph`: then the device decides whether to update, and the host asks it after every eighth
+    replay, or earlier where the factor, `skipped` or the optimiser's state is read.
 
     Parameters
     ----------
@@ -47,11 +40,6 @@ class GradScaler:
         How many updates in a row without an overflow make it grow.
     enabled : bool, default True
         False: `scale` returns its argument, and `step` only steps.
-
-    Attributes
-    ----------
-    skipped : int
-        How many updates were left out so far.
 
     Raises
     ------
@@ -88,13 +76,20 @@ class GradScaler:
             raise ValueError(f"growth_factor: expected a finite number above 1, got {growth_factor!r}")
         if not 0 < backoff_factor < 1:
             raise ValueError(f"backoff_factor: expected a number in (0, 1), got {backoff_factor!r}")
-        self._scale = _positive("init_scale", init_scale)
+        # The factor, and the updates without an overflow since it changed; a graph may be ahead of them.
+        self._state = np.array([_positive("init_scale", init_scale), 0.0])
+        self._ahead: OnDevice | None = None
         self._growth_factor, self._backoff_factor = float(growth_factor), float(backoff_factor)
         self._growth_interval = _check.integer("growth_interval", growth_interval, minimum=1)
         self._enabled = bool(enabled)
-        self._clean = 0  # updates without an overflow since the factor changed
-        self._checks: dict[int, _Check] = {}
-        self.skipped = 0
+        self._checks: dict[int, Check] = {}
+        self._skipped = 0
+
+    @property
+    def skipped(self) -> int:
+        """How many updates were left out so far."""
+        self._catch_up()
+        return self._skipped
 
     def scale(self, outputs: Any) -> Any:
         """Multiply a loss, or each of a list or tuple of them, by the factor; 16 bits become float32 first."""
@@ -104,17 +99,11 @@ class GradScaler:
             return type(outputs)(self.scale(output) for output in outputs)
         if _backend.is_narrow(outputs.dtype):
             outputs = outputs.astype("float32")
-        return outputs * self._factor(outputs)
-
-    def _factor(self, outputs: Any) -> Any:
-        """The factor, while a graph is captured as a number on the device, which a replay writes anew."""
-        recording = _capture.current()
         array = outputs.data if isinstance(outputs, Tensor) else outputs
-        if recording is None or _backend.device_of(array) == "cpu":
-            return self._scale
-        place = recording.reserve([self._scale], "float64")
-        recording.renew(lambda: [self._scale])
-        return place.astype(array.dtype).reshape(())
+        if _backend.device_of(array) == "cpu":
+            return outputs * self._scale
+        factor = self._factor()
+        return outputs * (factor if type(factor) is float else factor.astype(array.dtype))
 
     def unscale_(self, optimizer: Optimizer) -> None:
         """Divide the optimiser's gradients by the factor, in place, to clip or to look at them.
@@ -124,26 +113,26 @@ class GradScaler:
         Raises
         ------
         RuntimeError
-            The second time since `update`, after `step`, or while a graph is captured.
+            The second time since `update`, or after `step`.
         TypeError
             For gradients of 16 bits: their parameters should be float32.
         """
         if not self._enabled:
             return
-        _refuse_capture("unscale_")
         check = self._check_of(optimizer)
         if check.unscaled or check.stepped:
             raise RuntimeError(
                 f"unscale_() after {'unscale_' if check.unscaled else 'step'}() of the same optimizer; "
                 "update() comes first"
             )
-        check.flags = _divide(optimizer, 1.0 / self._scale)
+        _divide(optimizer, 1.0 / self._factor(), check)
         check.unscaled = True
 
-    def step(self, optimizer: Optimizer, *, scale: float = 1.0) -> bool:
+    def step(self, optimizer: Optimizer, *, scale: Any = 1.0) -> bool | None:
         """Step the optimiser on the gradients divided by the factor, unless one is infinite or NaN.
 
-        The device is waited for, once: a number tells whether to step.
+        The device is waited for, once: a number tells whether to step. While a graph is captured nothing is
+        waited for, and the optimiser's kernels look at that number.
 
         Parameters
         ----------
@@ -154,27 +143,32 @@ class GradScaler:
 
         Returns
         -------
-        bool
-            Whether the parameters were updated.
+        bool or None
+            Whether the parameters were updated. None while a graph is captured: every replay decides anew.
 
         Raises
         ------
         RuntimeError
-            The second time since `update`, or while a graph is captured: it is called after the graph.
+            The second time since `update`.
         """
         if not self._enabled:
             optimizer.step(scale=scale)
             return True
-        _refuse_capture("step")
         check = self._check_of(optimizer)
         if check.stepped:
             raise RuntimeError("step() a second time for the same optimizer; update() comes first")
         if not check.unscaled:
-            check.flags = _divide(optimizer, 1.0)
-            scale /= self._scale
+            _divide(optimizer, 1.0, check)
+            scale = scale / self._factor()
         check.stepped = True
+        recording = _capture.current()
+        if recording is not None:
+            recording.guard = check.guard
+            optimizer.step(scale=scale)
+            recording.guard = None
+            return None
         if check.found():
-            self.skipped += 1
+            self._skipped += 1
             return False
         optimizer.step(scale=scale)
         return True
@@ -185,32 +179,39 @@ class GradScaler:
         Raises
         ------
         RuntimeError
-            When no gradient was looked at since the last time, or while a graph is captured.
+            When no gradient was looked at since the last time; for a `new_scale` while a graph is captured.
         ValueError
             For a `new_scale` that is not positive, or that float32 does not hold.
         """
         if not self._enabled:
             return
-        _refuse_capture("update")
+        on_device = self._on_device()
         if new_scale is not None:
-            self._scale = _positive("new_scale", new_scale)
+            if on_device is not None:
+                raise RuntimeError(
+                    "graph: update() takes no new_scale in a captured step; call it after the graph"
+                )
+            self._catch_up()
+            self._state[:1] = _positive("new_scale", new_scale)
             self._checks = {}
             return
-        checks, self._checks = list(self._checks.values()), {}
+        checks = self._checks if on_device is None else on_device.checks
         if not checks:
             raise RuntimeError("update() without a step() or unscale_() since the last one")
-        if any(check.found() for check in checks):
-            self._scale = max(self._scale * self._backoff_factor, _SMALLEST)
-            self._clean = 0
+        options = self._growth_factor, self._backoff_factor, self._growth_interval
+        if on_device is not None:
+            on_device.update(*options)
             return
-        self._clean += 1
-        if self._clean == self._growth_interval:
-            self._scale = min(self._scale * self._growth_factor, _LARGEST)
-            self._clean = 0
+        overflow = any(check.found() for check in checks.values())
+        _cpu.update_scale(*options, self._state, np.array([[overflow, 0]], np.int32))
+        self._checks = {}
 
-    def get_scale(self) -> float:
-        """The factor; 1 where scaling is off."""
-        return self._scale if self._enabled else 1.0
+    def get_scale(self) -> Any:
+        """The factor; 1 where scaling is off.
+
+        While a graph is captured it is one float64 on the device, which every replay reads anew.
+        """
+        return self._factor() if self._enabled else 1.0
 
     def is_enabled(self) -> bool:
         """Whether losses are scaled."""
@@ -218,13 +219,14 @@ class GradScaler:
 
     def state_dict(self) -> dict[str, Any]:
         """The state, with PyTorch's names, and ``"skipped"``."""
+        factor = self._scale
         return {
-            "scale": self._scale,
+            "scale": factor,
             "growth_factor": self._growth_factor,
             "backoff_factor": self._backoff_factor,
             "growth_interval": self._growth_interval,
-            "_growth_tracker": self._clean,
-            "skipped": self.skipped,
+            "_growth_tracker": int(self._state[1]),
+            "skipped": self._skipped,
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -235,16 +237,50 @@ class GradScaler:
         ValueError
             For a factor that is not positive.
         """
-        self._scale = _positive("scale", state_dict["scale"])
+        factor = _positive("scale", state_dict["scale"])
+        self._catch_up()
+        self._state[:] = factor, int(state_dict["_growth_tracker"])
         self._growth_factor = float(state_dict["growth_factor"])
         self._backoff_factor = float(state_dict["backoff_factor"])
         self._growth_interval = int(state_dict["growth_interval"])
-        self._clean = int(state_dict["_growth_tracker"])
-        self.skipped = int(state_dict.get("skipped", 0))
+        self._skipped = int(state_dict.get("skipped", 0))
         self._checks = {}
 
-    def _check_of(self, optimizer: Optimizer) -> _Check:
-        return self._checks.setdefault(id(optimizer), _Check())
+    def _check_of(self, optimizer: Optimizer) -> Check:
+        on_device = self._on_device()
+        if on_device is not None:
+            return on_device.check_of(optimizer)
+        return self._checks.setdefault(id(optimizer), Check())
+
+    # --- the factor, here or on a device ----------------------------------------------------------
+
+    @property
+    def _scale(self) -> float:
+        self._catch_up()
+        return float(self._state[0])
+
+    def _factor(self) -> Any:
+        """The factor, in a captured step as a number on the device."""
+        on_device = self._on_device()
+        return self._scale if on_device is None else on_device.state[0]
+
+    def _on_device(self) -> OnDevice | None:
+        """What belongs to the graph that is captured now."""
+        recording = _capture.current()
+        if recording is None:
+            return None
+        known = recording.owners.get(id(self))
+        if known is None:
+            with recording.outside():
+                self._catch_up()
+            known = recording.owners[id(self)] = OnDevice(self, recording)
+        return known
+
+    def _catch_up(self) -> None:
+        """Learn what the replays of a graph did; waits for the device where there were some."""
+        if self._ahead is not None:
+            ahead, self._ahead = self._ahead, None
+            ahead.read()
 
 
 def _positive(name: str, value: Any) -> float:
@@ -255,40 +291,30 @@ def _positive(name: str, value: Any) -> float:
     return factor
 
 
-def _refuse_capture(method: str) -> None:
-    """A replay calls nothing here, and what `step` does depends on a number that the host reads."""
-    if _capture.current() is not None:
-        raise RuntimeError(
-            f"graph: GradScaler.{method}() cannot be captured, because the host reads whether a gradient "
-            "overflowed; capture scale() and backward(), and call unscale_(), step() and update() after the graph"
-        )
-
-
-def _divide(optimizer: Optimizer, factor: float) -> list[Any]:
-    """Multiply all gradients by `factor` in place; flags that say whether one was infinite or NaN.
+def _divide(optimizer: Optimizer, factor: Any, check: Check) -> None:
+    """Multiply all gradients by `factor` in place, and let `check` know where one was infinite or NaN.
 
     One kernel for all gradients of a dtype and device. A factor of 1 only looks.
     """
+    number, at = (factor, None) if type(factor) is float else (1.0, factor)
     gradients: dict[tuple[str, Any], dict[int, Any]] = {}
     for group in optimizer.param_groups:
         for param in group["params"]:
             if param.grad is None:
                 continue
-            data = _own(param, factor)
+            data = _own(param, changes=at is not None or number != 1)
             key = _backend.device_of(data), data.dtype
             gradients.setdefault(key, {})[id(data)] = data  # two parameters may have one array
-    flags = []
     for arrays in gradients.values():
         several = list(arrays.values())
         backend = _backend.backend_of(several[0])
-        flag = backend.namespace.zeros(1, "int32")
-        backend.kernels.unscale_gradients(several, factor, flag)
-        flags.append(flag)
-    return flags
+        if check.guard is None:
+            check.flags.append(backend.namespace.zeros(1, "int32"))
+        backend.kernels.unscale_gradients(several, number, at, check.flags[-1])
 
 
-def _own(param: Tensor, factor: float) -> Any:
-    """The gradient's array, as the kernel takes it."""
+def _own(param: Tensor, changes: bool) -> Any:
+    """The gradient's array, as the kernel takes it, which `changes` it."""
     assert param.grad is not None
     data = param.grad.data
     if data.dtype.char not in "fd":
@@ -298,6 +324,6 @@ def _own(param: Tensor, factor: float) -> Any:
     if data.flags.c_contiguous and getattr(data.flags, "writeable", True):
         return data
     data = data.copy(order="C")
-    if factor != 1:
+    if changes:
         param.grad = Tensor(data)
     return data

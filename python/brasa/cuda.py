@@ -198,8 +198,9 @@ class Graph:
 
     def _capture(self) -> None:
         """Run the function for what it launches; nothing is computed."""
+        caller = self._cuda.get_current_stream()
         with self._own_memory():
-            self._recording = _capture.Recording(self._backend)
+            self._recording = _capture.Recording(self._backend, caller)
         with (
             self._cuda.using_allocator(self._pool.malloc),
             self._stream,
@@ -208,6 +209,7 @@ class Graph:
             self._stream.begin_capture()
             try:
                 results = self._run()
+                self._recording.end()
             except BaseException as error:
                 with suppress(Exception):
                     self._stream.end_capture()

@@ -12,7 +12,7 @@ __all__ = ["CapturedSteps", "require_capturable"]
 _MOST = 8  # shapes: each graph keeps the memory of its step
 
 
-def require_capturable(device: str, accumulate: int, precision: str) -> None:
+def require_capturable(device: str, accumulate: int) -> None:
     """Raise ValueError where the steps of a trainer have no graph."""
     if not device.startswith("cuda"):
         raise ValueError(
@@ -20,8 +20,6 @@ def require_capturable(device: str, accumulate: int, precision: str) -> None:
         )
     if accumulate > 1:
         raise ValueError(f"graph=True updates after every batch, got accumulate={accumulate}")
-    if precision == "fp16":
-        raise ValueError("graph=True: the scaler of 'fp16' waits for the device at every update; use 'bf16'")
 
 
 class CapturedSteps:

@@ -73,7 +73,8 @@ class Trainer:
     graph : bool, default False
         Capture the step of each shape of batch in a CUDA graph and repeat that (`brasa.cuda.graph`): the
         same results, without the time that Python takes to launch the kernels. For models on a GPU whose
-        steps read no value and branch on none; not with `accumulate`, nor with "fp16", whose scaler reads.
+        steps read no value and branch on none; not with `accumulate`. With "fp16", a schedule that is stepped
+        after updates waits for the device at every one, to learn whether it was skipped.
     seed : int, default 0
         Of the order and the transforms. Dropout draws from the generator of ``br.manual_seed``.
     progress : bool, default True
@@ -143,7 +144,7 @@ class Trainer:
         self._progress_wanted = progress
         self._graph_wanted = bool(graph)
         if graph:
-            require_capturable(self.engine.device, accumulate, precision)
+            require_capturable(self.engine.device, accumulate)
         self._captured: CapturedSteps | None = None  # during a fit
         self._interrupt = Interrupt()
         self._loader_state: dict[str, Any] | None = None
@@ -368,8 +369,7 @@ class Trainer:
             self._means.add(self._measured_gradient(y, *inputs))
             updated = self.updates.add_batch()
         else:
-            self._means.add(self._captured(y, *inputs))
-            updated = True
+            updated = self._repeat_step(self._captured, y, *inputs)
         self._step_after_update(updated)
 
     def _measured_gradient(self, y: Any, *inputs: Any) -> dict[str, tuple[Any, int]]:
@@ -384,6 +384,14 @@ class Trainer:
         totals = self._measured_gradient(y, *inputs)
         self.updates.add_batch()
         return totals
+
+    def _repeat_step(self, captured: CapturedSteps, *arrays: Any) -> bool:
+        """Make a whole step; tell whether it updated, where a schedule asks, because that waits for the device."""
+        schedule = self.scheduler
+        scaler = self.scaler if isinstance(schedule, LRScheduler) and schedule.interval == "batch" else None
+        before = scaler.skipped if scaler is not None else 0
+        self._means.add(captured(*arrays))
+        return scaler is None or scaler.skipped == before
 
     # --- position ---------------------------------------------------------------------------------
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 from brasa._backend import namespace
 from brasa._scaler import GradScaler
 from brasa.nn import Module
@@ -67,7 +69,7 @@ class Updates:
         if not self.l2:
             return loss
         squares = sum(_sum_of_squares(p.data) for p in self._weights())
-        return loss + squares * (self._factor() / 2)
+        return loss + squares * (self._penalty() / 2)
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of a batch."""
@@ -79,7 +81,10 @@ class Updates:
         return self.pending == self.accumulate and self.flush()
 
     def flush(self) -> bool:
-        """Update by the mean gradient of the pending batches; False if there are none, or it was skipped."""
+        """Update by the mean gradient of the pending batches; False if there are none, or it was skipped.
+
+        In a captured step it is False: nobody knows yet.
+        """
         if not self.pending:
             return False
         if self.l2:
@@ -90,14 +95,14 @@ class Updates:
         updated = self.scaler.step(self.optimizer, scale=scale)
         self.scaler.update()
         self.discard()
-        return updated
+        return bool(updated)
 
     def discard(self) -> None:
         """Forget all gradients."""
         self.optimizer.zero_grad()
         self.pending = 0
 
-    def _factor(self) -> float:
+    def _penalty(self) -> float:
         if not self.samples:
             raise ValueError("l2 needs training data that has a length")
         return self.l2 / self.samples
@@ -107,11 +112,11 @@ class Updates:
 
     def _add_penalty_gradient(self) -> None:
         """Add the L2 term's gradient, times the batches whose gradients were summed, and scaled as they."""
-        factor = self._factor() * self.pending * self.scaler.get_scale()
+        factor = np.float64(self._penalty() * self.pending) * self.scaler.get_scale()
         for param in self._weights():
             if param.grad is not None:
                 # Not in place: two parameters' gradients may be one array.
-                param.grad = Tensor(param.grad.data + param.data.dtype.type(factor) * param.data)
+                param.grad = Tensor(param.grad.data + factor.astype(param.data.dtype) * param.data)
 
     def _clipped(self, scale: float) -> Any:
         """`scale`, less where the gradients' norm is too large: a float64 beside them, not waited for."""

@@ -61,10 +61,12 @@ def _step(
         return
     if not isinstance(params, (list, tuple)):
         raise TypeError(f"params: expected a list of arrays, got {type(params).__name__}")
-    recording = _capture.current()
-    at = None if recording is None else recording.reserve(numbers, np.float64)
+    recording, at, guard = _capture.current(), None, None
+    if recording is not None:
+        guard = recording.guard
+        at = recording.reserve(numbers, np.float64, 1 if guard is None else guard.rows)
     kernel = getattr(_backend.backend_of(params[0]).kernels if params else _cpu, name)
-    arguments = *states, *numbers, *choices, at, scale_at
+    arguments = *states, *numbers, *choices, at, scale_at, None if guard is None else guard.flags
     if not kernel(params, grads, *arguments):
         kernel(params, [_backend.contiguous(g) for g in grads], *arguments)
 

@@ -6,8 +6,9 @@ dtype, device or number of past steps differ need a call of their own; in practi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -85,6 +86,8 @@ class Optimizer:
         # Keyed by identity: two parameters with equal values are still two.
         self._state: dict[int, dict[str, Any]] = {}
         self._gathered: dict[int, _Gathered] = {}  # by the group's identity: what the last step found
+        # Learns which steps of a graph were left out: whoever reads a count of steps calls it first.
+        self._catch_up: Callable[[], None] = lambda: None
         if isinstance(params, Tensor | np.ndarray | Mapping):
             raise TypeError(f"params must be a list of Tensors or groups, got {type(params).__name__}")
         groups = list(params)
@@ -138,6 +141,8 @@ class Optimizer:
             scaling of a loss. On a device also one float64 there.
         """
         recording = _capture.current()
+        with _capture.outside():
+            self._catch_up()
         for group in self.param_groups:
             for batch, members in self._gather(group):
                 self._update(group, batch, scale)
@@ -145,7 +150,7 @@ class Optimizer:
                 for param in members:
                     param._cell[0] += 1
                 if recording is not None:
-                    recording.renew(_Repeat(self, group, batch, members, scale))
+                    recording.renew(_Repeat(self, group, batch, members, scale, recording.guard))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state in torch's form; the arrays share memory with the optimiser.
@@ -156,6 +161,7 @@ class Optimizer:
             ``"state"``: by the parameter's position, its ``"step"`` and arrays; ``"param_groups"``:
             options, with positions in place of parameters.
         """
+        self._catch_up()
         position = {id(p): i for i, p in enumerate(self._all_params())}
         groups = [
             {**group, "params": [position[id(p)] for p in group["params"]]} for group in self.param_groups
@@ -263,9 +269,11 @@ class Optimizer:
         for name in names:
             slot = state.get(name)
             if slot is None:
-                state[name] = self._new_slot(group, name, param.data)
+                with _capture.outside():  # a replay must not make it anew
+                    state[name] = self._new_slot(group, name, param.data)
             elif slot.dtype != param.data.dtype or device_of(slot) != device_of(param.data):
-                state[name] = like(slot, param.data)
+                with _capture.outside():
+                    state[name] = like(slot, param.data)
         return state
 
     def _merged(self, own: dict[str, Any], loaded: Mapping[str, Any]) -> dict[str, Any]:
@@ -301,14 +309,24 @@ class _Repeat:
     """
 
     def __init__(
-        self, optimizer: Optimizer, group: dict[str, Any], batch: Batch, members: list[Tensor], scale: Any
+        self,
+        optimizer: Optimizer,
+        group: dict[str, Any],
+        batch: Batch,
+        members: list[Tensor],
+        scale: Any,
+        guard: _capture.Guard | None,
     ) -> None:
         self.optimizer, self.group, self.members, self.scale = optimizer, group, members, scale
         self.batch = Batch(batch.step, batch.params, [], batch.slots)
         self.states = [optimizer._state[id(param)] for param in members]
-        self.choices = self._numbers()[1]
+        self.choices = self._numbers(batch.step)[1]
+        self.guard = guard
+        if guard is not None:
+            guard.states += self.states
 
-    def _numbers(self) -> tuple[Any, Any]:
+    def _numbers(self, step: int) -> tuple[Any, Any]:
+        self.batch.step = step
         numbers: list[Any] = []
         with _capture.collect(numbers):
             self.optimizer._update(self.group, self.batch, self.scale)
@@ -327,15 +345,20 @@ class _Repeat:
 
     def __call__(self) -> Any:
         self._check()
-        step = self.batch.step = self.states[0]["step"] + 1
-        numbers, choices = self._numbers()
+        if self.guard is None:
+            self.optimizer._catch_up()
+        step = self.states[0]["step"] + 1
+        numbers, choices = self._numbers(step)
         if choices != self.choices:
             raise _capture.StaleCapture("an option of the optimiser was switched; capture the step anew")
         for state in self.states:
             state["step"] = step
         for param in self.members:
             param._cell[0] += 1
-        return numbers
+        if self.guard is None:
+            return numbers
+        left_out = range(1, self.guard.unknown + 1)  # steps that may have been, before this one
+        return [*numbers, *chain.from_iterable(self._numbers(step - n)[0] for n in left_out)]
 
 
 def like(value: Any, data: Any) -> Any:
