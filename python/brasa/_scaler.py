@@ -186,12 +186,13 @@ class GradScaler:
         if not self._enabled:
             return
         on_device = self._on_device()
+        if on_device is None:
+            self._catch_up()
         if new_scale is not None:
             if on_device is not None:
                 raise RuntimeError(
                     "graph: update() takes no new_scale in a captured step; call it after the graph"
                 )
-            self._catch_up()
             self._state[:1] = _positive("new_scale", new_scale)
             self._checks = {}
             return

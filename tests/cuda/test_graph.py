@@ -10,23 +10,9 @@ import pytest
 
 import brasa as br
 from brasa import _backend, nn, ops, optim
+from graph_training import OPTIMIZERS, STEPS, batches, network
 
 RNG = np.random.default_rng(0)
-STEPS = 6
-
-
-def batches(count=STEPS, rows=8):
-    rng = np.random.default_rng(5)
-    return [(rng.normal(size=(rows, 4)).astype(np.float32), rng.integers(0, 3, rows)) for _ in range(count)]
-
-
-def network(device, *, norm=False):
-    br.manual_seed(3)
-    layers = [nn.Linear(4, 16), *([nn.BatchNorm1d(16)] if norm else []), nn.ReLU(), nn.Dropout(0.4)]
-    net = nn.Sequential(*layers, nn.Linear(16, 3))
-    for tensor in (*net.parameters(), *net.buffers()):
-        tensor.data = device.asarray(tensor.data)
-    return net
 
 
 def step_of(net, optimizer):
@@ -63,18 +49,6 @@ def train(device, make, *, as_graph, norm=False, schedule=None, steps=STEPS, aft
         arrays += [device.asnumpy(v).copy() for v in slots.values() if hasattr(v, "shape")]
         losses.append(np.asarray(slots["step"]))
     return [*losses, *arrays, np.asarray(br.default_generator().next(4))]
-
-
-OPTIMIZERS = {
-    "sgd": lambda p: optim.SGD(p, lr=0.1, momentum=0.9, dampening=0.1, weight_decay=0.01),
-    "nesterov": lambda p: optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True, maximize=True),
-    "plain": lambda p: optim.SGD(p, lr=0.1),
-    "adam": lambda p: optim.Adam(p, lr=0.05, weight_decay=0.01),
-    "adamw": lambda p: optim.AdamW(p, lr=0.05),
-    "rmsprop": lambda p: optim.RMSprop(p, lr=0.05, momentum=0.5, centered=True),
-    "adagrad": lambda p: optim.Adagrad(p, lr=0.05, lr_decay=0.1),
-    "adadelta": lambda p: optim.Adadelta(p),
-}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -267,26 +241,6 @@ def test_a_scaled_loss_follows_the_factor(device, dtype):
     for a, b in zip(*results, strict=True):
         np.testing.assert_array_equal(a, b)
     assert len(set(results[0][1::4])) > 2
-
-
-@pytest.mark.parametrize("method", ["unscale_", "step", "update"])
-def test_what_a_scaler_decides_on_the_host_is_not_captured(device, method):
-    w = br.Tensor(device.asarray(np.ones(2, np.float32)), requires_grad=True)
-    optimizer, scaler = optim.SGD([w], lr=0.25), br.GradScaler()
-
-    def step(x):
-        optimizer.zero_grad()
-        scaler.scale((w * x).sum()).backward()
-        getattr(scaler, method)(*([] if method == "update" else [optimizer]))
-
-    run, x = br.cuda.graph(step), device.asarray(np.ones(2, np.float32))
-    scaler.step(other := optim.SGD([w], lr=0.0))
-    run(x)
-    if method != "update":
-        scaler.update()
-    scaler.step(other)
-    with pytest.raises(RuntimeError, match=rf"graph: GradScaler\.{method}\(\) cannot be captured"):
-        run(x)
 
 
 # ---- mistakes ------------------------------------------------------------------------------------------
