@@ -213,18 +213,21 @@ def test_a_factor_that_is_none_is_refused_and_changes_nothing():
 @pytest.mark.parametrize(("growth", "backoff", "factor"), [(2.0, 0.5, 2.0**125), (3.0, 1e-30, 1.7)])
 def test_the_factor_moves_alike_everywhere(xp, isa, growth, backoff, factor):
     """By the guards of three optimisers, on every instruction set and device, within what float32 holds."""
-    state, guards = xp.asarray(np.array([factor, 0.0])), xp.asarray(np.zeros((3, 2), np.int32))
+    state, guards = (
+        xp.asarray(np.array([factor, 0.0, growth, backoff, 3.0])),
+        xp.asarray(np.zeros((3, 2), np.int32)),
+    )
     clean, left_out = 0, np.zeros(3, int)
     for overflows in np.random.default_rng(0).random((60, 3)) < 0.1:
         guards[:, 0] = xp.asarray(overflows.astype(np.int32))
-        xp.kernels.update_scale(growth, backoff, 3, state, guards)
+        xp.kernels.update_scale(state, guards)
         left_out += overflows
         clean = 0 if overflows.any() else clean + 1
         if overflows.any():
             factor = max(factor * backoff, 2.0**-126)
         elif clean == 3:
             factor, clean = min(factor * growth, 2.0**127), 0
-        assert xp.asnumpy(state).tolist() == [factor, clean]
+        assert xp.asnumpy(state).tolist() == [factor, clean, growth, backoff, 3]
     assert xp.asnumpy(guards).tolist() == [[0, n] for n in left_out]
 
 

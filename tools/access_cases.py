@@ -183,8 +183,8 @@ def fill_cases() -> None:
         weight = Tensor(numbers(to, 70, 65), requires_grad=True)
         weight.grad = Tensor(numbers(to, 70, 65))
         GradScaler().unscale_(optim.SGD([weight], 0.1))
-        state, guards = to(np.array([2.0, 0.0])), to(np.zeros((1, 2), np.int32))
-        _backend.backend_of(state).kernels.update_scale(2.0, 0.5, 3.0, state, guards)
+        state, guards = to(np.array([2.0, 0.0, 2.0, 0.5, 3.0])), to(np.zeros((1, 2), np.int32))
+        _backend.backend_of(state).kernels.update_scale(state, guards)
 
     @case("lstm")
     def _lstm(to: Any) -> None:

@@ -104,9 +104,8 @@ void unscale_gradients(Context ctx, StepList<T> list, double scale, const double
   });
 }
 
-template <class T>
-void update_scale(Context, ScaleParams params, T* state, StepGuard* guards, int64_t count) {
-  next_scale(params, state, guards, count);
+template <class T> void update_scale(Context, ScaleState* state, StepGuard* guards, int64_t count) {
+  *state = next_scale(*state, guards, count);
 }
 
 BRASA_INSTANTIATE(sgd_step, float, double)

@@ -157,10 +157,8 @@ __global__ void __launch_bounds__(kThreads, 2)
   if (!finite) atomicExch(found, 1);
 }
 
-template <class T>
-__global__ void update_scale_kernel(ScaleParams params, T* state, StepGuard* guards,
-                                    int64_t count) {
-  next_scale(params, state, guards, count);
+__global__ void update_scale_kernel(ScaleState* state, StepGuard* guards, int64_t count) {
+  *state = next_scale(*state, guards, count);
 }
 
 // ----------------------------------------------------------------------------------------
@@ -222,10 +220,10 @@ void unscale_gradients(Context ctx, StepList<T> list, double scale, const double
 }
 
 template <class T>
-void update_scale(Context ctx, ScaleParams params, T* state, StepGuard* guards, int64_t count) {
+void update_scale(Context ctx, ScaleState* state, StepGuard* guards, int64_t count) {
   simt::launch(
       {.grid = dim3(1), .block = dim3(1), .stream = static_cast<simt::stream_t>(ctx.stream)},
-      update_scale_kernel<T>, params, state, guards, count);
+      update_scale_kernel, state, guards, count);
 }
 
 BRASA_INSTANTIATE(sgd_step, float, double)

@@ -88,9 +88,10 @@ struct StepNumbers {
   const StepGuard* guard;
 };
 
-/// How the factor of a loss changes.
-struct ScaleParams {
-  double growth, backoff, interval;
+/// The factor of a loss, the updates in a row without an overflow since it changed, and how it
+/// changes: numbers that a graph and the host hand to each other.
+struct ScaleState {
+  double factor, clean, growth, backoff, interval;
 };
 /// Factors that float32 holds, with their inverses.
 constexpr double kLeastScale = 0x1p-126, kLargestScale = 0x1p127;
@@ -114,7 +115,7 @@ BRASA_KERNEL(adadelta_step, StepList<T> list, AdadeltaParams params, StepNumbers
 /// memory, wins where it is not null.
 BRASA_KERNEL(unscale_gradients, StepList<T> list, double scale, const double* scale_at,
              int32_t* found)
-/// state[0], the factor, shrinks where one of the guards tells of an overflow, and grows after
-/// `interval` updates in a row without, which state[1] counts. The guards count what they left
-/// out, and are ready for the next step.
-BRASA_KERNEL(update_scale, ScaleParams params, T* state, StepGuard* guards, int64_t count)
+/// The factor shrinks where one of the guards tells of an overflow, and grows after `interval`
+/// updates in a row without. The guards count what they left out, and are ready for the next step.
+/// T is double.
+BRASA_KERNEL(update_scale, ScaleState* state, StepGuard* guards, int64_t count)

@@ -290,16 +290,14 @@ void bind_optim(py::module_& m) {
 
   m.def(
       "update_scale",
-      [](double growth_factor, double backoff_factor, double growth_interval, Out state,
-         Out guards) {
+      [](Out state, Out guards) {
         require_dtype(state, DType::float64);
         require_c_order(state);
-        BRASA_REQUIRE(state.size == 2, "a factor and a count needed");
-        const ScaleParams p{growth_factor, backoff_factor, growth_interval};
-        device::update_scale<double>(make_context(state), p, state.as<double>(),
+        BRASA_REQUIRE(state.size == 5, "the five numbers of a scale needed");
+        device::update_scale<double>(make_context(state), state.as<ScaleState>(),
                                      load_guards(guards), guards.size / 2);
       },
-      "growth_factor"_a, "backoff_factor"_a, "growth_interval"_a, "state"_a, "guards"_a);
+      "state"_a, "guards"_a);
 }
 
 }  // namespace brasa

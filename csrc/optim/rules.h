@@ -156,25 +156,23 @@ template <class T, class F> void with_rule(const AdadeltaParams& p, const F& f) 
 }
 
 /// One update of the factor of a loss; see update_scale.
-template <class T>
-BRASA_RULE_FN void next_scale(const ScaleParams& p, T* state, StepGuard* guards, int64_t count) {
+BRASA_RULE_FN ScaleState next_scale(ScaleState s, StepGuard* guards, int64_t count) {
   bool overflow = false;
   for (int64_t i = 0; i < count; ++i) {
     overflow = overflow || guards[i].overflow != 0;
     guards[i].skipped += guards[i].overflow != 0;
     guards[i].overflow = 0;
   }
-  T factor = state[0], clean = overflow ? T(0) : state[1] + T(1);
+  s.clean = overflow ? 0 : s.clean + 1;
   if (overflow) {
-    factor *= T(p.backoff);
-    factor = factor < T(kLeastScale) ? T(kLeastScale) : factor;
-  } else if (clean == T(p.interval)) {
-    factor *= T(p.growth);
-    factor = factor > T(kLargestScale) ? T(kLargestScale) : factor;
-    clean = T(0);
+    s.factor *= s.backoff;
+    if (s.factor < kLeastScale) s.factor = kLeastScale;
+  } else if (s.clean == s.interval) {
+    s.factor *= s.growth;
+    if (s.factor > kLargestScale) s.factor = kLargestScale;
+    s.clean = 0;
   }
-  state[0] = factor;
-  state[1] = clean;
+  return s;
 }
 
 #if defined(BRASA_ISA)

@@ -76,11 +76,11 @@ class GradScaler:
             raise ValueError(f"growth_factor: expected a finite number above 1, got {growth_factor!r}")
         if not 0 < backoff_factor < 1:
             raise ValueError(f"backoff_factor: expected a number in (0, 1), got {backoff_factor!r}")
-        # The factor, and the updates without an overflow since it changed; a graph may be ahead of them.
-        self._state = np.array([_positive("init_scale", init_scale), 0.0])
+        factor = _positive("init_scale", init_scale)
+        interval = _check.integer("growth_interval", growth_interval, minimum=1)
+        # The kernel's ScaleState: the factor, the updates since it changed, and how it changes. A graph may be ahead.
+        self._state = np.array([factor, 0, growth_factor, backoff_factor, interval], np.float64)
         self._ahead: OnDevice | None = None
-        self._growth_factor, self._backoff_factor = float(growth_factor), float(backoff_factor)
-        self._growth_interval = _check.integer("growth_interval", growth_interval, minimum=1)
         self._enabled = bool(enabled)
         self._checks: dict[int, Check] = {}
         self._skipped = 0
@@ -199,12 +199,11 @@ class GradScaler:
         checks = self._checks if on_device is None else on_device.checks
         if not checks:
             raise RuntimeError("update() without a step() or unscale_() since the last one")
-        options = self._growth_factor, self._backoff_factor, self._growth_interval
         if on_device is not None:
-            on_device.update(*options)
+            on_device.update()
             return
         overflow = any(check.found() for check in checks.values())
-        _cpu.update_scale(*options, self._state, np.array([[overflow, 0]], np.int32))
+        _cpu.update_scale(self._state, np.array([[overflow, 0]], np.int32))
         self._checks = {}
 
     def get_scale(self) -> Any:
@@ -220,13 +219,14 @@ class GradScaler:
 
     def state_dict(self) -> dict[str, Any]:
         """The state, with PyTorch's names, and ``"skipped"``."""
-        factor = self._scale
+        self._catch_up()
+        factor, clean, growth, backoff, interval = self._state.tolist()
         return {
             "scale": factor,
-            "growth_factor": self._growth_factor,
-            "backoff_factor": self._backoff_factor,
-            "growth_interval": self._growth_interval,
-            "_growth_tracker": int(self._state[1]),
+            "growth_factor": growth,
+            "backoff_factor": backoff,
+            "growth_interval": int(interval),
+            "_growth_tracker": int(clean),
             "skipped": self._skipped,
         }
 
@@ -239,11 +239,9 @@ class GradScaler:
             For a factor that is not positive.
         """
         factor = _positive("scale", state_dict["scale"])
+        options = [state_dict[name] for name in ("growth_factor", "backoff_factor", "growth_interval")]
         self._catch_up()
-        self._state[:] = factor, int(state_dict["_growth_tracker"])
-        self._growth_factor = float(state_dict["growth_factor"])
-        self._backoff_factor = float(state_dict["backoff_factor"])
-        self._growth_interval = int(state_dict["growth_interval"])
+        self._state[:] = factor, state_dict["_growth_tracker"], *options
         self._skipped = int(state_dict.get("skipped", 0))
         self._checks = {}
 

@@ -137,7 +137,9 @@ def test_the_host_changes_the_factor_between_replays(device):
         if i in (3, 12):
             scaler.update(new_scale=float(i))
         if i == 15:
-            scaler.load_state_dict({**scaler.state_dict(), "scale": 2.0, "growth_factor": 2.0})
+            scaler.load_state_dict(
+                {**scaler.state_dict(), "scale": 2.0, "growth_factor": 3.0, "growth_interval": 2}
+            )
 
     both(device, OPTIMIZERS["adam"], (0, 4, 9, 13), after=change)
 
