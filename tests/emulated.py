@@ -151,6 +151,13 @@ def asnumpy(x) -> np.ndarray:
     return np.array(x, subok=False)
 
 
+def _norm(*args, **kwargs) -> EmulatedArray:
+    return np.asarray(np.linalg.norm(*args, **kwargs)).view(EmulatedArray)
+
+
+linalg = SimpleNamespace(norm=partial(cuda.device_call, _norm))
+
+
 def __getattr__(name: str):
     attribute = getattr(np, name)
     if not callable(attribute) or isinstance(attribute, type):

@@ -39,7 +39,8 @@ def graph(function: Callable[..., Any], *, warmup: int = 1) -> Graph:
         A step: a forward pass, or also a backward pass and an update. What it does to device arrays is
         repeated; what else it does happens in the first calls only, such as printing, stepping a
         schedule, or choosing a branch. It may read no value of an array (``item()``, ``float()``,
-        ``print``), and begins or ends by forgetting the gradients, where it has any.
+        ``print``), and begins or ends by forgetting the gradients, where it has any. A `GradScaler` in it
+        leaves out updates on the device: see there.
     warmup : int, default 1
         Calls before the capture.
 
