@@ -150,12 +150,12 @@ class Memory:
 
     def __init__(self, nbytes, pool=None) -> None:
         self.nbytes, self.pool = nbytes, pool
-        free = pool.free[nbytes] if pool is not None else []
-        self.ptr = free.pop() if free else kernels.alloc(max(nbytes, 1))
+        self._free = pool.free[get_current_stream().ptr, nbytes] if pool is not None else []
+        self.ptr = self._free.pop() if self._free else kernels.alloc(max(nbytes, 1))
 
     def __del__(self) -> None:
         if self.pool is not None:
-            self.pool.free[self.nbytes].append(self.ptr)
+            self._free.append(self.ptr)
         else:
             kernels.free(self.ptr)
 
@@ -165,7 +165,7 @@ class Memory:
 
 
 class MemoryPool:
-    """Keeps what it has handed out, so that a captured address stays valid."""
+    """Keeps what it has handed out, so that a captured address stays valid; as CuPy's, a stream's for that stream."""
 
     def __init__(self, allocator=None) -> None:
         self.free = defaultdict(list)

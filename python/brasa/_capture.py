@@ -65,8 +65,6 @@ class Guard:
 class Recording:
     """The numbers of one graph, in device memory of the kind that `backend` has.
 
-    Made before the capture begins: a block is allocated then, and others as they are needed.
-
     Parameters
     ----------
     backend : Backend
@@ -96,9 +94,17 @@ class Recording:
         self._add_block()
 
     def _add_block(self) -> None:
-        device = self.backend.empty((self._size,), np.dtype(np.int64), False)
-        self._blocks.append((np.zeros(self._size, np.int64), device))
+        self._blocks.append((np.zeros(self._size, np.int64), self.lasting(self._size)))
         self._used = 0
+
+    def lasting(self, words: int) -> Any:
+        """Device memory of so many 64-bit words that is this graph's from one replay to the next.
+
+        A pool hands out, in the order of a stream, what the capture has freed before, and every replay writes there
+        again: so it is allocated outside.
+        """
+        with self.outside():
+            return self.backend.empty((words,), np.dtype(np.int64), False)
 
     def reserve(self, values: Sequence[Any], dtype: Any, rows: int = 1) -> Any:
         """A device array of `dtype` (64 bits) that holds `values` at the first replay, the first of its rows."""

@@ -58,7 +58,7 @@ class OnDevice:
         self._scaler = scaler
         self._kernels = recording.backend.kernels
         self._on_host = np.zeros(_STATE + _MOST_OPTIMIZERS, np.int64)
-        self._words = recording.backend.empty(self._on_host.shape, self._on_host.dtype, False)
+        self._words = recording.lasting(self._on_host.size)
         self.state = self._words[:_STATE].view(np.float64)
         self._flags = self._words[_STATE:].view(np.int32).reshape(-1, 2)
         self.checks: dict[int, Check] = {}

@@ -173,6 +173,27 @@ def test_attention_draws_new_weights_at_every_replay(device):
     assert not np.array_equal(results[0][2], results[0][3])
 
 
+def test_numbers_lie_where_nothing_else_does(device):
+    """What the step has forgotten before it asks for a place is as large as a block of numbers."""
+    results = []
+    for as_graph in (False, True):
+        x = device.asarray(np.full(448, 2.0))
+        params = [br.Tensor(device.asarray(np.ones(1, np.float32)), requires_grad=True) for _ in range(100)]
+        optimizer = optim.SGD([{"params": [p]} for p in params], lr=0.5)
+
+        def step(x, params=params, optimizer=optimizer):
+            ops.relu(x)
+            for p in params:
+                p.grad = br.Tensor(ops.relu(x[:1].astype("float32")))
+            optimizer.step()
+
+        run = br.cuda.graph(step) if as_graph else step
+        for _ in range(4):
+            run(x)
+        results.append([device.asnumpy(p.data).copy() for p in params])
+    np.testing.assert_array_equal(*results)
+
+
 # ---- mixed precision -----------------------------------------------------------------------------------
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import brasa as br
-from brasa import nn, optim
+from brasa import nn, ops, optim
 from graph_training import OPTIMIZERS, batches, network
 
 STEPS = 22  # of which a graph is captured at the second: the host looks twice at least
@@ -296,6 +296,28 @@ def test_gradients_that_are_only_divided_skip_nothing(device):
         found = step(device.asarray(np.full(2, value, np.float32)))
         assert (scaler.get_scale(), scaler.skipped) == (factor, 0)
         np.testing.assert_array_equal(found.numpy(), value)
+
+
+@pytest.mark.parametrize("words", [13, 64])
+def test_the_factor_lies_where_nothing_else_does(device, words):
+    """What the step has forgotten before is as large as the scaler's numbers; CuPy's pool rounds to 512 bytes."""
+    results = []
+    for as_graph in (False, True):
+        p = br.Tensor(device.asarray(np.ones(1, np.float32)), requires_grad=True)
+        optimizer, scaler = optim.Adam([p], lr=0.1), scaler_of()
+
+        def step(x, p=p, optimizer=optimizer, scaler=scaler):
+            optimizer.zero_grad()
+            ops.relu(x)
+            scaler.scale((p * x[:1].astype("float32")).sum()).backward()
+            scaler.step(optimizer)
+            scaler.update()
+
+        run = br.cuda.graph(step) if as_graph else step
+        for value in (3, 3, np.inf, 3, 3, 3):
+            run(device.asarray(np.full(words, float(value))))
+        results.append(everything(device, [optimizer], scaler))
+    same(*results)
 
 
 # ---- mistakes ------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from brasa import _capture
-from brasa._backend import as_array, beside, device_of, namespace
+from brasa._backend import as_array, beside, device_of, is_array, namespace
 from brasa.tensor import Tensor
 
 __all__ = ["Batch", "Optimizer", "at_least", "namespace", "within"]
@@ -87,7 +87,7 @@ class Optimizer:
         self._state: dict[int, dict[str, Any]] = {}
         self._gathered: dict[int, _Gathered] = {}  # by the group's identity: what the last step found
         # Learns which steps of a graph were left out: whoever reads a count of steps calls it first.
-        self._catch_up: Callable[[], None] = lambda: None
+        self._catch_up: Callable[[], None] = _know_all
         if isinstance(params, Tensor | np.ndarray | Mapping):
             raise TypeError(f"params must be a list of Tensors or groups, got {type(params).__name__}")
         groups = list(params)
@@ -317,7 +317,8 @@ class _Repeat:
         scale: Any,
         guard: _capture.Guard | None,
     ) -> None:
-        self.optimizer, self.group, self.members, self.scale = optimizer, group, members, scale
+        self.optimizer, self.group, self.members = optimizer, group, members
+        self.scale = 1.0 if is_array(scale) else scale  # one on the device is read there
         self.batch = Batch(batch.step, batch.params, [], batch.slots)
         self.states = [optimizer._state[id(param)] for param in members]
         self.choices = self._numbers(batch.step)[1]
@@ -359,6 +360,10 @@ class _Repeat:
             return numbers
         left_out = range(1, self.guard.unknown + 1)  # steps that may have been, before this one
         return [*numbers, *chain.from_iterable(self._numbers(step - n)[0] for n in left_out)]
+
+
+def _know_all() -> None:
+    """What `Optimizer._catch_up` is where no graph with a `GradScaler` makes steps."""
 
 
 def like(value: Any, data: Any) -> Any:
