@@ -69,6 +69,12 @@ INSTRUCTIONS = {
     "csrc/softmax/softmax.cu": PACKS,
 }
 
+# What these store, they store in packs of 16 bytes or a column to a lane.
+WHOLE_PACKS = [
+    f"csrc/{name}.cu"
+    for name in ("conv/conv_mma", "conv/conv_wgmma", "matmul/matmul_mma", "matmul/matmul_wgmma")
+]
+
 _KERNEL = re.compile(r"Compiling entry function '(\S+)' for '(\S+)'")
 _LOCAL = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 
@@ -115,6 +121,13 @@ def machine_code_bytes(objects: Path) -> int:
     return int(found[1]) if found else 0
 
 
+def machine_code(objects: Path, target: str) -> str:
+    """The instructions of an object file for one target."""
+    command = [str(CUOBJDUMP), "-sass", "-arch", f"sm_{target}", str(objects)]
+    environment = {**os.environ, "PATH": search_path()}  # it starts nvdisasm
+    return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+
+
 @pytest.fixture(scope="session")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[str, Path]]:
     """A function of a file's name: what the compiler said, and the object file. Compiles each file once."""
@@ -157,11 +170,35 @@ def test_machine_code_stays_small() -> None:
 def test_instructions(name: str, compiled: Callable[[str], tuple[str, Path]]) -> None:
     _, objects = compiled(name)
     for target, wanted in INSTRUCTIONS[name].items():
-        command = [str(CUOBJDUMP), "-sass", "-arch", f"sm_{target}", str(objects)]
-        environment = {**os.environ, "PATH": search_path()}  # it starts nvdisasm
-        code = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+        code = machine_code(objects, target)
         for instruction in wanted:
             assert re.search(rf"\b{re.escape(instruction)}\b", code), f"no {instruction} for sm_{target}"
+
+
+_WORD_STORE = re.compile(r"\bSTG\.E desc\[\w+\]\[(R\d+)(?:\.64)?(?:\+0x([0-9a-f]+))?\]")
+
+
+def packs_taken_apart(code: str) -> int:
+    """How often machine code stores 16 neighbouring bytes word by word."""
+    words = [(found[1], int(found[2] or "0", 16)) for found in _WORD_STORE.finditer(code)]
+    runs = zip(words, words[1:], words[2:], words[3:], strict=False)
+    return sum(all(word == (run[0][0], run[0][1] + 4 * i) for i, word in enumerate(run)) for run in runs)
+
+
+@pytest.mark.skipif(NVCC is None or CUOBJDUMP is None, reason="nvcc or cuobjdump is not installed")
+@pytest.mark.parametrize("name", WHOLE_PACKS)
+@pytest.mark.parametrize("target", ["80", "90a"])
+def test_packs_are_stored_whole(name: str, target: str, compiled: Callable[[str], tuple[str, Path]]) -> None:
+    assert packs_taken_apart(machine_code(compiled(name)[1], target)) == 0
+
+
+def test_a_pack_taken_apart_is_seen() -> None:
+    place = "desc[UR8][R24.64{}]"
+    code = "".join(
+        f"STG.E {place.format(at)}, R7 ; IADD3 R1, R1, R2, RZ ; " for at in ("", "+0x4", "+0x8", "+0xc")
+    )
+    assert packs_taken_apart(code) == 1
+    assert packs_taken_apart(code.replace("0xc", "0x10")) == 0
 
 
 @needs_nvcc

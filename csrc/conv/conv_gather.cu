@@ -39,9 +39,9 @@ __global__ void __launch_bounds__(kThreads)
 
 /// A block computes one tile of pixels x output channels; blockIdx.x counts tiles, blockIdx.y parts
 /// of the depth, whose results follow one another from y on, blockIdx.z groups.
-template <class T, class Tile, bool kPacks, class Rows>
+template <class T, class Tile, bool kPacks>
 __global__ void __launch_bounds__(Tile::kThreads, kPacks ? Tile::kBlocks : (Tile::kBlocks + 1) / 2)
-    gather_kernel(GatherTask<T> task, FmaResults<Rows> results, T* y, Epilogue<T> epilogue) {
+    gather_kernel(GatherTask<T> task, FmaResults<PixelRows> results, T* y, Epilogue<T> epilogue) {
   using Operands = GatherOperands<T, Tile, kPacks>;
   using Shared = FmaShared<T, Tile>;
   using Table = typename Operands::Table;
@@ -196,18 +196,15 @@ static void launch_tiles(Context ctx, const GatherTask<T>& task, const Epilogue<
                      simt::pack_aligned(epilogue.residual) &&
                      simt::pack_aligned(epilogue.pre_activation);
   const PixelRows rows(task.grid, task.out_layout);
-  if (splits == 1)
-    return simt::launch(config, gather_kernel<T, Tile, kPacks, PixelRows>, task,
-                        FmaResults<PixelRows>{task.pixels(), task.group_out, step, packs, rows},
-                        task.out, epilogue);
+  const auto launch = [&](const FmaResults<PixelRows>& results, T* to, const Epilogue<T>& e) {
+    simt::launch(config, gather_kernel<T, Tile, kPacks>, task, results, to, e);
+  };
+  const int64_t columns = task.group_out;
+  if (splits == 1) return launch({task.pixels(), columns, step, packs, rows}, task.out, epilogue);
   if constexpr (sizeof(T) == 4) {
-    simt::launch(
-        config, gather_kernel<T, Tile, kPacks, MatrixRows>, task,
-        FmaResults<MatrixRows>{
-            task.pixels(), task.group_out, 1, task.group_out % kLanes == 0, {task.group_out}},
-        parts, Epilogue<T>{});
+    launch({task.pixels(), columns, 1, columns % kLanes == 0, PixelRows(columns)}, parts, {});
     finish_parts(stream_of(ctx), splits, task.pixels(),
-                 Results<T, PixelRows>{task.pixels(), task.group_out, 0, task.out, parts, epilogue,
+                 Results<T, PixelRows>{task.pixels(), columns, 0, task.out, parts, epilogue,
                                        packs && simt::pack_aligned(epilogue.bias), rows});
   }
 }

@@ -100,7 +100,12 @@ template <class T, int kExtent, int kThreads> struct TapCopier {
   }
 };
 
-/// Results of one group: finished ones are columns of all groups', parts are matrices of their own.
+/// What one group gives: parts are matrices of their own, results columns of all groups'.
+BRASA_DEVICE_FN PartSums of_group(PartSums r, int64_t group, int64_t groups) {
+  r.parts += blockIdx.y * groups * r.m * r.n;
+  r.offset = group * r.m * r.n;
+  return r;
+}
 template <class T, class Rows>
 BRASA_DEVICE_FN Results<T, Rows> of_group(Results<T, Rows> r, int64_t group, int64_t groups) {
   if (r.parts) {
@@ -116,11 +121,11 @@ BRASA_DEVICE_FN Results<T, Rows> of_group(Results<T, Rows> r, int64_t group, int
 
 /// Forward and data, or (kGradient) the gradient of the weight. blockIdx.x counts tiles, blockIdx.y
 /// parts of the depth, blockIdx.z groups.
-template <class T, class Tile, bool kGradient, class Rows>
+template <class T, class Tile, bool kGradient, class Results>
 __global__ void __launch_bounds__(Tile::kThreads,
                                   sizeof(T) == 4 ? 1 : Tile::kBlocksPerMultiprocessor)
     conv_mma_kernel(PixelOperand<T> operand, ConvMatrix<T> matrix, TileOrder order, ConvCut cut,
-                    int64_t groups, Results<T, Rows> results) {
+                    int64_t groups, Results results) {
   BRASA_DYN_SHARED(unsigned char, stages);
   constexpr int kWarpsAcross = Tile::kColumns / Tile::kWarpColumns;
   const int warp = int(threadIdx.x) / simt::kWarpSize;
@@ -144,14 +149,18 @@ __global__ void __launch_bounds__(Tile::kThreads,
       PixelCopier<T, Tile::kRows, Tile::kThreads> left(operand, group, first_row, begin, end);
       multiply_depth<T, Tile, true, true>(stages, left, right, end - begin, row, column, sum);
     }
-    const Results<T, Rows> here = of_group(results, group, groups);
+    const Results here = of_group(results, group, groups);
     auto& stage = reinterpret_cast<WarpStage*>(stages)[warp];
-#pragma unroll
-    for (int i = 0; i < Tile::kWarpRows / 16; ++i) {
-      store_accumulators<Tile::kWarpColumns>(here, stage, first_row + row + 16 * i,
-                                             first_column + column,
-                                             [&](int j, int e) { return sum[i][j][e]; });
-    }
+    constexpr int kPieces = Tile::kWarpRows / kStageRows * (Tile::kWarpColumns / kStageColumns);
+    store_pieces(
+        here, stage, kPieces,
+        [&](int piece) {
+          return own_piece<Tile::kWarpColumns>(first_row + row, first_column + column, piece);
+        },
+        [&](int piece) {
+          fill_stage<kPieces, Tile::kWarpColumns>(
+              stage, piece, [&](int i, int j, int e) { return sum[i][j][e]; });
+        });
     __syncthreads();  // before the next group's copies
   }
 }

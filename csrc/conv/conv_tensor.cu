@@ -288,10 +288,10 @@ static void few_weight(simt::stream_t stream, const FewScratch<T>& at, const Con
   const ConvParams& q = few.over_windows;
   const Axis axes[3] = {forward_axis(q, 0), forward_axis(q, 1), forward_axis(q, 2)};
   fold_image(stream, p, few, x, at.image);
-  const Results<T> results{.m = few.depth(), .n = p.out_channels, .parts = at.parts, .packs = true};
+  const PartSums parts{few.depth(), p.out_channels, 0, at.parts, true};
   const PixelOperand<T> left{
       {at.image, few.layout(), q.in_channels}, Grid(axes, q.in_channels), plan.cut.depth};
-  launch_walked_weight(stream, plan, left, {dy, p.out_channels, 0}, results);
+  launch_walked_weight(stream, plan, left, {dy, p.out_channels, 0}, parts);
   unfold_weights(stream, p, few, at.parts, plan.cut.splits, dw);
 }
 
@@ -311,15 +311,13 @@ void tensor_backward_weight(Context ctx, const T* dy, const T* x, T* dw, const C
   Axis axes[3];
   for (int d = 0; d < 3; ++d) axes[d] = forward_axis(p, d);
   const ConvPlan plan = plan_weight<T>(p);
-  const Results<T> results{.m = p.taps() * plan.channels,
-                           .n = p.group_out(),
-                           .parts = at.parts,
-                           .packs = p.group_out() % kPiece<T> == 0};
+  const PartSums parts{p.taps() * plan.channels, p.group_out(), 0, at.parts,
+                       p.group_out() % kPiece<T> == 0};
   const PixelOperand<T> operand{left, Grid(axes, left.channels), plan.cut.depth};
   const ConvMatrix<T> matrix{right.data, right.layout.step[2], right.channels};
-  if (!plan.is_walked()) launch_weight(stream, plan, p.groups, operand, matrix, results);
+  if (!plan.is_walked()) launch_weight(stream, plan, p.groups, operand, matrix, parts);
   if constexpr (sizeof(T) == 2) {
-    if (plan.is_walked()) launch_walked_weight(stream, plan, operand, matrix, results);
+    if (plan.is_walked()) launch_walked_weight(stream, plan, operand, matrix, parts);
   }
   finish_weight(stream, at.parts, plan.cut.splits, dw, p, plan.channels);
 }

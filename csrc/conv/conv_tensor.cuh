@@ -44,6 +44,13 @@ struct PixelRows {
       step[d] = grid.axis[d].out_step * layout.step[d];
     }
   }
+  /// Rows of `width` elements, one behind the other.
+  explicit PixelRows(int64_t width)
+      : pixels{simt::Divisor(1), simt::Divisor(1), simt::Divisor(1)},
+        first(0),
+        image(width),
+        step{} {}
+
   /// Of rows that lie one behind the other, else 0.
   int64_t pitch() const {
     const int64_t width = step[2];
@@ -83,8 +90,7 @@ void launch_pixels(simt::stream_t stream, const ConvPlan& plan, int64_t groups,
 /// The gradient of the weight: parts, each [group][tap, channel][output channel].
 template <class T>
 void launch_weight(simt::stream_t stream, const ConvPlan& plan, int64_t groups,
-                   const PixelOperand<T>& left, const ConvMatrix<T>& right,
-                   const Results<T>& results);
+                   const PixelOperand<T>& left, const ConvMatrix<T>& right, const PartSums& parts);
 
 /// The same by Hopper's copy engine, which walks two-dimensional images of one group.
 template <class T>
@@ -92,7 +98,7 @@ void launch_walked_pixels(simt::stream_t stream, const ConvPlan& plan, const Pix
                           const ConvMatrix<T>& right, const Results<T, PixelRows>& results);
 template <class T>
 void launch_walked_weight(simt::stream_t stream, const ConvPlan& plan, const PixelOperand<T>& left,
-                          const ConvMatrix<T>& right, const Results<T>& results);
+                          const ConvMatrix<T>& right, const PartSums& parts);
 
 /// The residue classes of backward data that are two-dimensional, those of most taps first; a class
 /// has its taps from `first_tap` on of all classes' weights.

@@ -68,9 +68,9 @@ template <class T> struct TapLeft {
 #endif
 };
 
-template <class T, class Tile, class Left, class Rows>
+template <class T, class Tile, class Left, class Results>
 static void launch_tile(simt::stream_t stream, const ConvCut& cut, const PixelOperand<T>& operand,
-                        const ConvMatrix<T>& right, const Results<T, Rows>& results) {
+                        const ConvMatrix<T>& right, const Results& results) {
   constexpr int kDepth = kLine128 / int(sizeof(T));
   const Left left{walk_of(operand)};
   WgmmaWork work{};
@@ -84,21 +84,23 @@ static void launch_tile(simt::stream_t stream, const ConvCut& cut, const PixelOp
   const simt::TensorMap b_map =
       Left::kAlong ? map_matrix(right.data, cut.depth, results.n, right.stride, Tile::kColumns)
                    : map_matrix(right.data, results.n, cut.depth, right.stride, kDepth);
-  const simt::TensorMap y_map =
-      work.panels ? map_matrix<T>(results.y, results.n, results.m, results.n, 64) : a_map;
+  simt::TensorMap y_map = a_map;
+  if constexpr (!std::is_same_v<Results, PartSums>) {
+    if (work.panels) y_map = map_matrix<T>(results.y, results.n, results.m, results.n, 64);
+  }
   const int64_t most = simt::device_properties().multiprocessors;
   plan_stages<T, Tile>(work, most);
   simt::launch({.grid = dim3(unsigned(work.units < most ? work.units : most)),
                 .block = dim3(kWgmmaThreads),
                 .smem = sizeof(WgmmaShared<Tile>),
                 .stream = stream},
-               wgmma_kernel<T, Tile, Left, Left::kAlong, Rows>, a_map, b_map, y_map, work, left,
+               wgmma_kernel<T, Tile, Left, Left::kAlong, Results>, a_map, b_map, y_map, work, left,
                results);
 }
 
-template <class Left, class T, class Rows>
+template <class Left, class T, class Results>
 static void launch(simt::stream_t stream, const ConvPlan& plan, const PixelOperand<T>& left,
-                   const ConvMatrix<T>& right, const Results<T, Rows>& results) {
+                   const ConvMatrix<T>& right, const Results& results) {
   switch (plan.tile) {
     case ConvTile::wgmma_wide:
       return launch_tile<T, WgmmaTile<256>, Left>(stream, plan.cut, left, right, results);
@@ -117,8 +119,8 @@ void launch_walked_pixels(simt::stream_t stream, const ConvPlan& plan, const Pix
 
 template <class T>
 void launch_walked_weight(simt::stream_t stream, const ConvPlan& plan, const PixelOperand<T>& left,
-                          const ConvMatrix<T>& right, const Results<T>& results) {
-  launch<TapLeft<T>>(stream, plan, left, right, results);
+                          const ConvMatrix<T>& right, const PartSums& parts) {
+  launch<TapLeft<T>>(stream, plan, left, right, parts);
 }
 
 #define BRASA_WALK_PIXELS(T)                                                                     \
@@ -126,7 +128,7 @@ void launch_walked_weight(simt::stream_t stream, const ConvPlan& plan, const Pix
                                         const ConvMatrix<T>&, const Results<T, PixelRows>&);
 #define BRASA_WALK_WEIGHT(T)                                                                     \
   template void launch_walked_weight<T>(simt::stream_t, const ConvPlan&, const PixelOperand<T>&, \
-                                        const ConvMatrix<T>&, const Results<T>&);
+                                        const ConvMatrix<T>&, const PartSums&);
 BRASA_WALK_PIXELS(float)
 BRASA_WALK_PIXELS(float16)
 BRASA_WALK_PIXELS(bfloat16)

@@ -1,7 +1,6 @@
-// The epilogue on the device: activation(result + bias + residual). A thread first finishes its
-// sums in registers (`before_activation`), writes them, and then goes over what it wrote with
-// `activate_each`: the switch over activations stands outside of every loop and is compiled once
-// per kernel.
+// The epilogue on the device: activation(result + bias + residual). A thread finishes its sums in
+// registers: relu for all of them side by side, other activations one by one in a rolled loop
+// (`activate_registers`), for a copy of all 17 for each of many registers was most of a kernel.
 #pragma once
 
 #include "core/device.cuh"
@@ -35,6 +34,28 @@ BRASA_DEVICE_FN void activate_each(const Activation& activation, const Each& eac
 #undef BRASA_CASE
     default:
       break;
+  }
+}
+
+/// v[i] = activation(v[i]).
+template <class T, int kCount>
+BRASA_DEVICE_FN void activate_registers(const Activation& activation, T (&v)[kCount]) {
+  if (activation.kind == ActivationKind::none) return;
+  if (activation.kind == ActivationKind::relu) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) v[i] = Relu::forward(v[i], T(0), T(0));
+    return;
+  }
+#pragma unroll 1
+  for (int turn = 0; turn < kCount; ++turn) {
+    T one{};
+#pragma unroll
+    for (int i = 0; i < kCount; ++i)  // registers have no address: one is taken
+      if (i == turn) one = v[i];
+    activate_each<T>(activation, [&](const auto& activate) { activate(one); });
+#pragma unroll
+    for (int i = 0; i < kCount; ++i)
+      if (i == turn) v[i] = one;
   }
 }
 

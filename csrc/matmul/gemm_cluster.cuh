@@ -10,8 +10,8 @@ namespace brasa::cuda {
 /// banks apart, so that the lanes of a warp write pairs without conflicts.
 template <int kRows, int kColumns> using ClusterSums = float[kRows][kColumns + 8];
 
-/// Puts 16 rows of a warp's accumulators, kColumns wide and as store_accumulators() takes them,
-/// where the cluster reads them.
+/// Puts 16 rows of a warp's accumulators, kColumns wide, where the cluster reads them: sum(j, e) is
+/// in row lane / 4 + 8 (e / 2), column 8 j + 2 (lane % 4) + e % 2.
 template <int kColumns, int kRows, int kPitch, class Sum>
 BRASA_DEVICE_FN void share_sums(float (&shared)[kRows][kPitch], int row, int column,
                                 const Sum& sum) {
@@ -27,35 +27,40 @@ BRASA_DEVICE_FN void share_sums(float (&shared)[kRows][kPitch], int row, int col
   }
 }
 
-/// Adds up what the `cluster` blocks have, in their order, and finishes it: each block a part of
-/// the rows, by `threads` threads.
-template <int kColumns, class T, class Rows, int kRows, int kPitch>
-BRASA_DEVICE_FN void store_cluster(const Results<T, Rows>& r, const float (&shared)[kRows][kPitch],
-                                   unsigned cluster, int64_t row, int64_t column, int thread,
-                                   int threads) {
-  constexpr int kLanes = simt::kPackLanes<T>, kPerRow = kColumns / kLanes;
-  const int rows = int(simt::ceil_div<unsigned>(kRows, cluster));
-  const int first = rows * int(simt::cluster_rank());
-  const int end = first + rows < kRows ? first + rows : kRows;
-#pragma unroll 1
-  for (int e = first * kPerRow + thread; e < end * kPerRow; e += threads) {
-    const int i = e / kPerRow, j = e % kPerRow * kLanes;
-    const int64_t c = column + j, at = r.offset + r.rows(row + i) + c;
-    const int live = r.n - c < kLanes ? int(r.n - c) : kLanes;
-    if (row + i >= r.m || live <= 0) continue;
-    float v[kLanes] = {};
-#pragma unroll 4
-    for (unsigned rank = 0; rank < cluster; ++rank) {
-#pragma unroll
-      for (int l = 0; l < kLanes; l += 4) {
-        const auto part = simt::cluster_load(&shared[i][j + l], rank);
-#pragma unroll
-        for (int k = 0; k < 4; ++k) v[l + k] += part[k];
-      }
-    }
-    finish(r, c, at, live, v);
-    write_some(r.y + at, live, r.packs, v);
+/// The pieces of a tile of kRows x kColumns that a warp of a cluster finishes: those of all warps
+/// of all blocks take turns. A piece is four floats for each lane.
+template <int kRows, int kColumns> struct ClusterPieces {
+  static constexpr int kLanes = 4, kPerRow = kStageColumns / kLanes;
+  static constexpr int kPieceRows = simt::kWarpSize / kPerRow;
+  static constexpr int kAcross = kColumns / kStageColumns, kAll = kRows / kPieceRows * kAcross;
+  unsigned blocks;
+  int first, step;
+
+  BRASA_DEVICE_FN ClusterPieces(unsigned cluster, int warp, int warps)
+      : blocks(cluster),
+        first(int(simt::cluster_rank()) * warps + warp),
+        step(int(cluster) * warps) {}
+  BRASA_DEVICE_FN int count() const { return first < kAll ? (kAll - 1 - first) / step + 1 : 0; }
+  BRASA_DEVICE_FN StagePiece at(int p) const {
+    const int piece = first + p * step;
+    return {piece / kAcross * kPieceRows, piece % kAcross * kStageColumns, kPieceRows};
   }
-}
+
+  /// Adds up what the blocks have of piece p, in their order.
+  template <int kPitch>
+  BRASA_DEVICE_FN void fill(const float (&shared)[kRows][kPitch], int p, WarpStage& stage) const {
+    const StagePiece piece = at(p);
+    const int lane = int(threadIdx.x) % simt::kWarpSize;
+    const int i = lane / kPerRow, j = lane % kPerRow * kLanes;
+    simt::Pack<float, kLanes> sum{};
+#pragma unroll 4
+    for (unsigned rank = 0; rank < blocks; ++rank) {
+      const auto part = simt::cluster_load(&shared[piece.row + i][piece.column + j], rank);
+#pragma unroll
+      for (int k = 0; k < kLanes; ++k) sum[k] += part[k];
+    }
+    simt::store_pack(&stage[i][j], sum);
+  }
+};
 
 }  // namespace brasa::cuda

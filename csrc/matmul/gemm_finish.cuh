@@ -26,7 +26,8 @@ __global__ void __launch_bounds__(kFinishThreads)
       for (int i = 0; i < kFinishLanes; ++i) v[i] += part[i];
     }
     const int64_t at = r.rows(row) + column;
-    finish(r, column, at, live, v);
+    add_operands(r.epilogue, column, at, live, r.packs, v);
+    activate<T>(r.epilogue.activation, v);
     write_some(r.y + at, live, r.packs, v);
   }
 }

@@ -302,36 +302,33 @@ template <class T, class Tile, class Rows>
 BRASA_DEVICE_FN void store_sums(const FmaResults<Rows>& r, const Epilogue<T>& epilogue,
                                 int64_t offset, T* y, int64_t row, int64_t column, int64_t channel,
                                 const FmaSums<T, Tile>& sum) {
-  constexpr int kLanes = Tile::kLanes, kPacks = Tile::kPerColumn / kLanes;
+  constexpr int kLanes = Tile::kLanes;
 #pragma unroll 1
   for (int i = 0; i < Tile::kPerRow; ++i) {
     if (row + Tile::row(i) >= r.m) break;
-    T v[kPacks][kLanes] = {};
+    T v[Tile::kPerColumn] = {};
 #pragma unroll
     for (int e = 0; e < Tile::kPerRow; ++e) {  // registers have no address: one is taken
       if (e != i) continue;
 #pragma unroll
-      for (int j = 0; j < Tile::kPerColumn; ++j) v[j / kLanes][j % kLanes] = sum[e][j];
+      for (int j = 0; j < Tile::kPerColumn; ++j) v[j] = sum[e][j];
     }
     const int64_t begin = offset + r.rows(row + Tile::row(i));
+    const auto for_packs = [&](const auto& f) {
 #pragma unroll
-    for (int j = 0; j < kPacks; ++j) {
-      const int64_t c = column + Tile::column(j * kLanes);
-      const int live = r.n - c < kLanes ? int(r.n - c) : kLanes;
-      if (live > 0)
-        add_operands(r, epilogue, channel + Tile::column(j * kLanes), begin + c * r.step, live,
-                     v[j]);
-    }
-    activate_each<T>(epilogue.activation, [&](const auto& activate) {
-#pragma unroll
-      for (int j = 0; j < Tile::kPerColumn; ++j) activate(v[j / kLanes][j % kLanes]);
+      for (int j = 0; j < Tile::kPerColumn; j += kLanes) {
+        const int64_t c = column + Tile::column(j);
+        const int live = r.n - c < kLanes ? int(r.n - c) : kLanes;
+        if (live > 0) f(begin + c * r.step, live, j, *reinterpret_cast<T(*)[kLanes]>(v + j));
+      }
+    };
+    for_packs([&](int64_t at, int live, int j, T(&pack)[kLanes]) {
+      add_operands(r, epilogue, channel + Tile::column(j), at, live, pack);
     });
-#pragma unroll
-    for (int j = 0; j < kPacks; ++j) {
-      const int64_t c = column + Tile::column(j * kLanes);
-      const int live = r.n - c < kLanes ? int(r.n - c) : kLanes;
-      if (live > 0) write_results(r, y + begin + c * r.step, live, v[j]);
-    }
+    activate_registers(epilogue.activation, v);
+    for_packs([&](int64_t at, int live, int, const T(&pack)[kLanes]) {
+      write_results(r, y + at, live, pack);
+    });
   }
 }
 

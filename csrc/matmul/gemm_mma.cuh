@@ -233,7 +233,7 @@ BRASA_DEVICE_FN void multiply_depth(unsigned char* stages, Left& left, Right& ri
     }
     simt::cp_async_commit();  // an empty group, too: the waits count groups
   };
-#pragma unroll
+#pragma unroll 1
   for (int s = 0; s + 1 < kStages; ++s) fetch(s);
 #pragma unroll 1
   for (int round = 0; round < rounds; ++round) {

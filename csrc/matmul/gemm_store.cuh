@@ -1,9 +1,13 @@
 // How warps of tensor-core kernels finish and store their results.
 //
 // An accumulator tile has a lane's results scattered: two columns in each of many places. A warp
-// takes it through shared memory, kStageColumns columns of 16 rows at a time, so that each lane
-// then has whole packs of a row: bias, residual and results travel in 16 bytes, and there is one
-// copy of the code that finishes them, not one for each accumulator.
+// takes it through shared memory in pieces of 16 rows and kStageColumns columns, one after another,
+// so that there is one copy of the code that finishes them, not one for each accumulator.
+//
+// Where rows are whole aligned packs and the activation is a common one, a lane takes packs of a
+// row: bias, residual and results travel in 16 bytes. All else is one loop, a column to a lane:
+// neighbouring lanes write neighbours wherever a row begins, and it has the only copy of the rare
+// activations, which in every loop and for every lane of a pack were nine tenths of a kernel.
 #pragma once
 
 #include "core/epilogue.cuh"
@@ -33,6 +37,14 @@ template <class T, class Rows = MatrixRows> struct Results {
   Epilogue<T> epilogue;
   bool packs;
   Rows rows;  ///< of arrays laid out as y
+};
+
+/// Sums that another kernel adds up and finishes: parts of (m, n), one behind the other. `offset`
+/// is that of a part's own matrix.
+struct PartSums {
+  int64_t m, n, offset;
+  float* parts;
+  bool packs;
 };
 
 /// Up to kLanes neighbours of an array; `live` of them are inside.
@@ -86,28 +98,27 @@ BRASA_DEVICE_FN void write_some(T* to, int live, bool packs, const float (&from)
 }
 
 /// v + bias + residual, kept where the backward pass wants it.
-template <int kLanes, class T, class Rows>
-BRASA_DEVICE_FN void add_operands(const Results<T, Rows>& r, int64_t column, int64_t at, int live,
-                                  float (&v)[kLanes]) {
-  const Epilogue<T>& e = r.epilogue;
+template <int kLanes, class T>
+BRASA_DEVICE_FN void add_operands(const Epilogue<T>& e, int64_t column, int64_t at, int live,
+                                  bool packs, float (&v)[kLanes]) {
   T some[kLanes];
   if (e.bias) {
-    read_some(e.bias + column, live, r.packs, some);
+    read_some(e.bias + column, live, packs, some);
 #pragma unroll
     for (int i = 0; i < kLanes; ++i) v[i] += simt::widen(some[i]);
   }
   if (e.wide_bias) {
     float wide[kLanes];
-    read_some(e.wide_bias + column, live, r.packs, wide);
+    read_some(e.wide_bias + column, live, packs, wide);
 #pragma unroll
     for (int i = 0; i < kLanes; ++i) v[i] += wide[i];
   }
   if (e.residual) {
-    read_some(e.residual + at, live, r.packs, some);
+    read_some(e.residual + at, live, packs, some);
 #pragma unroll
     for (int i = 0; i < kLanes; ++i) v[i] += simt::widen(some[i]);
   }
-  if (e.pre_activation) write_some(e.pre_activation + at, live, r.packs, v);
+  if (e.pre_activation) write_some(e.pre_activation + at, live, packs, v);
 }
 
 /// 1/2 erfc(-v / sqrt(2)), within 10^-7: a polynomial of Hastings (Abramowitz and Stegun, 7.1.26),
@@ -122,108 +133,165 @@ BRASA_DEVICE_FN float rough_normal(float v) {
   return v < 0.0f ? tail : 1.0f - tail;
 }
 
-/// The common activations for results of 16 bits, smooth ones without the care for float32's last
-/// places: its branches would keep a thread's elements from being computed side by side.
-template <int kLanes>
-BRASA_DEVICE_FN bool activate_roughly(ActivationKind kind, float (&v)[kLanes]) {
+/// What activate_commonly() has for results of T.
+template <class T> BRASA_HOST_DEVICE_FN bool is_common(ActivationKind kind) {
+  return kind == ActivationKind::none || kind == ActivationKind::relu ||
+         (sizeof(T) == 2 && (kind == ActivationKind::gelu || kind == ActivationKind::silu));
+}
+
+/// The common activations, for all lanes of a pack side by side; for results of 16 bits smooth ones
+/// too, without the care for float32's last places, whose branches would keep lanes apart.
+template <class T, int kLanes>
+BRASA_DEVICE_FN void activate_commonly(ActivationKind kind, float (&v)[kLanes]) {
+  if (kind == ActivationKind::none) return;
   if (kind == ActivationKind::relu) {
 #pragma unroll
-    for (int i = 0; i < kLanes; ++i) v[i] = v[i] < 0.0f ? 0.0f : v[i];
-    return true;
-  }
-  if (kind != ActivationKind::gelu && kind != ActivationKind::silu) return false;
+    for (int i = 0; i < kLanes; ++i) v[i] = Relu::forward(v[i], 0.0f, 0.0f);
+  } else if constexpr (sizeof(T) == 2) {
 #pragma unroll
-  for (int i = 0; i < kLanes; ++i) {
-    const float share = kind == ActivationKind::gelu
-                            ? rough_normal(v[i])
-                            : __fdividef(1.0f, 1.0f + simt::exp2_approx(-1.44269504f * v[i]));
-    v[i] = share == 0.0f ? 0.0f : v[i] * share;
-  }
-  return true;
-}
-
-/// Others by twos: a copy of each activation for each of many elements would be most of a kernel.
-template <class T, int kLanes>
-BRASA_DEVICE_FN void activate_lanes(const Activation& activation, float (&v)[kLanes]) {
-  if (activation.kind == ActivationKind::none) return;
-  if (sizeof(T) == 2 && activate_roughly(activation.kind, v)) return;
-#pragma unroll 1
-  for (int part = 0; part < kLanes / 2; ++part) {
-    float some[2];
-#pragma unroll
-    for (int i = 0; i < kLanes; ++i)  // registers have no address: two are taken
-      if (i / 2 == part) some[i % 2] = v[i];
-    activate_each<float>(activation, [&](const auto& activate) {
-      activate(some[0]);
-      activate(some[1]);
-    });
-#pragma unroll
-    for (int i = 0; i < kLanes; ++i)
-      if (i / 2 == part) v[i] = some[i % 2];
-  }
-}
-
-/// activation(v + bias + residual).
-template <int kLanes, class T, class Rows>
-BRASA_DEVICE_FN void finish(const Results<T, Rows>& r, int64_t column, int64_t at, int live,
-                            float (&v)[kLanes]) {
-  add_operands(r, column, at, live, v);
-  activate_lanes<T>(r.epilogue.activation, v);
-}
-
-/// Stores what the warp has in `stage`: rows from `row`, columns from `column`.
-template <class T, class Rows>
-BRASA_DEVICE_FN void store_stage(const Results<T, Rows>& r, WarpStage& stage, int64_t row,
-                                 int64_t column) {
-  constexpr int kLanes = simt::kPackLanes<T>, kPerRow = kStageColumns / kLanes;
-  constexpr int kRowsAtOnce = simt::kWarpSize / kPerRow;
-  const int lane = int(threadIdx.x) % simt::kWarpSize;
-  const int first = lane / kPerRow, step = lane % kPerRow * kLanes;
-  column += step;
-  const int live = r.n - column < kLanes ? int(r.n - column) : kLanes;
-  if (live <= 0) return;
-  const int rows = r.m - row < kStageRows ? int(r.m - row) : kStageRows;
-#pragma unroll 1
-  for (int i = first; i < rows; i += kRowsAtOnce) {
-    float v[kLanes];
-    read_some(&stage[i][step], kLanes, true, v);
-    if (r.parts) {
-      write_some(r.parts + r.offset + (row + i) * r.n + column, live, r.packs, v);
-    } else {
-      const int64_t at = r.offset + r.rows(row + i) + column;
-      if (!r.epilogue.is_trivial()) finish(r, column, at, live, v);
-      write_some(r.y + at, live, r.packs, v);
+    for (int i = 0; i < kLanes; ++i) {
+      const float share = kind == ActivationKind::gelu
+                              ? rough_normal(v[i])
+                              : __fdividef(1.0f, 1.0f + simt::exp2_approx(-1.44269504f * v[i]));
+      v[i] = share == 0.0f ? 0.0f : v[i] * share;
     }
   }
 }
 
-/// Stores 16 rows of a warp's accumulators, which are kColumns wide: sum[4 j + e] is in row
-/// lane / 4 + 8 (e / 2), column 8 j + 2 (lane % 4) + e % 2. All lanes call.
-template <int kColumns, class T, class Rows, class Sum>
-BRASA_DEVICE_FN void store_accumulators(const Results<T, Rows>& r, WarpStage& stage, int64_t row,
-                                        int64_t column, const Sum& sum) {
-  if (row >= r.m) return;
-  const int lane = int(threadIdx.x) % simt::kWarpSize, group = lane / 4, quarter = lane % 4;
+/// Any activation.
+template <class T, int kLanes>
+BRASA_DEVICE_FN void activate(const Activation& activation, float (&v)[kLanes]) {
+  if (is_common<T>(activation.kind)) return activate_commonly<T>(activation.kind, v);
+  activate_registers(activation, v);
+}
+
+/// The rows of a stage that a lane has if lanes take kLanes neighbours: f(row, values) for each.
+template <int kLanes, class F>
+BRASA_DEVICE_FN void for_lanes(const WarpStage& stage, int rows, const F& f) {
+  constexpr int kPerRow = kStageColumns / kLanes, kRowsAtOnce = simt::kWarpSize / kPerRow;
+  const int lane = int(threadIdx.x) % simt::kWarpSize;
 #pragma unroll 1
-  for (int chunk = 0; chunk < kColumns / kStageColumns; ++chunk) {
-    if (column + chunk * kStageColumns >= r.n) break;
+  for (int i = lane / kPerRow; i < rows; i += kRowsAtOnce) {
+    float v[kLanes];
+    read_some(&stage[i][lane % kPerRow * kLanes], kLanes, true, v);
+    f(i, v);
+  }
+}
+/// The first of the columns that such a lane has.
+template <int kLanes> BRASA_DEVICE_FN int64_t column_of_lane(int64_t column) {
+  column += int(threadIdx.x) % (kStageColumns / kLanes) * kLanes;
+  BRASA_FORGET(column);  // or the compiler takes addresses apart, and stores packs word by word
+  return column;
+}
+
+/// Stores `rows` rows of `stage`, the first of them row `row` of the results.
+template <int kLanes>
+BRASA_DEVICE_FN void store_lanes(const PartSums& r, const WarpStage& stage, int rows, int64_t row,
+                                 int64_t column) {
+  column = column_of_lane<kLanes>(column);
+  if (column >= r.n) return;
+  for_lanes<kLanes>(stage, rows, [&](int i, float (&v)[kLanes]) {
+    write_some(r.parts + r.offset + (row + i) * r.n + column, kLanes, true, v);
+  });
+}
+BRASA_DEVICE_FN void store_stage(const PartSums& r, const WarpStage& stage, int rows, int64_t row,
+                                 int64_t column) {
+  r.packs ? store_lanes<4>(r, stage, rows, row, column)
+          : store_lanes<1>(r, stage, rows, row, column);
+}
+
+/// The same of finished results, a pack to a lane.
+template <class T, class Rows>
+BRASA_DEVICE_FN void store_packs(const Results<T, Rows>& r, const WarpStage& stage, int rows,
+                                 int64_t row, int64_t column) {
+  constexpr int kLanes = simt::kPackLanes<T>;
+  column = column_of_lane<kLanes>(column);
+  if (column >= r.n) return;
+  for_lanes<kLanes>(stage, rows, [&](int i, float (&v)[kLanes]) {
+    const int64_t at = r.offset + r.rows(row + i) + column;
+    if (!r.epilogue.is_trivial()) {
+      add_operands(r.epilogue, column, at, kLanes, true, v);
+      activate_commonly<T>(r.epilogue.activation.kind, v);
+    }
+    write_some(r.y + at, kLanes, true, v);
+  });
+}
+
+/// The same of any results, a column to a lane.
+template <class T, class Rows>
+BRASA_DEVICE_FN void store_columns(const Results<T, Rows>& r, const WarpStage& stage, int rows,
+                                   int64_t row, int64_t column) {
+  column = column_of_lane<1>(column);
+  if (column >= r.n) return;
+  for_lanes<1>(stage, rows, [&](int i, float (&v)[1]) {
+    const int64_t at = r.offset + r.rows(row + i) + column;
+    v[0] = before_activation(r.epilogue, v[0], column, at);
+    activate<T>(r.epilogue.activation, v);
+    r.y[at] = simt::narrow<T>(v[0]);
+  });
+}
+
+/// Finishes and stores `rows` rows of `stage`.
+template <class T, class Rows>
+BRASA_DEVICE_FN void store_stage(const Results<T, Rows>& r, const WarpStage& stage, int rows,
+                                 int64_t row, int64_t column) {
+  if (r.parts)
+    store_stage(PartSums{r.m, r.n, r.offset, r.parts, r.packs}, stage, rows, row, column);
+  else if (r.packs && is_common<T>(r.epilogue.activation.kind))
+    store_packs(r, stage, rows, row, column);
+  else
+    store_columns(r, stage, rows, row, column);
+}
+
+/// Where a piece begins, and how many rows of the stage it has.
+struct StagePiece {
+  int64_t row, column;
+  int rows;
+};
+
+/// Stores `pieces` pieces of a warp, one after another: place(p) is where piece p begins, and
+/// fill(p) leaves it in `stage`. All lanes call.
+template <class Results, class Place, class Fill>
+BRASA_DEVICE_FN void store_pieces(const Results& r, WarpStage& stage, int pieces,
+                                  const Place& place, const Fill& fill) {
+#pragma unroll 1
+  for (int p = 0; p < pieces; ++p) {
+    const StagePiece piece = place(p);
+    if (piece.row >= r.m || piece.column >= r.n) continue;
+    fill(p);
+    __syncwarp();
+    const int rows = r.m - piece.row < piece.rows ? int(r.m - piece.row) : piece.rows;
+    store_stage(r, stage, rows, piece.row, piece.column);
+    __syncwarp();
+  }
+}
+
+/// Which piece of a warp's accumulators follows which: those of a row of kColumns columns first.
+template <int kColumns> BRASA_DEVICE_FN StagePiece own_piece(int64_t row, int64_t column, int p) {
+  constexpr int kAcross = kColumns / kStageColumns;
+  return {row + p / kAcross * kStageRows, column + p % kAcross * kStageColumns, kStageRows};
+}
+
+/// Leaves piece p of kPieces in the stage: sum(i, j, e) is in row 16 i + lane / 4 + 8 (e / 2),
+/// column 8 j + 2 (lane % 4) + e % 2.
+template <int kPieces, int kColumns, class Sum>
+BRASA_DEVICE_FN void fill_stage(WarpStage& stage, int p, const Sum& sum) {
+  constexpr int kAcross = kColumns / kStageColumns, kParts = kStageColumns / 8;
+  const int lane = int(threadIdx.x) % simt::kWarpSize, group = lane / 4, quarter = lane % 4;
 #pragma unroll
-    for (int c = 0; c < kColumns / kStageColumns; ++c) {  // registers have no address: one is taken
-      if (c != chunk) continue;
+  for (int c = 0; c < kPieces; ++c) {  // registers have no address: one is taken
+    if (c != p) continue;
 #pragma unroll
-      for (int j = 0; j < kStageColumns / 8; ++j) {
+    for (int j = 0; j < kParts; ++j) {
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          simt::Pack<float, 2> pair;
-          pair[0] = sum(c * (kStageColumns / 8) + j, 2 * half);
-          pair[1] = sum(c * (kStageColumns / 8) + j, 2 * half + 1);
-          simt::store_pack(&stage[group + 8 * half][8 * j + 2 * quarter], pair);
-        }
+      for (int half = 0; half < 2; ++half) {
+        const int part = c % kAcross * kParts + j;
+        simt::Pack<float, 2> pair;
+        pair[0] = sum(c / kAcross, part, 2 * half);
+        pair[1] = sum(c / kAcross, part, 2 * half + 1);
+        simt::store_pack(&stage[group + 8 * half][8 * j + 2 * quarter], pair);
       }
     }
-    __syncwarp();
-    store_stage(r, stage, row, column + chunk * kStageColumns);
-    __syncwarp();
   }
 }
 

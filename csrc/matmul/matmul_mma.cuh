@@ -12,6 +12,12 @@ namespace brasa::cuda {
 using FlatTile = MmaTile<64, 128, 32, 32, 4, 2>;
 using FewRowsTile = MmaTile<16, 128, 16, 32, 4, 3>;  // memory-bound: 48 KB of copies under way
 
+/// What takes the place of the stages when their products are done.
+template <class Tile> struct MmaResults {
+  WarpStage stage[Tile::kThreads / simt::kWarpSize];
+  ClusterSums<Tile::kRows, Tile::kColumns> sums;
+};
+
 /// blockIdx.x counts tiles and, fastest, the blocks of a cluster, which share the depth of one;
 /// blockIdx.y parts of the depth where there are no clusters, blockIdx.z positions of the batch.
 template <class T, class Tile, bool kLeftAlong, bool kRightAlong>
@@ -20,6 +26,8 @@ __global__ void __launch_bounds__(Tile::kThreads,
     mma_kernel(MatmulParams p, TileOrder order, int64_t a_stride, int64_t b_stride,
                int64_t split_depth, unsigned cluster, const T* a, const T* b, Results<T> results) {
   BRASA_DYN_SHARED(unsigned char, stages);
+  static_assert(sizeof(MmaResults<Tile>) <= size_t(Tile::kStages) * Tile::kStageBytes);
+  auto* const shared = reinterpret_cast<MmaResults<Tile>*>(stages);
   const int warp = int(threadIdx.x) / simt::kWarpSize;
   constexpr int kWarpsAcross = Tile::kColumns / Tile::kWarpColumns;
   const int row = warp / kWarpsAcross * Tile::kWarpRows;
@@ -42,26 +50,33 @@ __global__ void __launch_bounds__(Tile::kThreads,
     multiply_depth<T, Tile, kLeftAlong, kRightAlong>(stages, left, right, end - begin, row, column,
                                                      sum);
     results.offset = item * p.m * p.n;
-    if (cluster > 1) {
-      auto& shared = reinterpret_cast<ClusterSums<Tile::kRows, Tile::kColumns>&>(*stages);
+    const bool shares = cluster > 1;
+    if (shares) {
 #pragma unroll
       for (int i = 0; i < Tile::kWarpRows / 16; ++i)
-        share_sums<Tile::kWarpColumns>(shared, row + 16 * i, column,
+        share_sums<Tile::kWarpColumns>(shared->sums, row + 16 * i, column,
                                        [&](int j, int e) { return sum[i][j][e]; });
       simt::cluster_sync();
-      store_cluster<Tile::kColumns>(results, shared, cluster, first_row, first_column,
-                                    int(threadIdx.x), Tile::kThreads);
-      simt::cluster_sync();  // before the next position's copies, and before this block ends
-      continue;
     }
-    auto& stage = reinterpret_cast<WarpStage*>(stages)[warp];
-#pragma unroll
-    for (int i = 0; i < Tile::kWarpRows / 16; ++i) {
-      store_accumulators<Tile::kWarpColumns>(results, stage, first_row + row + 16 * i,
-                                             first_column + column,
-                                             [&](int j, int e) { return sum[i][j][e]; });
-    }
-    __syncthreads();  // before the next position's copies
+    constexpr int kPieces = Tile::kWarpRows / kStageRows * (Tile::kWarpColumns / kStageColumns);
+    const ClusterPieces<Tile::kRows, Tile::kColumns> pieces(cluster, warp,
+                                                            Tile::kThreads / simt::kWarpSize);
+    store_pieces(
+        results, shared->stage[warp], shares ? pieces.count() : kPieces,
+        [&](int piece) {
+          const StagePiece at =
+              shares ? pieces.at(piece) : own_piece<Tile::kWarpColumns>(row, column, piece);
+          return StagePiece{first_row + at.row, first_column + at.column, at.rows};
+        },
+        [&](int piece) {
+          if (shares)
+            pieces.fill(shared->sums, piece, shared->stage[warp]);
+          else
+            fill_stage<kPieces, Tile::kWarpColumns>(
+                shared->stage[warp], piece, [&](int i, int j, int e) { return sum[i][j][e]; });
+        });
+    // before the next position's copies, and in a cluster before this block ends
+    shares ? simt::cluster_sync() : __syncthreads();
   }
 }
 

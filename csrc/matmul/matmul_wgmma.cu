@@ -62,7 +62,7 @@ static void launch_wgmma_tile(simt::stream_t stream, const TensorPlan& plan, con
                 .smem = sizeof(WgmmaShared<Tile>),
                 .stream = stream,
                 .cluster = work.in_cluster ? unsigned(work.splits) : 1},
-               wgmma_kernel<T, Tile, Left, kRightAlong, MatrixRows>, a_map, b_map, y_map, work,
+               wgmma_kernel<T, Tile, Left, kRightAlong, Results<T>>, a_map, b_map, y_map, work,
                left, results);
 }
 

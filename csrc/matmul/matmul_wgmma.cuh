@@ -229,12 +229,12 @@ BRASA_DEVICE_FN void multiply_stage(const StagePlace<Tile>& stage, int multiplie
 }
 
 /// What a multiplying warpgroup does of all units of its block.
-template <class T, class Tile, class Left, bool kRightAlong, class Rows> struct Multiplier {
+template <class T, class Tile, class Left, bool kRightAlong, class Results> struct Multiplier {
   using Sums = float[Tile::kOwnColumns / 2];
   WgmmaShared<Tile>& shared;
   const simt::TensorMap& y_map;
   const WgmmaWork& work;
-  const Results<T, Rows>& results;
+  const Results& results;
   const int number = int(threadIdx.x) / kGroupThreads - 1;
   const int thread = int(threadIdx.x) % kGroupThreads, warp = thread / simt::kWarpSize;
   RingPlace<Tile::kMostStages> ring{};
@@ -285,53 +285,77 @@ template <class T, class Tile, class Left, bool kRightAlong, class Rows> struct 
     }
   }
 
-  /// The only unit of the block: its sums replace the stages, which both warpgroups are done with.
-  BRASA_DEVICE_FN void store_in_cluster(const WgmmaUnit& u, const Sums& sum) const {
-    constexpr int kThreads = kMultipliers * kGroupThreads, kBoth = 1 + kMultipliers;
-    simt::bar_sync(kBoth, kThreads);
+  /// In a cluster the block has one unit, and its sums replace the stages, which both warpgroups
+  /// are done with.
+  BRASA_DEVICE_FN void share(const Sums& sum) const {
+    simt::bar_sync(1 + kMultipliers, kMultipliers * kGroupThreads);
     share_sums<Tile::kOwnColumns>(shared.sums, own_row() + warp * kStageRows, own_column(),
                                   [&](int j, int e) { return sum[4 * j + e]; });
     simt::cluster_sync();
-    Results<T, Rows> r = results;
-    r.offset = u.item * r.m * r.n;
-    store_cluster<Tile::kColumns>(r, shared.sums, unsigned(work.splits), u.row, u.column,
-                                  int(threadIdx.x) - kGroupThreads, kThreads);
-    simt::cluster_sync();  // others' shared memory is read until then
   }
 
+  /// Stores through a stage of each warp, of a cluster's sums what is this warp's.
   BRASA_DEVICE_FN void store_rows(const WgmmaUnit& u, const Sums& sum) const {
-    Results<T, Rows> r = results;
+    constexpr int kPieces = Tile::kOwnColumns / kStageColumns;
+    const bool shares = kMayCluster<Left> && work.in_cluster;
+    const int of_block = number * 4 + warp;
+    WarpStage& stage = shared.store[of_block];
+    const ClusterPieces<Tile::kRows, Tile::kColumns> pieces(shares ? unsigned(work.splits) : 1,
+                                                            of_block, kMultipliers * 4);
+    Results r = results;
     r.offset = u.item * r.m * r.n;
     if (r.parts) r.parts += u.split * work.items * r.m * r.n;
-    store_accumulators<Tile::kOwnColumns>(
-        r, shared.store[number * 4 + warp], u.row + own_row() + warp * kStageRows,
-        u.column + own_column(), [&](int j, int e) { return sum[4 * j + e]; });
+    if (shares) share(sum);
+    store_pieces(
+        r, stage, shares ? pieces.count() : kPieces,
+        [&](int p) {
+          const StagePiece at =
+              shares ? pieces.at(p)
+                     : own_piece<Tile::kOwnColumns>(own_row() + warp * kStageRows, own_column(), p);
+          return StagePiece{u.row + at.row, u.column + at.column, at.rows};
+        },
+        [&](int p) {
+          if (shares)
+            pieces.fill(shared.sums, p, stage);
+          else
+            fill_stage<kPieces, Tile::kOwnColumns>(
+                stage, p, [&](int, int j, int e) { return sum[4 * j + e]; });
+        });
+    if (shares) simt::cluster_sync();  // others' shared memory is read until then
+  }
+
+  BRASA_DEVICE_FN void multiply_and_finish(const WgmmaUnit& u) {
+    const int64_t row = u.row + own_row(), column = u.column + own_column();
+    TileBias<T, Tile::kOwnColumns> bias;
+    if (work.panels) bias.load(results.epilogue, column, results.n);
+    Sums sum;
+    if constexpr (Tile::kThrice)
+      multiply_split(u.rounds, sum);
+    else
+      multiply(u.rounds, sum);
+    if (work.panels && results.epilogue.is_trivial()) {
+      store_panels<true, T, Tile::kOwnColumns>(shared.panel[number], turn, shared.bias[number],
+                                               y_map, results, 1 + number, row, column, u.item,
+                                               sum);
+    } else if (work.panels) {
+      bias.share(results.epilogue, shared.bias[number]);
+      store_panels<false, T, Tile::kOwnColumns>(shared.panel[number], turn, shared.bias[number],
+                                                y_map, results, 1 + number, row, column, u.item,
+                                                sum);
+    } else {
+      store_rows(u, sum);
+    }
   }
 
   BRASA_DEVICE_FN void all_units() {
     for (int64_t unit = blockIdx.x; unit < work.units; unit += gridDim.x) {
       const auto u = WgmmaUnit::at<T, Tile>(work, unit);
-      const int64_t row = u.row + own_row(), column = u.column + own_column();
-      TileBias<T, Tile::kOwnColumns> bias;
-      if (work.panels) bias.load(results.epilogue, column, results.n);
-      Sums sum;
-      if constexpr (Tile::kThrice)
-        multiply_split(u.rounds, sum);
-      else
+      if constexpr (std::is_same_v<Results, PartSums>) {
+        Sums sum;
         multiply(u.rounds, sum);
-      if (kMayCluster<Left> && work.in_cluster) {
-        store_in_cluster(u, sum);
-      } else if (work.panels && results.epilogue.is_trivial()) {
-        store_panels<true, T, Tile::kOwnColumns>(shared.panel[number], turn, shared.bias[number],
-                                                 y_map, results, 1 + number, row, column, u.item,
-                                                 sum);
-      } else if (work.panels) {
-        bias.share(results.epilogue, shared.bias[number]);
-        store_panels<false, T, Tile::kOwnColumns>(shared.panel[number], turn, shared.bias[number],
-                                                  y_map, results, 1 + number, row, column, u.item,
-                                                  sum);
-      } else {
         store_rows(u, sum);
+      } else {
+        multiply_and_finish(u);
       }
     }
     if (thread == 0) simt::tma_store_wait<0>();  // the block's shared memory is read until then
@@ -340,12 +364,12 @@ template <class T, class Tile, class Left, bool kRightAlong, class Rows> struct 
 
 #endif
 
-template <class T, class Tile, class Left, bool kRightAlong, class Rows>
+template <class T, class Tile, class Left, bool kRightAlong, class Results>
 __global__ void __launch_bounds__(kWgmmaThreads, 1)
     wgmma_kernel(const __grid_constant__ simt::TensorMap a_map,
                  const __grid_constant__ simt::TensorMap b_map,
                  const __grid_constant__ simt::TensorMap y_map, WgmmaWork work, Left left,
-                 Results<T, Rows> results) {
+                 Results results) {
 #if BRASA_HAS_WGMMA
   BRASA_DYN_SHARED(WgmmaShared<Tile>, shared);
   if (threadIdx.x == 0) {
@@ -365,14 +389,19 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
     }
   } else {
     simt::acquire_registers<232>();
-    Multiplier<T, Tile, Left, kRightAlong, Rows>{*shared, y_map, work, results}.all_units();
+    Multiplier<T, Tile, Left, kRightAlong, Results>{*shared, y_map, work, results}.all_units();
   }
 #endif
 }
 
-/// Whether the copy engine writes such results: whole rows of 16-byte pieces.
+/// Whether the copy engine writes such results: whole rows of 16-byte pieces, finished by what all
+/// accumulators can have side by side.
+inline bool leave_in_panels(const PartSums&) {
+  return false;
+}
 template <class T, class Rows> bool leave_in_panels(const Results<T, Rows>& results) {
-  return results.packs && !results.parts && results.rows.pitch() == results.n;
+  return results.packs && !results.parts && results.rows.pitch() == results.n &&
+         is_common<T>(results.epilogue.activation.kind);
 }
 
 }  // namespace brasa::cuda

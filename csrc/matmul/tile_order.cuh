@@ -22,6 +22,7 @@ struct TileOrder {
 };
 
 BRASA_DEVICE_FN void add_offsets(const BatchDims& dims, int64_t index, int64_t& a, int64_t& b) {
+#pragma unroll 1  // divisions of 64 bits are long
   for (int d = dims.rank - 1; d >= 0; --d) {
     const int64_t i = index % dims.shape[d];
     index /= dims.shape[d];

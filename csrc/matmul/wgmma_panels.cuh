@@ -97,6 +97,7 @@ template <class T> struct PanelRows {
       : apart(kApart * r.n), line(lane / 4), piece(lane % 4) {
     row += line, column += piece * kLanes;
     first = (item * r.m + row) * r.n + column;
+    BRASA_FORGET(first);  // as in store_packs()
     const int64_t rows = column < r.n ? r.m - row : 0;
     live = rows <= 0 ? 0 : rows <= kApart ? 1 : 2;
   }
@@ -178,7 +179,7 @@ BRASA_DEVICE_FN void finish_half(const Epilogue<T>& e, const float* bias, const 
     rows.store(half, e.pre_activation);
     __syncwarp();
   }
-  activate_lanes<T>(e.activation, v);
+  activate_commonly<T>(e.activation.kind, v);
 }
 
 /// Half a panel of a tile's accumulators. Registers have no address: one of the copies is jumped
