@@ -33,7 +33,8 @@ template <class T, int kLanes>
 __global__ void __launch_bounds__(kThreads)
     bias_kernel(const T* dy, Wide<T>* out, int64_t pixels, int64_t channels, int across) {
   using Lane = Wide<T>;
-  BRASA_SHARED(Lane, of_thread, [kThreads][kLanes]);
+  constexpr int kApart = kThreads + simt::kWarpSize / kLanes;  // so that no two read one bank
+  BRASA_SHARED(Lane, of_thread, [kLanes][kApart]);
   const int rows = kThreads / across, lane = int(threadIdx.x) % across;
   const int64_t first = int64_t(blockIdx.x) * across * kLanes, channel = first + lane * kLanes;
   const int64_t part = blockIdx.y, end = pixels * (part + 1) / gridDim.y;
@@ -53,12 +54,12 @@ __global__ void __launch_bounds__(kThreads)
     }
   }
 #pragma unroll
-  for (int i = 0; i < kLanes; ++i) of_thread[threadIdx.x][i] = sum[i];
+  for (int i = 0; i < kLanes; ++i) of_thread[i][threadIdx.x] = sum[i];
   __syncthreads();
   const int width = across * kLanes;
   for (int c = int(threadIdx.x); c < width && first + c < channels; c += kThreads) {
     Lane total = 0;
-    for (int row = 0; row < rows; ++row) total += of_thread[row * across + c / kLanes][c % kLanes];
+    for (int row = 0; row < rows; ++row) total += of_thread[c % kLanes][row * across + c / kLanes];
     out[part * channels + first + c] = total;
   }
 }

@@ -361,6 +361,13 @@ template <class T> BRASA_DEVICE_FN T block_reduce_max(T value) {
   return block_reduce(value, Max{});
 }
 
+/// `offset`, of which the compiler knows nothing. Where it knows how an offset came about it may
+/// take the addresses of a pack apart, and then stores the pack word by word.
+BRASA_DEVICE_FN int64_t opaque(int64_t offset) {
+  BRASA_FORGET(offset);
+  return offset;
+}
+
 /// N neighbours moved by one instruction of up to 16 bytes.
 template <class T, int N> struct alignas(sizeof(T) * N) Pack {
   static_assert(sizeof(T) * N <= 16 && (N & (N - 1)) == 0, "one vector access moves 16 bytes");

@@ -319,7 +319,8 @@ BRASA_DEVICE_FN void store_sums(const FmaResults<Rows>& r, const Epilogue<T>& ep
       for (int j = 0; j < Tile::kPerColumn; j += kLanes) {
         const int64_t c = column + Tile::column(j);
         const int live = r.n - c < kLanes ? int(r.n - c) : kLanes;
-        if (live > 0) f(begin + c * r.step, live, j, *reinterpret_cast<T(*)[kLanes]>(v + j));
+        if (live > 0)
+          f(simt::opaque(begin + c * r.step), live, j, *reinterpret_cast<T(*)[kLanes]>(v + j));
       }
     };
     for_packs([&](int64_t at, int live, int j, T(&pack)[kLanes]) {

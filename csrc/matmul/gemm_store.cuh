@@ -179,9 +179,7 @@ BRASA_DEVICE_FN void for_lanes(const WarpStage& stage, int rows, const F& f) {
 }
 /// The first of the columns that such a lane has.
 template <int kLanes> BRASA_DEVICE_FN int64_t column_of_lane(int64_t column) {
-  column += int(threadIdx.x) % (kStageColumns / kLanes) * kLanes;
-  BRASA_FORGET(column);  // or the compiler takes addresses apart, and stores packs word by word
-  return column;
+  return column + int(threadIdx.x) % (kStageColumns / kLanes) * kLanes;
 }
 
 /// Stores `rows` rows of `stage`, the first of them row `row` of the results.
@@ -191,7 +189,7 @@ BRASA_DEVICE_FN void store_lanes(const PartSums& r, const WarpStage& stage, int 
   column = column_of_lane<kLanes>(column);
   if (column >= r.n) return;
   for_lanes<kLanes>(stage, rows, [&](int i, float (&v)[kLanes]) {
-    write_some(r.parts + r.offset + (row + i) * r.n + column, kLanes, true, v);
+    write_some(r.parts + simt::opaque(r.offset + (row + i) * r.n + column), kLanes, true, v);
   });
 }
 BRASA_DEVICE_FN void store_stage(const PartSums& r, const WarpStage& stage, int rows, int64_t row,
@@ -208,7 +206,7 @@ BRASA_DEVICE_FN void store_packs(const Results<T, Rows>& r, const WarpStage& sta
   column = column_of_lane<kLanes>(column);
   if (column >= r.n) return;
   for_lanes<kLanes>(stage, rows, [&](int i, float (&v)[kLanes]) {
-    const int64_t at = r.offset + r.rows(row + i) + column;
+    const int64_t at = simt::opaque(r.offset + r.rows(row + i) + column);
     if (!r.epilogue.is_trivial()) {
       add_operands(r.epilogue, column, at, kLanes, true, v);
       activate_commonly<T>(r.epilogue.activation.kind, v);

@@ -96,8 +96,7 @@ template <class T> struct PanelRows {
                             int64_t column)
       : apart(kApart * r.n), line(lane / 4), piece(lane % 4) {
     row += line, column += piece * kLanes;
-    first = (item * r.m + row) * r.n + column;
-    BRASA_FORGET(first);  // as in store_packs()
+    first = simt::opaque((item * r.m + row) * r.n + column);
     const int64_t rows = column < r.n ? r.m - row : 0;
     live = rows <= 0 ? 0 : rows <= kApart ? 1 : 2;
   }
