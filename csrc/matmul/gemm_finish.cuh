@@ -25,7 +25,7 @@ __global__ void __launch_bounds__(kFinishThreads)
 #pragma unroll
       for (int i = 0; i < kFinishLanes; ++i) v[i] += part[i];
     }
-    const int64_t at = r.rows(row) + column;
+    const int64_t at = simt::opaque(r.rows(row) + column);
     add_operands(r.epilogue, column, at, live, r.packs, v);
     activate<T>(r.epilogue.activation, v);
     write_some(r.y + at, live, r.packs, v);
