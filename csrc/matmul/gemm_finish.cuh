@@ -9,7 +9,7 @@ constexpr int kFinishThreads = 256, kFinishLanes = 4;
 
 /// A thread finishes four neighbours of a row, or what is left of it.
 template <class T, class Rows>
-__global__ void __launch_bounds__(kFinishThreads)
+__global__ void __launch_bounds__(kFinishThreads, 3)
     finish_parts_kernel(int64_t splits, int64_t rows, Results<T, Rows> r) {
   const int64_t per_row = (r.n + kFinishLanes - 1) / kFinishLanes, size = rows * r.n;
   const int64_t stride = int64_t(gridDim.x) * kFinishThreads;

@@ -129,7 +129,8 @@ static WidePlan plan_wide(const MatmulParams& p) {
 /// whose results follow one another in y, blockIdx.z positions of the batch. `packs` says that y
 /// and what is laid out as y may be written 16 bytes at a time.
 template <class T, class Tile, Reading kA, Reading kB>
-__global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
+__global__ void __launch_bounds__(Tile::kThreads,
+                                  kA == Reading::anyhow ? (Tile::kBlocks + 1) / 2 : Tile::kBlocks)
     matmul_kernel(MatmulParams p, Operand a_operand, Operand b_operand, const T* a, const T* b,
                   T* y, bool packs, Epilogue<T> epilogue) {
   using Shared = FmaShared<T, Tile>;
@@ -220,14 +221,23 @@ static bool multiples(const BatchDims& dims, const int64_t* strides, int64_t lan
   return true;
 }
 
+/// The tile of operands that do not come in packs: their addresses take registers that a large one
+/// needs for its sums.
+template <class T> using AnyhowTile = std::conditional_t<sizeof(T) == 4, FmaMedium, FmaDouble>;
+
 template <class T, class Tile> static auto pick_kernel(const Operand& a, const Operand& b) {
   constexpr Reading kAlong = Reading::packs_along_depth, kAcross = Reading::packs_across;
-  if (!a.packs || !b.packs) return matmul_kernel<T, Tile, Reading::anyhow, Reading::anyhow>;
-  if (a.along_depth)
-    return b.along_depth ? matmul_kernel<T, Tile, kAlong, kAlong>
-                         : matmul_kernel<T, Tile, kAlong, kAcross>;
-  return b.along_depth ? matmul_kernel<T, Tile, kAcross, kAlong>
-                       : matmul_kernel<T, Tile, kAcross, kAcross>;
+  if constexpr (std::is_same_v<Tile, AnyhowTile<T>>) {
+    const auto kernel = matmul_kernel<T, Tile, Reading::anyhow, Reading::anyhow>;
+    if (sizeof(T) == 4 || !a.packs || !b.packs) return kernel;
+  }
+  if constexpr (sizeof(T) == 8 || !std::is_same_v<Tile, AnyhowTile<T>>) {
+    if (a.along_depth)
+      return b.along_depth ? matmul_kernel<T, Tile, kAlong, kAlong>
+                           : matmul_kernel<T, Tile, kAlong, kAcross>;
+    return b.along_depth ? matmul_kernel<T, Tile, kAcross, kAlong>
+                         : matmul_kernel<T, Tile, kAcross, kAcross>;
+  }
 }
 
 /// The product of each part of the depth, then their sums.
@@ -274,6 +284,9 @@ static void multiply_wide(Context ctx, const MatmulParams& p, const T* a, const 
   }
   const WidePlan plan = sizeof(T) == 4 ? plan_wide(p) : WidePlan{false, 1};
   if constexpr (sizeof(T) == 4) {  // in float64 large tiles do not fit into the registers
+    if (!a_operand.packs || !b_operand.packs)
+      return multiply_parts<T, AnyhowTile<T>>(ctx, p, plan.splits, a_operand, b_operand, a, b, y,
+                                              epilogue);
     if (plan.large)
       return multiply_parts<T, FmaLarge>(ctx, p, plan.splits, a_operand, b_operand, a, b, y,
                                          epilogue);

@@ -12,7 +12,7 @@ constexpr int kFewRowsThreads = 256;
 /// y for up to kRows rows and operands that are contiguous along the depth, in packs: a warp reads
 /// kColumns columns once for all rows, and the rows, which stay in L1, once for these columns.
 template <class T, int kRows, int kColumns>
-__global__ void __launch_bounds__(kFewRowsThreads)
+__global__ void __launch_bounds__(kFewRowsThreads, kRows* kColumns > 8 ? 1 : 2)
     few_rows_kernel(MatmulParams p, const T* a, const T* b, T* y, Epilogue<T> epilogue) {
   constexpr int kLanes = simt::kPackLanes<T>, kWarps = kFewRowsThreads / simt::kWarpSize;
   const int lane = int(threadIdx.x) % simt::kWarpSize;

@@ -37,7 +37,7 @@ BRASA_DEVICE_FN void write_depth(const OperandCopy<T>& c, T* row, int64_t produc
 /// A block copies squares of 32 x 32: it reads along the direction that is contiguous and writes
 /// along the depth, for 3xTF32 in two parts.
 template <class T, bool kSplit>
-__global__ void __launch_bounds__(kCopyThreads) copy_operand_kernel(OperandCopy<T> c) {
+__global__ void __launch_bounds__(kCopyThreads, 2) copy_operand_kernel(OperandCopy<T> c) {
   BRASA_SHARED(T, square, [kCopySide][kCopySide + 2]);
   const int lane = int(threadIdx.x) % kCopySide, line = int(threadIdx.x) / kCopySide;
   const int64_t across = (c.depth + kCopySide - 1) / kCopySide;
