@@ -14,8 +14,8 @@ template <class T> struct DepthwiseTask {
   int64_t channels;   ///< that are written
   int along;          ///< threads of a place
   int runs_of_block;  ///< along a row, a power of two; the others are rows
-  int64_t run_tiles, channel_tiles;
-  bool packs;
+  unsigned run_tiles, channel_tiles;
+  bool packs;  ///< pieces are whole, and arrays laid out as `out` aligned for them
 };
 
 template <class T> using RunSums = Wide<T>[kRun][kPiece<T>];
@@ -83,36 +83,85 @@ BRASA_DEVICE_FN void sum_run(const DepthwiseTask<T>& task, int64_t image, const 
   }
 }
 
-/// Finishes a thread's results and writes them. Activations are applied to one result after
-/// another, from memory of the thread's own: there is then one copy of the code of each.
+/// A thread's results on their way through the epilogue, in shared memory: there they have
+/// addresses, so that loops over them stay loops. Unrolled, what finishes them was 30 times what
+/// sums them. Neighbouring threads have neighbouring pairs.
+template <class T> using RunStash = Wide<T>[kRun * kPiece<T> / 2][kThreads][2];
+
 template <class T>
-BRASA_DEVICE_FN void finish_run(const DepthwiseTask<T>& task, const Epilogue<T>& epilogue,
-                                int64_t offset, int64_t step, int pixels, int64_t channel,
-                                RunSums<T>& sum) {
+BRASA_DEVICE_FN void stash_piece(RunStash<T>& stash, int o, const Piece<T>& piece) {
+#pragma unroll
+  for (int i = 0; i < kPiece<T>; ++i)
+    stash[o * (kPiece<T> / 2) + i / 2][threadIdx.x][i % 2] = piece[i];
+}
+template <class T> BRASA_DEVICE_FN void take_piece(RunStash<T>& stash, int o, Piece<T>& piece) {
+#pragma unroll
+  for (int i = 0; i < kPiece<T>; ++i)
+    piece[i] = stash[o * (kPiece<T> / 2) + i / 2][threadIdx.x][i % 2];
+}
+
+/// v += an operand's first `live` lanes; `packs` says that whole pieces may be read at once.
+template <class E, class W, int kLanes>
+BRASA_DEVICE_FN void add_operand(const E* from, int live, bool packs, W (&v)[kLanes]) {
+  if (packs) {
+    const auto operand = simt::load_wide<kLanes>(from);
+#pragma unroll
+    for (int i = 0; i < kLanes; ++i) v[i] += operand[i];
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < kLanes; ++i)
+    if (i < live) v[i] += simt::widen(from[i]);
+}
+
+/// Whether the kernel of `taps` taps has activations: one and two are for backward data.
+constexpr bool can_activate(int taps) {
+  return taps != 1 && taps != 2;
+}
+
+/// Finishes a thread's results and writes them.
+template <class T, bool kActivates>
+BRASA_DEVICE_FN void finish_run(const DepthwiseTask<T>& task, const Epilogue<T>& e, int64_t offset,
+                                int64_t step, int pixels, int64_t channel, RunSums<T>& sum) {
   using Lane = Wide<T>;
-  BRASA_SHARED(Lane, stash, [kRun][kThreads][kPiece<T>]);
+  BRASA_SHARED(Lane, stash, [kRun * kPiece<T> / 2][kThreads][2]);
   const int live = int(task.channels - channel < kPiece<T> ? task.channels - channel : kPiece<T>);
-  const bool activates = epilogue.activation.kind != ActivationKind::none;
+  const bool trivial = e.is_trivial();
+  const bool activates = kActivates && e.activation.kind != ActivationKind::none;
 #pragma unroll
   for (int o = 0; o < kRun; ++o) {
     if (o >= pixels) break;
-    const int64_t at = offset + o * step;
-#pragma unroll
-    for (int i = 0; i < kPiece<T>; ++i) {
-      if (i < live) sum[o][i] = before_activation(epilogue, sum[o][i], channel + i, at + i);
-      if (activates) stash[o][threadIdx.x][i] = sum[o][i];
-    }
-    if (!activates) store_piece<T>(task.out + at, sum[o], live, task.packs);
+    if (trivial)
+      store_piece<T>(task.out + offset + o * step, sum[o], live, task.packs);
+    else
+      stash_piece<T>(stash, o, sum[o]);
   }
+  if (trivial) return;
+  Piece<T> v;
 #pragma unroll 1
-  for (int o = 0; activates && o < pixels; ++o) {
-    Piece<T> v;
-#pragma unroll
-    for (int i = 0; i < kPiece<T>; ++i) v[i] = stash[o][threadIdx.x][i];
-    activate_each<Lane>(epilogue.activation, [&](const auto& activate) {
-#pragma unroll
-      for (int i = 0; i < kPiece<T>; ++i) activate(v[i]);
-    });
+  for (int o = 0; o < pixels; ++o) {
+    const int64_t at = offset + o * step;
+    take_piece<T>(stash, o, v);
+    if (e.bias) add_operand(e.bias + channel, live, task.packs, v);
+    if (sizeof(T) == 2 && e.wide_bias) add_operand(e.wide_bias + channel, live, task.packs, v);
+    if (e.residual) add_operand(e.residual + at, live, task.packs, v);
+    if (e.pre_activation) store_piece<T>(e.pre_activation + at, v, live, task.packs);
+    if (activates)
+      stash_piece<T>(stash, o, v);
+    else
+      store_piece<T>(task.out + at, v, live, task.packs);
+  }
+  if (!activates) return;
+  activate_each<Lane>(e.activation, [&](const auto& activate) {
+#pragma unroll 1
+    for (int pair = 0; pair < pixels * (kPiece<T> / 2); ++pair) {
+      activate(stash[pair][threadIdx.x][0]);
+      activate(stash[pair][threadIdx.x][1]);
+    }
+  });
+#pragma unroll 1
+  for (int o = 0; o < pixels; ++o) {
+    take_piece<T>(stash, o, v);
     store_piece<T>(task.out + offset + o * step, v, live, task.packs);
   }
 }
@@ -122,11 +171,12 @@ template <class T, int kTaps, int kStep>
 __global__ void __launch_bounds__(kThreads, sizeof(T) == 2 && kTaps * kStep > 3 ? 1 : 2)
     depthwise_kernel(DepthwiseTask<T> task, Epilogue<T> epilogue) {
   const auto channel_tile = int64_t(blockIdx.x % task.channel_tiles);
-  const auto tile = int64_t(blockIdx.x / task.channel_tiles);
+  const unsigned tile = blockIdx.x / task.channel_tiles;
   const int place = int(threadIdx.x) / task.along, runs = task.runs_of_block;
   const int64_t channel = (channel_tile * task.along + threadIdx.x % task.along) * kPiece<T>;
-  const int64_t run = tile % task.run_tiles * runs + place % runs;
-  const int64_t row = tile / task.run_tiles * (kThreads / task.along / runs) + place / runs;
+  const int64_t run = int64_t(tile % task.run_tiles) * runs + place % runs;
+  const int64_t row =
+      int64_t(tile / task.run_tiles) * (kThreads / task.along / runs) + place / runs;
   if (channel >= task.in.channels || run >= task.grid.runs || row >= task.grid.rows) return;
   int64_t image, outer[2];
   task.grid.split(row, image, outer);
@@ -140,7 +190,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 2 && kTaps * kStep > 3 
     offset += (axis[d].out_first + q[d] * axis[d].out_step) * task.out_layout.step[d];
   const int64_t step = axis[2].out_step * task.out_layout.step[2];
   const int pixels = axis[2].count - q[2] < kRun ? int(axis[2].count - q[2]) : kRun;
-  finish_run<T>(task, epilogue, offset, step, pixels, channel, sum);
+  finish_run<T, can_activate(kTaps)>(task, epilogue, offset, step, pixels, channel, sum);
 }
 
 // ------------------------------------------------------------------------------------- launchers
@@ -152,25 +202,31 @@ static void launch_grid(simt::stream_t stream, DepthwiseTask<T> task, const Epil
   task.runs_of_block = 1;
   while (task.runs_of_block < kMostRuns && task.runs_of_block < task.grid.runs)
     task.runs_of_block *= 2;
-  task.run_tiles = simt::ceil_div<int64_t>(task.grid.runs, task.runs_of_block);
+  task.run_tiles = unsigned(simt::ceil_div<int64_t>(task.grid.runs, task.runs_of_block));
   task.along = threads_along<T>(task.in.channels);
-  task.channel_tiles = simt::ceil_div<int64_t>(task.in.channels, task.along * kPiece<T>);
+  task.channel_tiles = unsigned(simt::ceil_div<int64_t>(task.in.channels, task.along * kPiece<T>));
   const int64_t row_tiles =
       simt::ceil_div<int64_t>(task.grid.rows, kThreads / task.along / task.runs_of_block);
   const Axis& axis = task.grid.axis[2];
+  const bool activates = epilogue.activation.kind != ActivationKind::none;
   const auto is = [&](int64_t taps, int64_t step) {
-    return axis.taps == taps && axis.in_step == step && (axis.tap_step == 1 || taps == 1);
+    return axis.taps == taps && axis.in_step == step && (axis.tap_step == 1 || taps == 1) &&
+           (!activates || can_activate(int(taps)));
   };
-  simt::launch({.grid = dim3(unsigned(row_tiles * task.run_tiles * task.channel_tiles)),
+  const auto kernel = [&] {
+    if constexpr (sizeof(T) < 8) {
+      if (is(3, 1)) return depthwise_kernel<T, 3, 1>;
+      if (is(2, 1)) return depthwise_kernel<T, 2, 1>;
+      if (is(1, 1)) return depthwise_kernel<T, 1, 1>;
+      if (is(3, 2)) return depthwise_kernel<T, 3, 2>;
+      if (is(5, 1)) return depthwise_kernel<T, 5, 1>;
+    }
+    return depthwise_kernel<T, 0, 0>;
+  }();
+  simt::launch({.grid = dim3(unsigned(row_tiles) * task.run_tiles * task.channel_tiles),
                 .block = dim3(kThreads),
                 .stream = stream},
-               is(3, 1)   ? depthwise_kernel<T, 3, 1>
-               : is(2, 1) ? depthwise_kernel<T, 2, 1>
-               : is(1, 1) ? depthwise_kernel<T, 1, 1>
-               : is(3, 2) ? depthwise_kernel<T, 3, 2>
-               : is(5, 1) ? depthwise_kernel<T, 5, 1>
-                          : depthwise_kernel<T, 0, 0>,
-               task, epilogue);
+               kernel, task, epilogue);
 }
 
 /// What forward or backward data keeps in the workspace.
@@ -225,7 +281,9 @@ static void sum_grid(simt::stream_t stream, const ConvParams& p, const Axis* axe
                   .out = out,
                   .out_layout = layout_of_image(p.in_channels, out_size, true),
                   .channels = p.in_channels,
-                  .packs = p.in_channels % kPiece<T> == 0 && simt::pack_aligned(out)},
+                  .packs = p.in_channels % kPiece<T> == 0 && simt::pack_aligned(out) &&
+                           simt::pack_aligned(e.bias) && simt::pack_aligned(e.wide_bias) &&
+                           simt::pack_aligned(e.residual) && simt::pack_aligned(e.pre_activation)},
                  e);
 }
 
