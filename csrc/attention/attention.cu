@@ -56,9 +56,10 @@ __global__ void __launch_bounds__(kTileThreads)
   const int64_t query = int64_t(blockIdx.x) * kSide, column = int64_t(blockIdx.y) * kSide;
   const int64_t last = p.causal && query + kSide < p.s ? query + kSide : p.s;
   for (int64_t index = blockIdx.z; index < p.count; index += gridDim.z) {
-    const Scores<T> scores(p, mask, dropout, index);
-    const TileRows<T> queries(q + batch_offset(p, p.q, index), p.q.row, query, p.l, 0, p.e);
-    const T *keys = k + batch_offset(p, p.k, index), *values = v + batch_offset(p, p.v, index);
+    const BatchPlace in_batch(p, index);
+    const Scores<T> scores(p, mask, dropout, index, in_batch);
+    const TileRows<T> queries(q + in_batch.offset(p.q), p.q.row, query, p.l, 0, p.e);
+    const T *keys = k + in_batch.offset(p.k), *values = v + in_batch.offset(p.v);
     RowState<T> state;
     T out[kPer][kPer] = {}, weight[kPer][kPer];
 #pragma unroll
@@ -80,7 +81,8 @@ __global__ void __launch_bounds__(kTileThreads)
       log_sum[index * p.l + row] =
           state.total[i] == T(0) ? infinity<T>() : state.maximum[i] + vlog(state.total[i]);
     }
-    store_rows(y + batch_offset(p, p.y, index), p.y.row, query, p.l, column, p.ev, inverse, out);
+    store_rows(y + BatchPlace(p, index).offset(p.y), p.y.row, query, p.l, column, p.ev, inverse,
+               out);
   }
 }
 
@@ -94,8 +96,9 @@ __global__ void __launch_bounds__(kTileThreads)
                  Wide<T>* delta) {
   const int lane = int(threadIdx.x) % lanes, of_block = kTileThreads / lanes;
   for (int64_t index = blockIdx.y; index < p.count; index += gridDim.y) {
-    const T* const first = y + batch_offset(p, p.y, index);
-    const T* const second = dy + batch_offset(p, dy_strides, index);
+    const BatchPlace in_batch(p, index);
+    const T* const first = y + in_batch.offset(p.y);
+    const T* const second = dy + in_batch.offset(dy_strides);
     for (int64_t begin = int64_t(blockIdx.x) * of_block; begin < p.l;
          begin += int64_t(gridDim.x) * of_block) {
       const int64_t row = begin + int(threadIdx.x) / lanes, end = row < p.l ? p.ev : 0;
@@ -168,11 +171,12 @@ __global__ void __launch_bounds__(kTileThreads, 1)
 #pragma unroll
   for (int i = 0; i < kPer; ++i) factor[i] = kOf == Gradient::of_v ? T(1) : T(p.scale);
   for (int64_t index = blockIdx.z; index < p.count; index += gridDim.z) {
-    const Scores<T> scores(p, mask, dropout, index);
-    const BackwardPosition<T> at{q + batch_offset(p, p.q, index),
-                                 k + batch_offset(p, p.k, index),
-                                 v + batch_offset(p, p.v, index),
-                                 dy + batch_offset(p, dy_strides, index),
+    const BatchPlace in_batch(p, index);
+    const Scores<T> scores(p, mask, dropout, index, in_batch);
+    const BackwardPosition<T> at{q + in_batch.offset(p.q),
+                                 k + in_batch.offset(p.k),
+                                 v + in_batch.offset(p.v),
+                                 dy + in_batch.offset(dy_strides),
                                  log_sum + index * p.l,
                                  delta + index * p.l,
                                  dy_strides.row};
@@ -186,8 +190,8 @@ __global__ void __launch_bounds__(kTileThreads, 1)
       multiply_weights(
           *shared, TileRows<T>(operand, row, other, kOfQueries ? p.s : p.l, column, columns), out);
     }
-    store_rows(gradient + batch_offset(p, strides, index), strides.row, mine, rows, column, columns,
-               factor, out);
+    store_rows(gradient + BatchPlace(p, index).offset(strides), strides.row, mine, rows, column,
+               columns, factor, out);
   }
 }
 

@@ -62,10 +62,11 @@ __global__ void __launch_bounds__(kMmaThreads, 2)
   const int64_t end = p.causal && first + Tiles::kRows < p.s ? first + Tiles::kRows : p.s;
   const int rounds = int(simt::ceil_div<int64_t>(end, kKeys));
   for (int64_t index = blockIdx.y; index < p.count; index += gridDim.y) {
-    const MmaScores<false> scores(p, mask, dropout, index);
-    const FeatureRows<T> queries(q + batch_offset(p, p.q, index), p.q.row, p.l, p.e);
-    const FeatureRows<T> keys(k + batch_offset(p, p.k, index), p.k.row, p.s, p.e);
-    const FeatureRows<T> values(v + batch_offset(p, p.v, index), p.v.row, p.s, p.ev);
+    const BatchPlace in_batch(p, index);
+    const MmaScores<false> scores(p, mask, dropout, index, in_batch);
+    const FeatureRows<T> queries(q + in_batch.offset(p.q), p.q.row, p.l, p.e);
+    const FeatureRows<T> keys(k + in_batch.offset(p.k), p.k.row, p.s, p.e);
+    const FeatureRows<T> values(v + in_batch.offset(p.v), p.v.row, p.s, p.ev);
     const auto fetch = [&](int round) {
       if (round < rounds) {
         keys.copy(tiles->keys[round % 2], int64_t(round) * kKeys);
@@ -79,12 +80,12 @@ __global__ void __launch_bounds__(kMmaThreads, 2)
     for (int i = 0; i < 2 * kM; ++i)
       rows.maximum[i / 2][i % 2] = -infinity<float>(), rows.total[i / 2][i % 2] = 0;
     queries.copy(tiles->queries, first);
-    fetch(0);
 #pragma unroll 1
-    for (int round = 0; round < rounds; ++round) {
+    for (int round = -1; round < rounds; ++round) {  // fetch() is large: there is one of it
       simt::cp_async_wait<0>();
       __syncthreads();  // others' copies have landed, and all are done with the tiles before
       fetch(round + 1);
+      if (round < 0) continue;
       const int64_t key = int64_t(round) * kKeys;
       if (query >= p.l || (p.causal && key >= query + 16 * kM)) continue;
       Parts<kM, kN> s;
@@ -106,7 +107,7 @@ __global__ void __launch_bounds__(kMmaThreads, 2)
       log_sum[index * p.l + at] =
           total == 0.0f ? infinity<float>() : fma(rows.maximum[i / 2][i % 2], kLog2, vlog(total));
     }
-    store_parts(y + batch_offset(p, p.y, index), p.y.row, query, p.l, p.ev, factor, out);
+    store_parts(y + BatchPlace(p, index).offset(p.y), p.y.row, query, p.l, p.ev, factor, out);
     simt::cp_async_wait<0>();
     __syncthreads();  // before the next position's copies
   }

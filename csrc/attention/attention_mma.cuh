@@ -77,7 +77,7 @@ template <class T> struct FeatureRows {
  private:
   template <class Tile>
   BRASA_DEVICE_FN void copy_singly(Tile& tile, const T* from, int live_rows) const {
-#pragma unroll 4
+#pragma unroll 2
     for (int e = int(threadIdx.x); e < Tile::kRows * Tile::kFeatures; e += kMmaThreads) {
       const int i = e / Tile::kFeatures, f = e % Tile::kFeatures;
       tile.at[i][f] = i < live_rows && f < features ? from[i * row + f] : T{};
@@ -189,14 +189,15 @@ template <bool kAcross> struct MmaScores {
   float factor;
 
   BRASA_DEVICE_FN MmaScores(const AttentionParams& params, const AttentionMask<float>& of_batch,
-                            const AttentionDropout<float>& drops, int64_t position)
+                            const AttentionDropout<float>& drops, int64_t position,
+                            const BatchPlace& in_batch)
       : p(params),
         mask(of_batch),
         dropout(drops),
         index(position),
         factor(float(params.scale) * kLog2E) {
     if (!mask.allowed && !mask.added) return;
-    const int64_t offset = batch_offset(params, of_batch.strides, position);
+    const int64_t offset = in_batch.offset(of_batch.strides);
     if (mask.allowed) mask.allowed += offset;
     if (mask.added) mask.added += offset;
   }
@@ -343,6 +344,7 @@ BRASA_DEVICE_FN void store_gradients(const AttentionParams& p, const AttentionGr
                                      int64_t index, int64_t mine, float kept_scale,
                                      const Parts<kM, kN>& of_features,
                                      const Parts<kValueM, kN>& of_values) {
+  const BatchPlace in_batch(p, index);
   float of_scores[kM][2], of_weights[kM][2];
 #pragma unroll
   for (int i = 0; i < 2 * kM; ++i) {
@@ -350,14 +352,14 @@ BRASA_DEVICE_FN void store_gradients(const AttentionParams& p, const AttentionGr
     of_weights[i / 2][i % 2] = kept_scale;
   }
   if constexpr (!kOfKeys) {
-    store_parts(g.dq + batch_offset(p, g.dq_strides, index), g.dq_strides.row, mine, p.l, p.e,
-                of_scores, of_features);
+    store_parts(g.dq + in_batch.offset(g.dq_strides), g.dq_strides.row, mine, p.l, p.e, of_scores,
+                of_features);
   } else {
     if (g.dk)
-      store_parts(g.dk + batch_offset(p, g.dk_strides, index), g.dk_strides.row, mine, p.s, p.e,
-                  of_scores, of_features);
+      store_parts(g.dk + in_batch.offset(g.dk_strides), g.dk_strides.row, mine, p.s, p.e, of_scores,
+                  of_features);
     if (g.dv)
-      store_parts(g.dv + batch_offset(p, g.dv_strides, index), g.dv_strides.row, mine, p.s, p.ev,
+      store_parts(g.dv + in_batch.offset(g.dv_strides), g.dv_strides.row, mine, p.s, p.ev,
                   of_weights, of_values);
   }
 }

@@ -89,12 +89,12 @@ __global__ void __launch_bounds__(kMmaThreads, 1)
   const int64_t visible = p.causal && first + Tiles::kRows < p.s ? first + Tiles::kRows : p.s;
   const int64_t end = kOfKeys ? p.l : visible, rows = kOfKeys ? p.s : p.l;
   for (int64_t index = blockIdx.y; index < p.count; index += gridDim.y) {
-    const MmaScores<kOfKeys> scores(p, mask, dropout, index);
-    const FeatureRows<T> queries(q + batch_offset(p, p.q, index), p.q.row, p.l, p.e);
-    const FeatureRows<T> keys(k + batch_offset(p, p.k, index), p.k.row, p.s, p.e);
-    const FeatureRows<T> values(v + batch_offset(p, p.v, index), p.v.row, p.s, p.ev);
-    const FeatureRows<T> slopes(g.dy + batch_offset(p, g.dy_strides, index), g.dy_strides.row, p.l,
-                                p.ev);
+    const BatchPlace in_batch(p, index);
+    const MmaScores<kOfKeys> scores(p, mask, dropout, index, in_batch);
+    const FeatureRows<T> queries(q + in_batch.offset(p.q), p.q.row, p.l, p.e);
+    const FeatureRows<T> keys(k + in_batch.offset(p.k), p.k.row, p.s, p.e);
+    const FeatureRows<T> values(v + in_batch.offset(p.v), p.v.row, p.s, p.ev);
+    const FeatureRows<T> slopes(g.dy + in_batch.offset(g.dy_strides), g.dy_strides.row, p.l, p.ev);
     const float *const log_sums = log_sum + index * p.l, *const deltas = delta + index * p.l;
     const auto fetch = [&](int64_t other) {
       if (other < end) {
@@ -116,12 +116,14 @@ __global__ void __launch_bounds__(kMmaThreads, 1)
     Parts<kOfKeys ? kM : 1, kFeatures / 8> of_values = {};  // dv
     (kOfKeys ? keys : queries).copy(tiles->first, first);
     (kOfKeys ? values : slopes).copy(tiles->second, first);
-    fetch(begin);
+    const int rounds = begin < end ? int(simt::ceil_div<int64_t>(end - begin, kPassing)) : 0;
 #pragma unroll 1
-    for (int64_t other = begin; other < end; other += kPassing) {
+    for (int round = -1; round < rounds; ++round) {  // fetch() is large: there is one of it
+      const int64_t other = begin + int64_t(round) * kPassing;
       simt::cp_async_wait<0>();
       __syncthreads();  // others' copies have landed, and all are done with the tiles before
       fetch(other + kPassing);
+      if (round < 0) continue;
       const ScorePlace place{kOfKeys ? other : mine, kOfKeys ? mine : other};
       const int64_t last_query = place.query + (kOfKeys ? kPassing : 16 * kM) - 1;
       if (mine >= rows || (p.causal && place.key > last_query)) continue;

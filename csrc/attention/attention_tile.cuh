@@ -132,18 +132,29 @@ template <class T, class Operation> BRASA_DEVICE_FN T reduce_row(T value, Operat
   return value;
 }
 
-/// Unrolled, or the strides would be copied to local memory.
-BRASA_DEVICE_FN int64_t batch_offset(const AttentionParams& p, const AttentionStrides& strides,
-                                     int64_t index) {
-  int64_t offset = 0;
+/// A position's place along each dimension of the batch, found once for all operands: divisions
+/// for each of them were a third of a kernel's code. Unrolled, or the strides would be copied to
+/// local memory.
+struct BatchPlace {
+  int64_t at[kMaxAttentionBatch];
+
+  BRASA_DEVICE_FN BatchPlace(const AttentionParams& p, int64_t index) {
 #pragma unroll
-  for (int d = kMaxAttentionBatch - 1; d >= 0; --d) {
-    if (d >= p.rank) continue;
-    offset += index % p.shape[d] * strides.batch[d];
-    index /= p.shape[d];
+    for (int d = kMaxAttentionBatch - 1; d >= 0; --d) {
+      at[d] = 0;
+      if (d >= p.rank) continue;
+      const int64_t rest = index / p.shape[d];
+      at[d] = index - rest * p.shape[d];
+      index = rest;
+    }
   }
-  return offset;
-}
+  BRASA_DEVICE_FN int64_t offset(const AttentionStrides& strides) const {
+    int64_t offset = 0;
+#pragma unroll
+    for (int d = 0; d < kMaxAttentionBatch; ++d) offset += at[d] * strides.batch[d];
+    return offset;
+  }
+};
 
 /// What dropout does to weights: words below the threshold drop theirs, others scale it.
 template <class T> struct AttentionDropout {
@@ -162,10 +173,11 @@ template <class T> struct Scores {
   int64_t index;
 
   BRASA_DEVICE_FN Scores(const AttentionParams& params, const AttentionMask<T>& of_batch,
-                         const AttentionDropout<T>& drops, int64_t position)
+                         const AttentionDropout<T>& drops, int64_t position,
+                         const BatchPlace& in_batch)
       : p(params), mask(of_batch), dropout(drops), index(position) {
     if (!of_batch.allowed && !of_batch.added) return;
-    const int64_t offset = batch_offset(params, of_batch.strides, position);
+    const int64_t offset = in_batch.offset(of_batch.strides);
     if (mask.allowed) mask.allowed += offset;
     if (mask.added) mask.added += offset;
   }

@@ -233,7 +233,7 @@ BRASA_DEVICE_FN void attend_units(WgmmaForwardShared<Tile>& shared, const Attent
       if (log_sum && lane_column() == 0 && at < p.l)
         log_sum[position * p.l + at] = fma(rows.maximum[half] * factor, kLog2, vlog(total));
     }
-    store_parts(y + batch_offset(p, p.y, position), p.y.row, query, p.l, p.ev, inverse,
+    store_parts(y + BatchPlace(p, position).offset(p.y), p.y.row, query, p.l, p.ev, inverse,
                 reinterpret_cast<const Parts<1, kParts>&>(out));
   });
 }
