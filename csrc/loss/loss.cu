@@ -31,6 +31,12 @@ BRASA_DEVICE_FN Wide<T> weighted_target(const CrossEntropyParams<T>& p, int64_t 
   return q * class_weight(p, c);
 }
 
+/// What multiplies the loss of every class: its target, or its weight where labels are smoothed.
+template <class T>
+BRASA_DEVICE_FN Wide<T> share_of_loss(const CrossEntropyParams<T>& p, int64_t c, int64_t at) {
+  return p.probabilities ? weighted_target(p, c, at) : class_weight(p, c);
+}
+
 /// f(c) for kLanes classes from c on.
 template <class W, int kLanes, class F>
 BRASA_DEVICE_FN simt::Lanes<W, kLanes> lanes_of(int64_t c, const F& f) {
@@ -51,23 +57,19 @@ __global__ void __launch_bounds__(Group::kBlock, kLineBlocks<Wide<T>, Group, kLa
     const auto minus_log = [&](int64_t j) {
       return (maximum - simt::widen(x[line.at(j)])) + log_sum;
     };
-    const auto sum_over_classes = [&](const auto& weight) {
-      return line.walk_sum([&](auto j) {
-        return lanes_of<W, kLanes>(j, [&](int64_t c) { return weight(c) * minus_log(c); });
+    W loss = 0;
+    if (p.probabilities || p.label_smoothing != 0)
+      loss = line.walk_sum([&](auto j) {
+        return lanes_of<W, kLanes>(
+            j, [&](int64_t c) { return share_of_loss(p, c, line.at(c)) * minus_log(c); });
       });
-    };
-    W loss;
-    if (p.probabilities) {
-      loss = sum_over_classes([&](int64_t c) { return weighted_target(p, c, line.at(c)); });
-    } else {
+    if (!p.probabilities) {
       const int64_t c = class_of(p, line.index);
+      const W spread = loss;
       loss = c == kIgnored   ? W(0)
              : c == kOutside ? W(0) / W(0)
                              : W(1 - p.label_smoothing) * weight_of(p, c) * minus_log(c);
-      if (p.label_smoothing != 0) {
-        const W spread = sum_over_classes([&](int64_t other) { return class_weight(p, other); });
-        if (c >= 0) loss += W(p.label_smoothing) / W(p.shape.n) * spread;
-      }
+      if (p.label_smoothing != 0 && c >= 0) loss += W(p.label_smoothing) / W(p.shape.n) * spread;
     }
     if (line.leads()) {
       losses[line.index] = loss;
@@ -126,43 +128,15 @@ template <class W> struct Position {
         scale(p.reduction == Reduction::none ? dy[index] : dy[0] / divisor[0]) {}
 
   /// scale gradient(probability, class) in place of the logits from class j on.
-  template <class Values, class F>
-  BRASA_DEVICE_FN Values gradients(Values v, int64_t j, const F& gradient) const {
+  template <class Values, class Place, class F>
+  BRASA_DEVICE_FN Values gradients(Values v, Place j, const F& gradient) const {
     constexpr int kLanes = sizeof(Values) / sizeof(W);
 #pragma unroll
-    for (int k = 0; k < kLanes; ++k) v[k] = scale * gradient(vexp(v[k] - maximum - log_sum), j + k);
+    for (int k = 0; k < kLanes; ++k)
+      v[k] = scale * gradient(vexp(v[k] - maximum - log_sum), Place(j + k));
     return v;
   }
 };
-
-/// Gradients of probabilities for targets, and of smoothed labels.
-template <class T, class OfLine>
-BRASA_DEVICE_FN void write_spread_gradients(const OfLine& line, const CrossEntropyParams<T>& p,
-                                            const Position<Wide<T>>& position, const T* x, T* dx) {
-  using W = Wide<T>;
-  const auto sum_of = [&](const auto& f) {
-    return line.walk_sum([&](auto j) { return lanes_of<W, OfLine::kWide>(j, f); });
-  };
-  const auto write = [&](const auto& gradient) {
-    line.walk([&](auto j) {
-      const auto v = line.load(x + line.offset, j);
-      line.store(dx + line.offset, j, position.gradients(v, j, gradient));
-    });
-  };
-  if (p.probabilities) {
-    const auto target = [&](int64_t c) { return weighted_target(p, c, line.at(c)); };
-    const W sum = sum_of(target);
-    return write([&](W probability, int64_t c) { return sum * probability - target(c); });
-  }
-  const int64_t own = class_of(p, line.index);
-  const W kept = W(1 - p.label_smoothing) * weight_of(p, own);
-  const W share = W(p.label_smoothing) / W(p.shape.n);
-  const auto weight = [&](int64_t c) { return class_weight(p, c); };
-  const W all = kept + share * (p.weight ? sum_of(weight) : W(p.shape.n));
-  write([&](W probability, int64_t c) {
-    return own < 0 ? W(0) : all * probability - share * weight(c) - (c == own ? kept : W(0));
-  });
-}
 
 template <class T, class Group, int kLanes, bool kKeeps>
 __global__ void __launch_bounds__(Group::kBlock, kLineBlocks<Wide<T>, Group, kLanes, 1>)
@@ -171,24 +145,67 @@ __global__ void __launch_bounds__(Group::kBlock, kLineBlocks<Wide<T>, Group, kLa
                                   T* dx) {
   using W = Wide<T>;
   for_lines<W, Group, kLanes, kKeeps>(p.shape, packs, [&](const auto& line) {
-    const auto position = [&] { return Position<W>(p, line.index, dy, statistics, divisor); };
-    if (p.probabilities || p.label_smoothing != 0)
-      return write_spread_gradients(line, p, position(), x, dx);
     const auto held = line.hold(x + line.offset);  // first: nothing else is worth its wait
-    const Position<W> of_line = position();
+    const Position<W> of_line(p, line.index, dy, statistics, divisor);
     const int64_t own = class_of(p, line.index);
     const W weight = weight_of(p, own);
     line.each([&](auto j, int turn) {
-      const auto gradient = [&](W probability, int64_t c) {
-        return own < 0 ? W(0) : weight * (c == own ? probability - W(1) : probability);
+      const auto gradient = [&](W probability, auto c) {
+        return own < 0 ? W(0) : weight * (c == decltype(c)(own) ? probability - W(1) : probability);
       };
       line.store(dx + line.offset, j, of_line.gradients(line.get(held, j, turn), j, gradient));
     });
   });
 }
 
+/// The same of probabilities for targets, and of smoothed labels, where every class has a share.
+template <class T, class Group, int kLanes>
+__global__ void __launch_bounds__(Group::kBlock, kLineBlocks<Wide<T>, Group, kLanes, 1>)
+    spread_backward_kernel(const Wide<T>* dy, const T* x, CrossEntropyParams<T> p, bool packs,
+                           const Wide<T>* statistics, const Wide<T>* divisor, T* dx) {
+  using W = Wide<T>;
+  for_lines<W, Group, kLanes, false>(p.shape, packs, [&](const auto& line) {
+    const Position<W> of_line(p, line.index, dy, statistics, divisor);
+    const int64_t own = p.probabilities ? 0 : class_of(p, line.index);
+    const W kept = p.probabilities ? W(0) : W(1 - p.label_smoothing) * weight_of(p, own);
+    const W share = p.probabilities ? W(1) : W(p.label_smoothing) / W(p.shape.n);
+    const W sum = p.probabilities || p.weight ? line.walk_sum([&](auto j) {
+      return lanes_of<W, kLanes>(j, [&](int64_t c) { return share_of_loss(p, c, line.at(c)); });
+    })
+                                              : W(p.shape.n);
+    const W all = p.probabilities ? sum : kept + share * sum;
+    line.walk([&](auto j) {
+      const auto gradient = [&](W probability, int64_t c) {
+        if (p.probabilities) return all * probability - weighted_target(p, c, line.at(c));
+        return own < 0 ? W(0)
+                       : all * probability - share * class_weight(p, c) - (c == own ? kept : W(0));
+      };
+      const auto v = line.load(x + line.offset, j);
+      line.store(dx + line.offset, j, of_line.gradients(v, j, gradient));
+    });
+  });
+}
+
 // ----------------------------------------------------------------------------------------
 // launchers
+
+/// choose_group() for lines that are never kept: a few kernels do.
+template <class T, class F>
+static void choose_walking_group(Context ctx, AxisShape shape, const F& f) {
+  const auto with = [&]<class Group, int kLanes>() {
+    f.template operator()<Group, kLanes>(over_lines<Group>(ctx, shape.lines()));
+  };
+  const auto of_rows = [&]<int kLanes>() {
+    constexpr int64_t kOfWarp = 1024;
+    shape.n <= kOfWarp ? with.template operator()<WarpGroup<simt::kWarpSize>, kLanes>()
+                       : with.template operator()<BlockGroup<kLineThreads>, kLanes>();
+  };
+  if (shape.inner != 1) return with.template operator()<ThreadGroup, 1>();
+  if constexpr (sizeof(T) < 8) {
+    if (in_whole_packs<T>(shape.n)) return of_rows.template operator()<simt::kPackLanes<T>>();
+  }
+  of_rows.template operator()<1>();
+}
 
 template <class T> size_t cross_entropy_workspace(const CrossEntropyParams<T>& params) {
   if (params.reduction == Reduction::none) return 0;
@@ -225,11 +242,17 @@ void cross_entropy_backward(Context ctx, const Wide<T>* dy, const T* logits,
                             CrossEntropyParams<T> params, const Wide<T>* statistics,
                             const Wide<T>* divisor, T* dlogits) {
   if (params.shape.size() == 0) return;
+  const bool packs = in_packs(logits, dlogits);
+  if (params.probabilities || params.label_smoothing != 0)
+    return choose_walking_group<T>(
+        ctx, params.shape, [&]<class Group, int kLanes>(const simt::LaunchConfig& config) {
+          simt::launch(config, spread_backward_kernel<T, Group, kLanes>, dy, logits, params, packs,
+                       statistics, divisor, dlogits);
+        });
   choose_group<T, 1>(ctx, params.shape,
                      [&]<class Group, int kLanes, bool kKeeps>(const simt::LaunchConfig& config) {
                        simt::launch(config, cross_entropy_backward_kernel<T, Group, kLanes, kKeeps>,
-                                    dy, logits, params, in_packs(logits, dlogits), statistics,
-                                    divisor, dlogits);
+                                    dy, logits, params, packs, statistics, divisor, dlogits);
                      });
 }
 

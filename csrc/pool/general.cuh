@@ -83,6 +83,7 @@ template <class T>
 BRASA_DEVICE_FN Candidate<Wide<T>> best_of_taps(const T* plane, const PoolParams& p, Window h,
                                                 Window w, int64_t first, int64_t step) {
   Candidate<Wide<T>> best{Wide<T>(-INFINITY), h.tap * p.w.kernel + w.tap};
+#pragma unroll 1
   for (int64_t t = first; t < h.count * w.count; t += step) {
     const int64_t i = t / w.count, j = t % w.count;
     const int64_t ih = h.first + i * axis_step(p.h), iw = w.first + j * axis_step(p.w);
@@ -144,8 +145,10 @@ __global__ void __launch_bounds__(kPoolThreads)
     const Position at = position_of(i, p, planes, p.h.out * p.w.out);
     const Covering h = covering(p.h, at.y), w = covering(p.w, at.x);
     Wide<T> sum = 0;
+#pragma unroll 1
     for (int64_t oh = h.first; oh < h.end; ++oh) {
       const int64_t row = tap_of(p.h, oh, at.y);
+#pragma unroll 1
       for (int64_t ow = w.first; ow < w.end; ++ow) {
         const int64_t column = tap_of(p.w, ow, at.x);
         const int64_t from = at.plane_start + (oh * p.w.out + ow) * pixel_step(p);
@@ -170,8 +173,10 @@ __global__ void __launch_bounds__(kPoolThreads)
     const Position at = position_of(i, p, planes, p.h.in * p.w.in);
     const Window h = window_of(p.h, at.y), w = window_of(p.w, at.x);
     Wide<T> total = 0;
+#pragma unroll 1
     for (int64_t iw = w.first; iw < w.first + w.count; ++iw) {
       Wide<T> column = 0;
+#pragma unroll 1
       for (int64_t ih = h.first; ih < h.first + h.count; ++ih)
         column += simt::widen(x[at.plane_start + (ih * p.w.in + iw) * pixel_step(p)]);
       total += column;
@@ -188,6 +193,7 @@ __global__ void __launch_bounds__(kPoolThreads)
     const Position at = position_of(i, p, planes, p.h.in * p.w.in);
     const Window h = window_of(p.h, at.y), w = window_of(p.w, at.x);
     Wide<T> sum = 0;
+#pragma unroll 1
     for (int64_t t = threadIdx.x; t < h.count * w.count; t += kPoolThreads) {
       const int64_t ih = h.first + t / w.count, iw = w.first + t % w.count;
       sum += simt::widen(x[at.plane_start + (ih * p.w.in + iw) * pixel_step(p)]);
@@ -205,9 +211,11 @@ __global__ void __launch_bounds__(kPoolThreads)
     const Position at = position_of(i, p, planes, p.h.out * p.w.out);
     const Covering h = covering(p.h, at.y), w = covering(p.w, at.x);
     Wide<T> total = 0;
+#pragma unroll 1
     for (int64_t ow = w.first; ow < w.end; ++ow) {
       const auto divisor = Wide<T>(column_divisor(p, ow));
       Wide<T> column = 0;
+#pragma unroll 1
       for (int64_t oh = h.first; oh < h.end; ++oh)
         column += simt::widen(dy[at.plane_start + (oh * p.w.out + ow) * pixel_step(p)]) /
                   (Wide<T>(row_divisor(p, oh)) * divisor);

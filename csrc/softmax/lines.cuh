@@ -114,17 +114,19 @@ template <class T, class Group, int kLanes, bool kKeeps> struct Line {
     if constexpr (kLanes > 1) {
       if (packs) return simt::load_wide<kLanes>(line + j);
     }
+    const E* const at = line + j * stride;  // all of them from one address
     Values values;
 #pragma unroll
-    for (int k = 0; k < kLanes; ++k) values[k] = simt::widen(line[(j + k) * stride]);
+    for (int k = 0; k < kLanes; ++k) values[k] = simt::widen(at[k * stride]);
     return values;
   }
   template <class E> BRASA_DEVICE_FN void store(E* line, Place j, const Values& values) const {
     if constexpr (kLanes > 1) {
       if (packs) return simt::store_wide(line + j, values);
     }
+    E* const at = line + j * stride;
 #pragma unroll
-    for (int k = 0; k < kLanes; ++k) line[(j + k) * stride] = simt::narrow<E>(values[k]);
+    for (int k = 0; k < kLanes; ++k) at[k * stride] = simt::narrow<E>(values[k]);
   }
   static BRASA_DEVICE_FN Values all(T value) {
     Values values;
@@ -298,6 +300,7 @@ BRASA_DEVICE_FN void for_lines(AxisShape shape, bool packs, const F& f) {
       line.offset = slab * shape.n * shape.inner + line.index % shape.inner;
       line.stride = shape.inner;
     }
+    BRASA_FORGET(line.offset);  // or it is multiplied anew for every access: 9 instructions each
     f(line);
   }
 }
@@ -335,18 +338,29 @@ void choose_row_group(Context ctx, int64_t lines, int64_t n, const F& f) {
   if (keeps_row<T>(n, 32)) return with.template operator()<WarpGroup<32>, true>();
   if (keeps_row<T>(n, kLineThreads))
     return with.template operator()<BlockGroup<kLineThreads>, true>();
+  using Long = BlockGroup<kLongThreads<T>>;
   if constexpr (kArrays == 1) {
-    if (keeps_row<T>(n, kLongThreads<T>))
-      return with.template operator()<BlockGroup<kLongThreads<T>>, true>();
+    if (in_whole_packs<T>(n) && keeps_row<T>(n, kLongThreads<T>))
+      return f.template operator()<Long, simt::kPackLanes<T>, true>(over_lines<Long>(ctx, lines));
   }
-  with.template operator()<BlockGroup<kLongThreads<T>>, false>();
+  with.template operator()<Long, false>();
 }
 
-/// The same for lines of any stride.
+/// The same for lines of any stride. Those of float64, which few have, are read again element by
+/// element: three kernels in place of eleven.
 template <class T, int kArrays, class F>
 void choose_group(Context ctx, AxisShape shape, const F& f) {
-  if (shape.inner == 1) return choose_row_group<T, kArrays>(ctx, shape.lines(), shape.n, f);
-  f.template operator()<ThreadGroup, 1, false>(over_lines<ThreadGroup>(ctx, shape.lines()));
+  const auto singly = [&]<class Group>() {
+    f.template operator()<Group, 1, false>(over_lines<Group>(ctx, shape.lines()));
+  };
+  if (shape.inner != 1) return singly.template operator()<ThreadGroup>();
+  if constexpr (sizeof(T) == 8) {
+    constexpr int64_t kOfWarp = 1024;
+    shape.n <= kOfWarp ? singly.template operator()<WarpGroup<simt::kWarpSize>>()
+                       : singly.template operator()<BlockGroup<kLongThreads<T>>>();
+  } else {
+    choose_row_group<T, kArrays>(ctx, shape.lines(), shape.n, f);
+  }
 }
 
 }  // namespace brasa::cuda
