@@ -109,12 +109,21 @@ template <class T, class Group, int kLanes, bool kKeeps> struct Line {
   /// Whether this thread writes what there is one of in a line.
   BRASA_DEVICE_FN bool leads() const { return Group::rank() == 0 && n > 0; }
 
+  /// The address of element j of the line that starts at `line`. Those of a kept line are constants
+  /// after the thread's first one, and one address does; the compiler would make each of them anew,
+  /// with the multiplication that the line's start is, 10 instructions for every access.
+  template <class E> BRASA_DEVICE_FN E* address(E* line, Place j) const {
+    if constexpr (kKeeps)
+      return line + first() + (j - first());
+    else
+      return line + j * stride;
+  }
   /// Elements j, j + 1 ... of the line that starts at `line`.
   template <class E> BRASA_DEVICE_FN Values load(const E* line, Place j) const {
     if constexpr (kLanes > 1) {
-      if (packs) return simt::load_wide<kLanes>(line + j);
+      if (packs) return simt::load_wide<kLanes>(address(line, j));
     }
-    const E* const at = line + j * stride;  // all of them from one address
+    const E* const at = address(line, j);
     Values values;
 #pragma unroll
     for (int k = 0; k < kLanes; ++k) values[k] = simt::widen(at[k * stride]);
@@ -122,9 +131,9 @@ template <class T, class Group, int kLanes, bool kKeeps> struct Line {
   }
   template <class E> BRASA_DEVICE_FN void store(E* line, Place j, const Values& values) const {
     if constexpr (kLanes > 1) {
-      if (packs) return simt::store_wide(line + j, values);
+      if (packs) return simt::store_wide(address(line, j), values);
     }
-    E* const at = line + j * stride;
+    E* const at = address(line, j);
 #pragma unroll
     for (int k = 0; k < kLanes; ++k) at[k * stride] = simt::narrow<E>(values[k]);
   }
@@ -151,8 +160,8 @@ template <class T, class Group, int kLanes, bool kKeeps> struct Line {
       for (int turn = 0; turn < kPacks; ++turn) {
         const Place j = first() + turn * kStep;
         if (j < n)
-          raw[turn] = packs ? simt::load_raw<kLanes>(from + j)
-                            : simt::gather_raw<kLanes>(from + j * stride, stride);
+          raw[turn] = packs ? simt::load_raw<kLanes>(address(from, j))
+                            : simt::gather_raw<kLanes>(address(from, j), stride);
       }
 #pragma unroll
       for (int turn = 0; turn < kPacks; ++turn)
@@ -300,7 +309,7 @@ BRASA_DEVICE_FN void for_lines(AxisShape shape, bool packs, const F& f) {
       line.offset = slab * shape.n * shape.inner + line.index % shape.inner;
       line.stride = shape.inner;
     }
-    BRASA_FORGET(line.offset);  // or it is multiplied anew for every access: 9 instructions each
+    BRASA_FORGET(line.offset);  // as address() says
     f(line);
   }
 }
