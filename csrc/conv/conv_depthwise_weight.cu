@@ -88,28 +88,29 @@ BRASA_DEVICE_FN void add_run(const DepthwiseWeightTask<T>& task, const FirstTap&
   }
 }
 
-/// to[i] = the block's sum of one tap, for the threads that have the first place: over the places
-/// of a warp, then over warps.
+/// to[i] = the block's sum of one tap in channel i of its `channels`: over the places of a warp,
+/// then over warps.
 template <class T>
-BRASA_DEVICE_FN void store_tap(Piece<T>& sum, Wide<T>* to, int along, bool live) {
+BRASA_DEVICE_FN void store_tap(Piece<T>& sum, Wide<T>* to, int along, int64_t channels) {
   using Lane = Wide<T>;
-  BRASA_SHARED(Lane, of_warp, [kWarps][kMostAlong][kPiece<T>]);
-  const int warp = int(threadIdx.x) / simt::kWarpSize, across = int(threadIdx.x) % along;
+  BRASA_SHARED(Lane, of_warp, [kWarps][kMostAlong * kPiece<T>]);
+  const int thread = int(threadIdx.x), lane = thread % simt::kWarpSize;
+#pragma unroll 1
+  for (int offset = simt::kWarpSize / 2; offset >= along; offset /= 2) {
 #pragma unroll
-  for (int i = 0; i < kPiece<T>; ++i) {
+    for (int i = 0; i < kPiece<T>; ++i) sum[i] += __shfl_xor_sync(simt::kFullMask, sum[i], offset);
+  }
+  if (lane < along) {
 #pragma unroll
-    for (int offset = simt::kWarpSize / 2; offset > 0; offset /= 2)
-      if (offset >= along) sum[i] += __shfl_xor_sync(simt::kFullMask, sum[i], offset);
-    if (int(threadIdx.x) % simt::kWarpSize < along) of_warp[warp][across][i] = sum[i];
+    for (int i = 0; i < kPiece<T>; ++i)
+      of_warp[thread / simt::kWarpSize][lane * kPiece<T> + i] = sum[i];
   }
   __syncthreads();
-  if (int(threadIdx.x) < along && live) {
+  if (thread < along * kPiece<T> && thread < channels) {
+    Lane total = of_warp[0][thread];
 #pragma unroll
-    for (int i = 0; i < kPiece<T>; ++i) {
-      Lane total = of_warp[0][across][i];
-      for (int w = 1; w < kWarps; ++w) total += of_warp[w][across][i];
-      to[i] = total;
-    }
+    for (int w = 1; w < kWarps; ++w) total += of_warp[w][thread];
+    to[thread] = total;
   }
   __syncthreads();  // before the next tap
 }
@@ -131,14 +132,15 @@ __global__ void __launch_bounds__(kThreads, kTaps == 1 ? 2 : 1)
        i += kThreads / task.along)
     add_run<T, kRows, kTaps, kStep>(task, tap, i / task.grid.runs, i % task.grid.runs, channel,
                                     sum);
-  Wide<T>* to = task.parts + channel;
+  const int64_t first = channel_tile * task.along * kPiece<T>;
+  Wide<T>* const to = task.parts + first;
   const int64_t taps = task.kernel[0] * task.kernel[1] * task.kernel[2];
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
 #pragma unroll
     for (int t = 0; t < kTaps; ++t) {
       const int64_t index = part * taps + tap.index + r * task.kernel[2] + t;
-      store_tap<T>(sum[r][t], to + index * task.x.channels, task.along, live);
+      store_tap<T>(sum[r][t], to + index * task.x.channels, task.along, task.x.channels - first);
     }
   }
 }
@@ -158,12 +160,12 @@ __global__ void __launch_bounds__(kThreads)
 
 // ------------------------------------------------------------------------------------- launchers
 
-/// How the taps are shared out.
-struct TapGroups {
+/// How the taps are shared out. float64, which few have, comes tap by tap: one kernel.
+template <class T> struct TapGroups {
   int rows, taps, step;  ///< step 0: any
 
   explicit TapGroups(const ConvParams& p) : rows(1), taps(1), step(0) {
-    if (p.dilation[2] != 1) return;
+    if (p.dilation[2] != 1 || sizeof(T) == 8) return;
     if (p.kernel[1] == 3 && p.kernel[2] == 3 && p.stride[2] <= 2)
       rows = 3, taps = 3, step = int(p.stride[2]);
     else if (p.kernel[2] == 5 && p.stride[2] == 1)
@@ -195,7 +197,7 @@ template <class T> struct DepthwiseWeightScratch {
     constexpr int64_t kWantedBlocks = 528;
     const int64_t runs = p.batch * p.out[0] * p.out[1] * simt::ceil_div<int64_t>(p.out[2], kRun);
     const int64_t wanted =
-        simt::ceil_div<int64_t>(kWantedBlocks, channel_tiles * TapGroups(p).count(p));
+        simt::ceil_div<int64_t>(kWantedBlocks, channel_tiles * TapGroups<T>(p).count(p));
     return larger(1, smaller(wanted, runs / (4 * (kThreads / along))));
   }
 };
@@ -223,15 +225,19 @@ void depthwise_backward_weight(Context ctx, const T* dy, const T* x, T* dw, cons
       .kernel = {p.kernel[0], p.kernel[1], p.kernel[2]},
       .channel_tiles = at.channel_tiles,
       .along = at.along};
-  const TapGroups groups(p);
+  const TapGroups<T> groups(p);
+  const auto kernel = [&] {
+    if constexpr (sizeof(T) < 8) {
+      if (groups.taps == 5) return depthwise_weight_kernel<T, 1, 5, 1>;
+      if (groups.step == 1) return depthwise_weight_kernel<T, 3, 3, 1>;
+      if (groups.step == 2) return depthwise_weight_kernel<T, 3, 3, 2>;
+    }
+    return depthwise_weight_kernel<T, 1, 1, 0>;
+  }();
   simt::launch({.grid = dim3(unsigned(at.channel_tiles * groups.count(p)), unsigned(at.parts)),
                 .block = dim3(kThreads),
                 .stream = stream},
-               groups.taps == 5   ? depthwise_weight_kernel<T, 1, 5, 1>
-               : groups.step == 1 ? depthwise_weight_kernel<T, 3, 3, 1>
-               : groups.step == 2 ? depthwise_weight_kernel<T, 3, 3, 2>
-                                  : depthwise_weight_kernel<T, 1, 1, 0>,
-               task);
+               kernel, task);
   const int64_t sums = p.taps() * at.x_plan.channels;
   simt::launch({.grid = dim3(unsigned(simt::ceil_div<int64_t>(sums, simt::kWarpSize))),
                 .block = dim3(kThreads),

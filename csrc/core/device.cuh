@@ -289,14 +289,16 @@ class Divisor {
 /// Calls f.operator()<N>(i) for all elements of n, N neighbours from i at a time: packs where
 /// `packs` says that the arrays are aligned for them, single ones at the end and elsewhere. The
 /// threads of a grid along x share the work.
-template <class T, class F> BRASA_DEVICE_FN void for_packs(int64_t n, bool packs, const F& f) {
-  constexpr int kLanes = 16 / int(sizeof(T));
+template <int kLanes, class F> BRASA_DEVICE_FN void for_packs(int64_t n, bool packs, const F& f) {
   const int64_t stride = int64_t(gridDim.x) * blockDim.x;
   const int64_t thread = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
   const int64_t whole = packs ? n / kLanes : 0;
   for (int64_t i = thread; i < whole; i += stride) f.template operator()<kLanes>(i * kLanes);
 #pragma unroll 1
   for (int64_t i = whole * kLanes + thread; i < n; i += stride) f.template operator()<1>(i);
+}
+template <class T, class F> BRASA_DEVICE_FN void for_packs(int64_t n, bool packs, const F& f) {
+  for_packs<16 / int(sizeof(T))>(n, packs, f);
 }
 
 /// The number that a launch was passed, or that device memory holds.

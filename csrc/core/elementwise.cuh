@@ -9,10 +9,10 @@ namespace brasa::simt {
 /// y[i] = f(x[i]) for i < n, in packs where `packs` says that both are aligned for them. A thread
 /// reads its next pack before it computes with the last one: a warp that computes for as long as
 /// memory takes (gelu: 60 instructions per element) would otherwise wait for a quarter of its time.
-/// y may be x.
-template <class T, class F>
+/// y may be x. Fewer lanes than a pack has are for functions of which eight copies would be large.
+template <int kFewer = 0, class T, class F>
 BRASA_DEVICE_FN void map_packs(const T* x, T* y, int64_t n, bool packs, const F& f) {
-  constexpr int kLanes = kPackLanes<T>;
+  constexpr int kLanes = kFewer ? kFewer : kPackLanes<T>;
   const int64_t stride = int64_t(gridDim.x) * blockDim.x;
   const int64_t thread = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
   const int64_t whole = packs ? n / kLanes : 0;

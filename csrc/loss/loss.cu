@@ -87,6 +87,7 @@ __global__ void __launch_bounds__(kReduceThreads)
     sum_positions_kernel(const Wide<T>* losses, CrossEntropyParams<T> p, double* partial) {
   double loss = 0, weight = 0;
   const int64_t step = int64_t(gridDim.x) * kReduceThreads;
+#pragma unroll 1
   for (int64_t i = int64_t(blockIdx.x) * kReduceThreads + threadIdx.x;
        i < p.shape.outer * p.shape.inner; i += step) {
     loss += losses[i];
@@ -104,6 +105,7 @@ template <class T>
 __global__ void __launch_bounds__(kReduceThreads)
     finish_reduction_kernel(const double* partial, int64_t count, bool mean, T* loss, T* divisor) {
   double total = 0, weight = 0;
+#pragma unroll 1
   for (int64_t i = threadIdx.x; i < count; i += kReduceThreads) {
     total += partial[i];
     weight += partial[kReduceBlocks + i];

@@ -138,14 +138,13 @@ __global__ void __launch_bounds__(kPoolThreads)
 }
 
 template <class T>
-__global__ void __launch_bounds__(kPoolThreads)
+__global__ void __launch_bounds__(kPoolThreads, 4)
     max_pool_backward_kernel(const T* dy, PoolOffsets offsets, T* dx, PoolParams p, Planes planes) {
   const int64_t n = p.n * p.c * p.h.in * p.w.in, stride = int64_t(gridDim.x) * kPoolThreads;
   for (int64_t i = int64_t(blockIdx.x) * kPoolThreads + threadIdx.x; i < n; i += stride) {
     const Position at = position_of(i, p, planes, p.h.out * p.w.out);
     const Covering h = covering(p.h, at.y), w = covering(p.w, at.x);
     Wide<T> sum = 0;
-#pragma unroll 1
     for (int64_t oh = h.first; oh < h.end; ++oh) {
       const int64_t row = tap_of(p.h, oh, at.y);
 #pragma unroll 1

@@ -96,7 +96,7 @@ struct NarrowCovering {
 };
 
 template <class T, class Offset, int kLanes>
-__global__ void __launch_bounds__(kPoolThreads)
+__global__ void __launch_bounds__(kPoolThreads, 4)
     max_pixels_backward_kernel(const T* dy, const Offset* offsets, T* dx, NarrowPool p,
                                Threads threads) {
   const uint32_t i = threads.mine();
@@ -106,6 +106,7 @@ __global__ void __launch_bounds__(kPoolThreads)
   simt::Lanes<Wide<T>, kLanes> sums{};
   for (int oh = windows.top; oh < windows.bottom; ++oh) {
     const int row = (at.row - p.h.begin(oh)) * p.w.kernel;
+#pragma unroll 2
     for (int ow = windows.left; ow < windows.right; ++ow) {
       const int64_t from = windows.at(p, oh, ow);
       const int mine = row + at.column - p.w.begin(ow);
@@ -126,7 +127,7 @@ __global__ void __launch_bounds__(kPoolThreads)
 }
 
 template <class T, int kLanes>
-__global__ void __launch_bounds__(kPoolThreads)
+__global__ void __launch_bounds__(kPoolThreads, 4)
     mean_pixels_backward_kernel(const T* dy, T* dx, NarrowPool p, Threads threads) {
   const uint32_t i = threads.mine();
   if (i >= threads.count) return;
@@ -135,6 +136,7 @@ __global__ void __launch_bounds__(kPoolThreads)
   simt::Lanes<Wide<T>, kLanes> totals{};
   for (int ow = windows.left; ow < windows.right; ++ow) {
     simt::Lanes<Wide<T>, kLanes> column{};
+#pragma unroll 1
     for (int oh = windows.top; oh < windows.bottom; ++oh) {
       const auto gradients = simt::load_wide<kLanes>(dy + windows.at(p, oh, ow));
       const auto divisor = p.divisor<Wide<T>>(oh, ow);

@@ -66,18 +66,20 @@ static simt::LaunchConfig once(Context ctx, const Threads& threads) {
 }
 
 /// Calls f.operator()<Windows, kChannelsLast>() where these windows have strips; false where they
-/// have none.
-template <class F> bool with_strips(const PoolParams& p, const F& f) {
+/// have none. Means of 3 x 3 / 2, which few networks take, have none.
+template <bool kMax, class F> bool with_strips(const PoolParams& p, const F& f) {
   const auto both = [&]<class Windows>() {
     if (!Windows::are(p.h) || !Windows::are(p.w)) return false;
     p.channels_last ? f.template operator()<Windows, true>()
                     : f.template operator()<Windows, false>();
     return true;
   };
-  return both.template operator()<Windows<2, 2, 0>>() ||
-         both.template operator()<Windows<3, 2, 1>>() ||
-         both.template operator()<Windows<3, 2, 0>>() ||
-         both.template operator()<Windows<3, 1, 1>>();
+  if (both.template operator()<Windows<2, 2, 0>>() || both.template operator()<Windows<3, 1, 1>>())
+    return true;
+  if constexpr (kMax)
+    return both.template operator()<Windows<3, 2, 1>>() ||
+           both.template operator()<Windows<3, 2, 0>>();
+  return false;
 }
 
 /// Whether rows (pixels, in a channels-last array) of `extent` elements are made of packs of T.
@@ -85,23 +87,24 @@ template <class T> bool whole(const void* array, int64_t extent) {
   return simt::pack_aligned(array) && extent % simt::kPackLanes<T> == 0;
 }
 
-/// Calls f.operator()<kLanes>() with the lanes of a pixel's packs.
+/// Calls f.operator()<kLanes>() with the lanes of a pixel's packs. float64, which few have, comes
+/// singly.
 template <class T, class F> void with_pixel_packs(const PoolParams& p, bool aligned, const F& f) {
-  if (p.channels_last && aligned && p.c % simt::kPackLanes<T> == 0)
-    f.template operator()<simt::kPackLanes<T>>();
-  else
-    f.template operator()<1>();
+  if constexpr (sizeof(T) < 8)
+    if (p.channels_last && aligned && p.c % simt::kPackLanes<T> == 0)
+      return f.template operator()<simt::kPackLanes<T>>();
+  f.template operator()<1>();
 }
 
 /// Strips of results, forward: launch.operator()<Windows, kChannelsLast>(threads, packs). False
 /// where there are none.
-template <class T, class Launch>
+template <bool kMax, class T, class Launch>
 bool forward_strips(const PoolParams& p, const T* x, const T* y, const void* offsets,
                     const Launch& launch) {
   if (sizeof(T) == 8 || !whole<T>(x, p.channels_last ? p.c : p.w.in)) return false;
   const bool packs = whole<T>(y, p.channels_last ? p.c : p.w.out) && simt::pack_aligned(offsets);
   if (p.channels_last && !packs) return false;
-  return with_strips(p, [&]<class Windows, bool kChannelsLast>() {
+  return with_strips<kMax>(p, [&]<class Windows, bool kChannelsLast>() {
     using Mine = Strip<T, kChannelsLast>;
     launch.template operator()<Windows, kChannelsLast>(
         threads_for(p, kChannelsLast ? p.c / Mine::kChannels : 1,
@@ -111,14 +114,14 @@ bool forward_strips(const PoolParams& p, const T* x, const T* y, const void* off
 }
 
 /// The same backward, of inputs.
-template <class T, class Launch>
+template <bool kMax, class T, class Launch>
 bool backward_strips(const PoolParams& p, const T* dy, const T* dx, const void* offsets,
                      const Launch& launch) {
   const int64_t middle = simt::kPackLanes<T> / p.w.stride;
   if (sizeof(T) == 8 || !whole<T>(dx, p.channels_last ? p.c : p.w.in)) return false;
   if (!simt::pack_aligned(dy) || !simt::pack_aligned(offsets)) return false;
   if (!p.channels_last && (middle == 0 || p.w.out % middle)) return false;
-  return with_strips(p, [&]<class Windows, bool kChannelsLast>() {
+  return with_strips<kMax>(p, [&]<class Windows, bool kChannelsLast>() {
     using Mine = Gather<T, Windows, kChannelsLast>;
     launch.template operator()<Windows, kChannelsLast>(
         threads_for(p, kChannelsLast ? p.c / Mine::kChannels : 1,
@@ -141,12 +144,12 @@ void max_pool_forward(Context ctx, const T* x, T* y, PoolOffsets offsets, const 
                         Planes(p, p.h.out, p.w.out));
   const NarrowPool narrow = narrow_pool(p);
   if (!offsets.wide &&
-      forward_strips<T>(p, x, y, offsets.data,
-                        [&]<class W, bool kLast>(const Threads& t, bool packs) {
-                          if constexpr (sizeof(T) < 8)
-                            simt::launch(once(ctx, t), max_strips_kernel<T, W, kLast>, x, y,
-                                         static_cast<uint8_t*>(offsets.data), narrow, t, packs);
-                        }))
+      forward_strips<true, T>(
+          p, x, y, offsets.data, [&]<class W, bool kLast>(const Threads& t, bool packs) {
+            if constexpr (sizeof(T) < 8)
+              simt::launch(once(ctx, t), max_strips_kernel<T, W, kLast>, x, y,
+                           static_cast<uint8_t*>(offsets.data), narrow, t, packs);
+          }))
     return;
   const bool aligned =
       simt::pack_aligned(x) && simt::pack_aligned(y) && simt::pack_aligned(offsets.data);
@@ -168,22 +171,22 @@ void max_pool_backward(Context ctx, const T* dy, PoolOffsets offsets, T* dx,
                         Planes(p, p.h.in, p.w.in));
   const NarrowPool narrow = narrow_pool(p);
   if (!offsets.wide &&
-      backward_strips<T>(p, dy, dx, offsets.data, [&]<class W, bool kLast>(const Threads& t) {
+      backward_strips<true, T>(p, dy, dx, offsets.data, [&]<class W, bool kLast>(const Threads& t) {
         if constexpr (sizeof(T) < 8)
           simt::launch(once(ctx, t), max_strips_backward_kernel<T, W, kLast>, dy,
                        static_cast<const uint8_t*>(offsets.data), dx, narrow, t);
       }))
     return;
+  const auto launch = [&]<int kLanes, class Offset>(const Offset* data) {
+    const Threads t = threads_for(p, narrow.c / kLanes, p.w.in, p.h.in);
+    simt::launch(once(ctx, t), max_pixels_backward_kernel<T, Offset, kLanes>, dy, data, dx, narrow,
+                 t);
+  };
+  if (offsets.wide) return launch.template operator()<1>(static_cast<const int32_t*>(offsets.data));
   const bool aligned =
       simt::pack_aligned(dy) && simt::pack_aligned(dx) && simt::pack_aligned(offsets.data);
   with_pixel_packs<T>(p, aligned, [&]<int kLanes>() {
-    const Threads t = threads_for(p, narrow.c / kLanes, p.w.in, p.h.in);
-    const auto launch = [&]<class Offset>(const Offset* data) {
-      simt::launch(once(ctx, t), max_pixels_backward_kernel<T, Offset, kLanes>, dy, data, dx,
-                   narrow, t);
-    };
-    return offsets.wide ? launch(static_cast<const int32_t*>(offsets.data))
-                        : launch(static_cast<const uint8_t*>(offsets.data));
+    launch.template operator()<kLanes>(static_cast<const uint8_t*>(offsets.data));
   });
 }
 
@@ -200,11 +203,12 @@ template <class T> void mean_pool_forward(Context ctx, const T* x, T* y, const P
                         Planes(p, p.h.out, p.w.out));
   const NarrowPool narrow = narrow_pool(p);
   const Shares<Wide<T>> shares(p.divisor_override);
-  if (forward_strips<T>(p, x, y, nullptr, [&]<class W, bool kLast>(const Threads& t, bool packs) {
-        if constexpr (sizeof(T) < 8)
-          simt::launch(once(ctx, t), mean_strips_kernel<T, W, kLast>, x, y, narrow, t, shares,
-                       packs);
-      }))
+  if (forward_strips<false, T>(p, x, y, nullptr,
+                               [&]<class W, bool kLast>(const Threads& t, bool packs) {
+                                 if constexpr (sizeof(T) < 8)
+                                   simt::launch(once(ctx, t), mean_strips_kernel<T, W, kLast>, x, y,
+                                                narrow, t, shares, packs);
+                               }))
     return;
   with_pixel_packs<T>(p, simt::pack_aligned(x) && simt::pack_aligned(y), [&]<int kLanes>() {
     const Threads t = threads_for(p, narrow.c / kLanes, p.w.out, p.h.out);
@@ -223,7 +227,7 @@ void mean_pool_backward(Context ctx, const T* dy, T* dx, const PoolParams& given
                         Planes(p, p.h.in, p.w.in));
   const NarrowPool narrow = narrow_pool(p);
   const Shares<Wide<T>> shares(p.divisor_override);
-  if (backward_strips<T>(p, dy, dx, nullptr, [&]<class W, bool kLast>(const Threads& t) {
+  if (backward_strips<false, T>(p, dy, dx, nullptr, [&]<class W, bool kLast>(const Threads& t) {
         if constexpr (sizeof(T) < 8)
           simt::launch(once(ctx, t), mean_strips_backward_kernel<T, W, kLast>, dy, dx, narrow, t,
                        shares);
