@@ -152,6 +152,11 @@ def fill_cases() -> None:
     case("cross entropy")(
         lambda to: both_ways(lambda x, y: F.cross_entropy(x, y), numbers(to, 64, 100), indices(to, 100, 64))
     )
+    case("cross entropy, smoothed")(
+        lambda to: both_ways(
+            lambda x, y: F.cross_entropy(x, y, label_smoothing=0.1), numbers(to, 64, 100), indices(to, 100, 64)
+        )
+    )
     case("embedding")(
         lambda to: both_ways(lambda i, w: ops.embedding(i, w), indices(to, 50, 40), numbers(to, 50, 64))
     )

@@ -119,50 +119,64 @@ constexpr bool can_activate(int taps) {
   return taps != 1 && taps != 2;
 }
 
+/// Where a thread's results go.
+struct RunPlace {
+  int64_t offset, step, channel;  ///< of the first pixel, to the next, and of lane 0
+  int pixels, live;               ///< that exist; lanes
+};
+
+/// Bias and residual for the results in `stash`, which stay there if there is an activation.
+template <class T>
+BRASA_DEVICE_FN void add_operands(const DepthwiseTask<T>& task, const Epilogue<T>& e,
+                                  const RunPlace& to, bool activates, RunStash<T>& stash) {
+#pragma unroll 1
+  for (int o = 0; o < to.pixels; ++o) {
+    const int64_t at = to.offset + o * to.step;
+    Piece<T> v;
+    take_piece<T>(stash, o, v);
+    if (e.bias) add_operand(e.bias + to.channel, to.live, task.packs, v);
+    if (sizeof(T) == 2 && e.wide_bias)
+      add_operand(e.wide_bias + to.channel, to.live, task.packs, v);
+    if (e.residual) add_operand(e.residual + at, to.live, task.packs, v);
+    if (e.pre_activation) store_piece<T>(e.pre_activation + at, v, to.live, task.packs);
+    if (activates)
+      stash_piece<T>(stash, o, v);
+    else
+      store_piece<T>(task.out + at, v, to.live, task.packs);
+  }
+}
+
 /// Finishes a thread's results and writes them.
 template <class T, bool kActivates>
-BRASA_DEVICE_FN void finish_run(const DepthwiseTask<T>& task, const Epilogue<T>& e, int64_t offset,
-                                int64_t step, int pixels, int64_t channel, RunSums<T>& sum) {
+BRASA_DEVICE_FN void finish_run(const DepthwiseTask<T>& task, const Epilogue<T>& e,
+                                const RunPlace& to, RunSums<T>& sum) {
   using Lane = Wide<T>;
   BRASA_SHARED(Lane, stash, [kRun * kPiece<T> / 2][kThreads][2]);
-  const int live = int(task.channels - channel < kPiece<T> ? task.channels - channel : kPiece<T>);
   const bool trivial = e.is_trivial();
   const bool activates = kActivates && e.activation.kind != ActivationKind::none;
 #pragma unroll
   for (int o = 0; o < kRun; ++o) {
-    if (o >= pixels) break;
+    if (o >= to.pixels) break;
     if (trivial)
-      store_piece<T>(task.out + offset + o * step, sum[o], live, task.packs);
+      store_piece<T>(task.out + to.offset + o * to.step, sum[o], to.live, task.packs);
     else
       stash_piece<T>(stash, o, sum[o]);
   }
   if (trivial) return;
-  Piece<T> v;
-#pragma unroll 1
-  for (int o = 0; o < pixels; ++o) {
-    const int64_t at = offset + o * step;
-    take_piece<T>(stash, o, v);
-    if (e.bias) add_operand(e.bias + channel, live, task.packs, v);
-    if (sizeof(T) == 2 && e.wide_bias) add_operand(e.wide_bias + channel, live, task.packs, v);
-    if (e.residual) add_operand(e.residual + at, live, task.packs, v);
-    if (e.pre_activation) store_piece<T>(e.pre_activation + at, v, live, task.packs);
-    if (activates)
-      stash_piece<T>(stash, o, v);
-    else
-      store_piece<T>(task.out + at, v, live, task.packs);
-  }
+  add_operands(task, e, to, activates, stash);
   if (!activates) return;
   activate_each<Lane>(e.activation, [&](const auto& activate) {
 #pragma unroll 1
-    for (int pair = 0; pair < pixels * (kPiece<T> / 2); ++pair) {
+    for (int pair = 0; pair < to.pixels * (kPiece<T> / 2); ++pair) {
       activate(stash[pair][threadIdx.x][0]);
       activate(stash[pair][threadIdx.x][1]);
     }
   });
 #pragma unroll 1
-  for (int o = 0; o < pixels; ++o) {
+  for (int o = 0; o < to.pixels; ++o) {
+    Piece<T> v;
     take_piece<T>(stash, o, v);
-    store_piece<T>(task.out + offset + o * step, v, live, task.packs);
+    store_piece<T>(task.out + to.offset + o * to.step, v, to.live, task.packs);
   }
 }
 
@@ -184,13 +198,16 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 2 && kTaps * kStep > 3 
   RunSums<T> sum = {};
   sum_run<T, kTaps, kStep>(task, image, q, channel, sum);
   const Axis* axis = task.grid.axis;
-  int64_t offset = image * task.out_layout.image + channel;
+  const int64_t live = task.channels - channel;
+  RunPlace to{.offset = image * task.out_layout.image + channel,
+              .step = axis[2].out_step * task.out_layout.step[2],
+              .channel = channel,
+              .pixels = axis[2].count - q[2] < kRun ? int(axis[2].count - q[2]) : kRun,
+              .live = live < kPiece<T> ? int(live) : kPiece<T>};
 #pragma unroll
   for (int d = 0; d < 3; ++d)
-    offset += (axis[d].out_first + q[d] * axis[d].out_step) * task.out_layout.step[d];
-  const int64_t step = axis[2].out_step * task.out_layout.step[2];
-  const int pixels = axis[2].count - q[2] < kRun ? int(axis[2].count - q[2]) : kRun;
-  finish_run<T, can_activate(kTaps)>(task, epilogue, offset, step, pixels, channel, sum);
+    to.offset += (axis[d].out_first + q[d] * axis[d].out_step) * task.out_layout.step[d];
+  finish_run<T, can_activate(kTaps)>(task, epilogue, to, sum);
 }
 
 // ------------------------------------------------------------------------------------- launchers
@@ -214,7 +231,7 @@ static void launch_grid(simt::stream_t stream, DepthwiseTask<T> task, const Epil
            (!activates || can_activate(int(taps)));
   };
   const auto kernel = [&] {
-    if constexpr (sizeof(T) < 8) {
+    if constexpr (sizeof(T) < 8) {  // float64, which few have, has the one for any taps
       if (is(3, 1)) return depthwise_kernel<T, 3, 1>;
       if (is(2, 1)) return depthwise_kernel<T, 2, 1>;
       if (is(1, 1)) return depthwise_kernel<T, 1, 1>;

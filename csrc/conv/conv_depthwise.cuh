@@ -4,7 +4,8 @@
 // pixel together; a thread sums kRun neighbouring pixels of a row, and reads a row of the window
 // once for all of them (3x3: 4.5 pieces per result in place of 9). A block's threads are neighbours
 // along both axes, so that the rows they share come from L1. Kernels 3 and 5 wide have their taps
-// in registers; others read for each tap anew. Images are read as conv_image.cuh says.
+// in registers; others, and float64, read for each tap anew. Images are read as conv_image.cuh
+// says.
 //
 // Floor: x and y once. A result of 3x3 takes 27 bytes of L1 in float32, half of what L1 gives while
 // memory delivers its 8. Zeros of the padding are multiplied: a weight that is infinite or NaN

@@ -1,5 +1,5 @@
 // Three kinds of kernels, the first that knows the windows:
-//   strips.cuh   the windows of networks, in registers
+//   strips.cuh   the windows of networks, in registers (of means 2x2/2 and 3x3/1)
 //   pixels.cuh   any regular windows, in packs of neighbouring channels
 //   general.cuh  what is left
 // Backward every thread gathers from the windows that cover its inputs, in their order, so nothing

@@ -83,7 +83,8 @@ CASES = [
     "matmul of 16 bits, Hopper", "matmul in tf32, Hopper", "matmul of 16 bits, odd", "conv 3x3", "conv 1x1",
     "conv, depthwise", "conv, groups of 2 channels", "conv of 16 bits", "conv in tf32", "conv of 16 bits, Hopper",
     "conv in tf32, Hopper", "conv of 3 channels", "attention",
-    "attention of 16 bits", "attention of 16 bits, Hopper", "dropout", "cross entropy", "embedding", "adam",
+    "attention of 16 bits", "attention of 16 bits, Hopper", "dropout", "cross entropy",
+    "cross entropy, smoothed", "embedding", "adam",
     "elements and copies", "unscale", "lstm", "ctc loss",
 ]  # fmt: skip
 
