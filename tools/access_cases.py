@@ -154,7 +154,9 @@ def fill_cases() -> None:
     )
     case("cross entropy, smoothed")(
         lambda to: both_ways(
-            lambda x, y: F.cross_entropy(x, y, label_smoothing=0.1), numbers(to, 64, 100), indices(to, 100, 64)
+            lambda x, y: F.cross_entropy(x, y, label_smoothing=0.1),
+            numbers(to, 64, 100),
+            indices(to, 100, 64),
         )
     )
     case("embedding")(
