@@ -59,4 +59,7 @@ BRASA_DEVICE_FN void activate_registers(const Activation& activation, T (&v)[kCo
   }
 }
 
+/// An activation that a kernel finds out at run time, in place of a struct of core/activations.h.
+struct AnyActivation {};
+
 }  // namespace brasa::cuda

@@ -1,6 +1,10 @@
-// Rows are lines of softmax/lines.cuh: kept in registers from their one read to their one write;
-// behind an activation, which few use, they are read again from L1 and L2 instead, one
-// by one: unrolled rows of 18 activations would be too many kernels.
+// Rows are lines of softmax/lines.cuh. What is common, rows of aligned packs of float32 and 16 bits
+// that registers hold, has kernels of its own for each group of threads: kept there from their one
+// read to their one write. All else (an activation, a width that is not whole packs, arrays that
+// are not aligned, long rows, float64) reads its rows again from L1 and L2, in kernels that learn
+// the size of the group, and the activation, at run time: unrolled for every case these were 216
+// kernels with 3.8 MB of machine code for one target, and are 49 with 0.8. Groups, packs and with
+// them the order of all sums are the same in both.
 //
 // Backward is one pass too. Each thread has the same columns of all rows that its group takes, so
 // that it sums their dweight and dbias in places of shared memory of its own: 16 bytes per element
@@ -12,7 +16,9 @@
 // kRowBlock rows in order.
 #include "core/activations.h"
 #include "core/device.cuh"
+#include "core/epilogue.cuh"
 #include "core/order.h"
+#include "norm/any_group.cuh"
 #include "norm/norm.h"
 #include "softmax/lines.cuh"
 
@@ -26,13 +32,16 @@ constexpr int kMergeColumns = 32, kMergeThreads = 16;  ///< columns of a block, 
 
 template <class T, class A, class Group, int kLanes, bool kKeeps>
 __global__ void __launch_bounds__(Group::kBlock, kLineBlocks<Wide<T>, Group, kLanes, 1>)
-    layer_norm_kernel(LayerNormForward<T> a, LayerNormParams p, bool packs, Wide<T> alpha,
-                      Wide<T> beta) {
+    layer_norm_kernel(LayerNormForward<T> a, LayerNormParams p, bool packs) {
   using W = Wide<T>;
-  for_lines<W, Group, kLanes, kKeeps>({p.rows, p.width, 1}, packs, [&](const auto& line) {
+  for_lines<W, Group, kLanes, kKeeps>({p.rows, p.width, 1}, kKeeps || packs, [&](const auto& line) {
     const auto held = line.hold(a.x + line.offset);
     const W count = W(p.width);
-    const W shift = line.sum([&](auto j, int turn) { return line.get(held, j, turn); }) / count;
+    W shift;
+    if constexpr (kKeeps)
+      shift = line.sum([&](auto j, int turn) { return line.get(held, j, turn); }) / count;
+    else
+      shift = line.read_sum(a.x + line.offset) / count;
     W offsets = 0, squares = 0;
     line.each([&](auto j, int turn) {
       const auto v = line.get(held, j, turn);
@@ -69,12 +78,12 @@ __global__ void __launch_bounds__(Group::kBlock, kLineBlocks<Wide<T>, Group, kLa
         apply([&](W value, int k) { return value + residual[k]; });
       }
       if (a.pre_activation) line.store(a.pre_activation + line.offset, j, v);
-      apply([&](W value, int) { return A::forward(value, alpha, beta); });
+      if constexpr (std::is_same_v<A, AnyActivation>) activate_registers(p.activation, v.lane);
       line.store(a.y + line.offset, j, v);
     };
     if constexpr (kKeeps)
       line.each([&](auto j, int turn) { finish(j, line.get(held, j, turn)); });
-    else  // rolled: more registers than there are, for some activations of double
+    else
       line.walk([&](auto j) { finish(j, line.load(a.x + line.offset, j)); });
   });
 }
@@ -82,7 +91,6 @@ __global__ void __launch_bounds__(Group::kBlock, kLineBlocks<Wide<T>, Group, kLa
 /// What a block sums of dweight and dbias: (group, 2, width) in shared memory, each thread with
 /// places of its own.
 template <class W, class Group> struct ParameterSums {
-  static constexpr int kGroups = Group::kBlock / Group::kSize;
   W* sums;
   int width;
 
@@ -103,14 +111,16 @@ template <class W, class Group> struct ParameterSums {
     simt::store_wide(place(which, j), values);
   }
   BRASA_DEVICE_FN W* place(int which, int j) const {
-    return sums + (int(threadIdx.x) / Group::kSize * 2 + which) * width + j;
+    return sums + (group_place<Group>() * 2 + which) * width + j;
   }
   /// Adds the groups' up, in their order.
   BRASA_DEVICE_FN void write(W* to) const {
     __syncthreads();
-    for (int i = int(threadIdx.x); i < 2 * width; i += Group::kBlock) {
+    for (int i = simt::thread_rank(); i < 2 * width; i += simt::block_size()) {
       W total = 0;
-      for (int group = 0; group < kGroups; ++group) total += sums[group * 2 * width + i];
+#pragma unroll 4
+      for (int group = 0; group < groups_of_block<Group>(); ++group)
+        total += sums[group * 2 * width + i];
       to[i] = total;
     }
   }
@@ -125,54 +135,49 @@ __global__ void __launch_bounds__(Group::kBlock, kLineBlocks<Wide<T>, Group, kLa
   using OfLine = Line<W, Group, kLanes, kKeeps>;
   BRASA_DYN_SHARED(W, shared);
   const ParameterSums<W, Group> parameters{shared, int(p.width)};
-  if constexpr (kKeeps) {
-    if (partial) parameters.clear(OfLine{.n = int(p.width)});
-  }
-  for_lines<W, Group, kLanes, kKeeps>({p.rows, p.width, 1}, packs, [&](const OfLine& line) {
-    const auto held_x = line.hold(a.x + line.offset), held_dy = line.hold(a.dy + line.offset);
-    const W mean = a.mean[line.index], rstd = a.rstd[line.index];
-    const auto normalized = [&](auto j, int turn) {
-      auto x = line.get(held_x, j, turn);
+  if (partial) parameters.clear(OfLine{.n = typename OfLine::Place(p.width)});
+  for_lines<W, Group, kLanes, kKeeps>(
+      {p.rows, p.width, 1}, kKeeps || packs, [&](const OfLine& line) {
+        const auto held_x = line.hold(a.x + line.offset), held_dy = line.hold(a.dy + line.offset);
+        const W mean = a.mean[line.index], rstd = a.rstd[line.index];
+        const auto normalized = [&](auto j, int turn) {
+          auto x = line.get(held_x, j, turn);
 #pragma unroll
-      for (int k = 0; k < kLanes; ++k) x[k] = (x[k] - mean) * rstd;
-      return x;
-    };
-    const auto weighted = [&](auto j, auto g) {
-      if (!a.weight) return g;
-      const auto weight = line.load(a.weight, j);
+          for (int k = 0; k < kLanes; ++k) x[k] = (x[k] - mean) * rstd;
+          return x;
+        };
+        const auto weighted = [&](auto j, auto g) {
+          if (!a.weight) return g;
+          const auto weight = line.load(a.weight, j);
 #pragma unroll
-      for (int k = 0; k < kLanes; ++k) g[k] *= weight[k];
-      return g;
-    };
-    W sum = 0, products = 0;
-    line.each([&](auto j, int turn) {
-      const auto dy = line.get(held_dy, j, turn), x = normalized(j, turn), g = weighted(j, dy);
-      auto dweight = dy;
+          for (int k = 0; k < kLanes; ++k) g[k] *= weight[k];
+          return g;
+        };
+        W sum = 0, products = 0;
+        line.each([&](auto j, int turn) {
+          const auto dy = line.get(held_dy, j, turn), x = normalized(j, turn), g = weighted(j, dy);
+          auto dweight = dy;
 #pragma unroll
-      for (int k = 0; k < kLanes; ++k) {
-        sum += g[k];
-        products += g[k] * x[k];
-        dweight[k] *= x[k];
-      }
-      if constexpr (kKeeps) {
-        if (!partial) return;
-        parameters.add(0, j, dweight);
-        parameters.add(1, j, dy);
-      }
-    });
-    if (!a.dx) return;
-    const W first = Group::sum(sum) / W(p.width), second = Group::sum(products) / W(p.width);
-    line.each([&](auto j, int turn) {
-      const auto x = normalized(j, turn);
-      auto g = weighted(j, line.get(held_dy, j, turn));
+          for (int k = 0; k < kLanes; ++k) {
+            sum += g[k];
+            products += g[k] * x[k];
+            dweight[k] *= x[k];
+          }
+          if (!partial) return;
+          parameters.add(0, j, dweight);
+          parameters.add(1, j, dy);
+        });
+        if (!a.dx) return;
+        const W first = Group::sum(sum) / W(p.width), second = Group::sum(products) / W(p.width);
+        line.each([&](auto j, int turn) {
+          const auto x = normalized(j, turn);
+          auto g = weighted(j, line.get(held_dy, j, turn));
 #pragma unroll
-      for (int k = 0; k < kLanes; ++k) g[k] = (g[k] - first - x[k] * second) * rstd;
-      line.store(a.dx + line.offset, j, g);
-    });
-  });
-  if constexpr (kKeeps) {
-    if (partial) parameters.write(partial + 2 * p.width * blockIdx.x);
-  }
+          for (int k = 0; k < kLanes; ++k) g[k] = (g[k] - first - x[k] * second) * rstd;
+          line.store(a.dx + line.offset, j, g);
+        });
+      });
+  if (partial) parameters.write(partial + 2 * p.width * blockIdx.x);
 }
 
 /// partial[2 b] = sum of dy xhat over the rows of block b, partial[2 b + 1] = sum of dy.
@@ -235,48 +240,69 @@ template <class T> size_t layer_norm_workspace(const LayerNormParams& p) {
   return size_t(2 * sum_rows<T>(p) * p.width) * sizeof(Wide<T>);
 }
 
+/// Calls f.operator()<group, lanes, keeps>(config, groups of a block), as choose_row_group does:
+/// only rows of packs that are kept, of float32 and 16 bits, have a kernel for each group.
+template <class T, int kArrays, class F>
+static void choose_row_kernel(Context ctx, const LayerNormParams& p, bool packs, const F& f) {
+  choose_row_group<T, kArrays>(
+      ctx, p.rows, p.width, [&]<class Group, int kLanes, bool kKeeps>(simt::LaunchConfig config) {
+        constexpr int kGroups = Group::kBlock / Group::kSize;
+        if constexpr (kKeeps && kLanes > 1 && sizeof(T) < 8) {
+          if (packs) return f.template operator()<Group, kLanes, true>(config, kGroups);
+        }
+        config.block = any_group<Group>();
+        f.template operator()<AnyGroup<kLongThreads<T>>, kLanes, false>(config, kGroups);
+      });
+}
+
 template <class T>
 void layer_norm_forward(Context ctx, const LayerNormForward<T>& a, const LayerNormParams& p) {
   if (p.rows * p.width == 0) return;
   const bool packs = in_packs(a.x, a.residual, a.weight, a.bias, a.pre_activation, a.y);
-  const auto launch = [&]<class A, class Group, int kLanes, bool kKeeps>(const auto& config) {
-    simt::launch(config, layer_norm_kernel<T, A, Group, kLanes, kKeeps>, a, p, packs,
-                 p.activation.alpha, p.activation.beta);
-  };
-  visit_activation(p.activation.kind, [&]<class A>() {
-    if constexpr (std::is_same_v<A, Identity>) {
-      choose_row_group<T, 1>(
-          ctx, p.rows, p.width,
-          [&]<class Group, int kLanes, bool kKeeps>(const simt::LaunchConfig& config) {
-            launch.template operator()<A, Group, kLanes, kKeeps>(config);
-          });
-    } else {
-      const auto read = [&]<class Group>() {
-        launch.template operator()<A, Group, 1, false>(over_lines<Group>(ctx, p.rows));
-      };
-      p.width <= kWarpRow ? read.template operator()<WarpGroup<simt::kWarpSize>>()
-                          : read.template operator()<BlockGroup<kLineThreads>>();
-    }
-  });
+  void (*kernel)(LayerNormForward<T>, LayerNormParams, bool) = nullptr;
+  simt::LaunchConfig config;
+  if (p.activation.kind == ActivationKind::none) {
+    choose_row_kernel<T, 1>(
+        ctx, p, packs,
+        [&]<class Group, int kLanes, bool kKeeps>(const simt::LaunchConfig& chosen, int) {
+          kernel = layer_norm_kernel<T, Identity, Group, kLanes, kKeeps>;
+          config = chosen;
+        });
+  } else {
+    const auto read = [&]<class Group>() {
+      kernel = layer_norm_kernel<T, AnyActivation, AnyGroup<kLineThreads>, 1, false>;
+      config = over_lines<Group>(ctx, p.rows);
+      config.block = any_group<Group>();
+    };
+    p.width <= kWarpRow ? read.template operator()<WarpGroup<simt::kWarpSize>>()
+                        : read.template operator()<BlockGroup<kLineThreads>>();
+  }
+  simt::launch(config, kernel, a, p, packs);
 }
 
 /// Writes dx and leaves rows of sums, if they are needed; returns how many.
 template <class T>
 static int64_t layer_gradients(Context ctx, const LayerNormBackward<T>& a, const LayerNormParams& p,
                                Wide<T>* partial) {
+  const bool packs = in_packs(a.dy, a.x, a.weight, a.dx);
+  const bool in_one_pass = partial && keeps_row<T>(p.width, kRowThreads);
   int64_t blocks = 0;
-  choose_row_group<T, 2>(
-      ctx, p.rows, p.width, [&]<class Group, int kLanes, bool kKeeps>(simt::LaunchConfig config) {
-        if (kKeeps && partial) {
-          if (config.grid.x > kGradientBlocks) config.grid.x = unsigned(kGradientBlocks);
-          config.smem = size_t(Group::kBlock / Group::kSize) * 2 * p.width * sizeof(Wide<T>);
-          blocks = config.grid.x;
-        }
-        if (a.dx || blocks > 0)
-          simt::launch(config, layer_gradient_kernel<T, Group, kLanes, kKeeps>, a, p,
-                       in_packs(a.dy, a.x, a.weight, a.dx), partial);
+  void (*kernel)(LayerNormBackward<T>, LayerNormParams, bool, Wide<T>*) = nullptr;
+  simt::LaunchConfig config;
+  choose_row_kernel<T, 2>(
+      ctx, p, packs,
+      [&]<class Group, int kLanes, bool kKeeps>(const simt::LaunchConfig& chosen, int groups) {
+        kernel = layer_gradient_kernel<T, Group, kLanes, kKeeps>;
+        config = chosen;
+        config.smem = in_one_pass ? size_t(groups) * 2 * p.width * sizeof(Wide<T>) : 0;
       });
-  if (!partial || blocks > 0) return blocks;
+  if (in_one_pass) {
+    if (config.grid.x > kGradientBlocks) config.grid.x = unsigned(kGradientBlocks);
+    blocks = config.grid.x;
+  }
+  if (a.dx || in_one_pass)
+    simt::launch(config, kernel, a, p, packs, in_one_pass ? partial : nullptr);
+  if (!partial || in_one_pass) return blocks;
   blocks = sum_rows<T>(p);
   simt::launch(over_columns(ctx, p.width, dim3(kRowThreads), blocks), parameter_sums_kernel<T>, a,
                p, partial);

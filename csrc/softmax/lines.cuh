@@ -56,7 +56,7 @@ struct ThreadGroup {
 
 template <int kLanesOfWarp> struct WarpGroup {
   static constexpr int kSize = kLanesOfWarp, kBlock = kLineThreads;
-  static BRASA_DEVICE_FN int rank() { return int(threadIdx.x) % kSize; }
+  static BRASA_DEVICE_FN int rank() { return int(threadIdx.x % unsigned(kSize)); }
   template <class T, class Operation> static BRASA_DEVICE_FN T reduce(T v, Operation operation) {
 #pragma unroll
     for (int offset = kSize / 2; offset > 0; offset /= 2)
@@ -73,7 +73,18 @@ template <int kLanesOfWarp> struct WarpGroup {
 template <int kThreads> struct BlockGroup {
   static constexpr int kSize = kThreads, kBlock = kThreads, kWarps = kThreads / simt::kWarpSize;
   static BRASA_DEVICE_FN int rank() { return int(threadIdx.x); }
-  template <class T> static BRASA_DEVICE_FN T sum(T v) { return simt::block_reduce_sum(v); }
+  /// Warps are added up in their order, as simt::block_reduce_sum does for any number of them.
+  template <class T> static BRASA_DEVICE_FN T sum(T v) {
+    BRASA_SHARED(T, of_warp, [kWarps]);
+    v = simt::warp_sum(v);
+    __syncthreads();  // an earlier call may still be reading of_warp
+    if (rank() % simt::kWarpSize == 0) of_warp[rank() / simt::kWarpSize] = v;
+    __syncthreads();
+    T total = of_warp[0];
+#pragma unroll
+    for (int warp = 1; warp < kWarps; ++warp) total += of_warp[warp];
+    return total;
+  }
   template <class T> static BRASA_DEVICE_FN T near_max(T v) { return simt::warp_max(v); }
   /// Warps' maxima and sums meet once: a maximum of the block first would be two barriers more.
   template <class T> static BRASA_DEVICE_FN MaximumAndSum<T> merge(T near, T sum_of_thread) {
@@ -89,13 +100,30 @@ template <int kThreads> struct BlockGroup {
   }
 };
 
+/// Threads on a line, lines that a block has at once, and which of these this thread's is; where
+/// kSize is 0 it is the first dimension of the block.
+template <class Group> BRASA_DEVICE_FN int group_size() {
+  return Group::kSize > 0 ? Group::kSize : int(blockDim.x);
+}
+template <class Group> BRASA_DEVICE_FN int groups_of_block() {
+  if constexpr (Group::kSize > 0)
+    return Group::kBlock / Group::kSize;
+  else
+    return int(blockDim.y);
+}
+template <class Group> BRASA_DEVICE_FN unsigned group_place() {
+  if constexpr (Group::kSize > 0)
+    return threadIdx.x / unsigned(Group::kSize);
+  else
+    return threadIdx.y;
+}
+
 /// One line: element j stands `stride` elements after element j - 1. A thread takes kLanes
 /// neighbours at a time; where that is more than 1 the stride is 1, n is whole packs, and `packs`
 /// says that arrays are aligned. A line that does not exist (some lanes of a warp have none left)
 /// has n = 0 and the index of the last one.
 template <class T, class Group, int kLanes, bool kKeeps> struct Line {
-  static constexpr int kWide = kLanes, kStep = Group::kSize * kLanes,
-                       kPacks = kKeeps ? kKept<T, kLanes> / kLanes : 1;
+  static constexpr int kWide = kLanes, kPacks = kKeeps ? kKept<T, kLanes> / kLanes : 1;
   using Place = std::conditional_t<kKeeps, int, int64_t>;
   using Values = simt::Lanes<T, kLanes>;
 
@@ -106,6 +134,7 @@ template <class T, class Group, int kLanes, bool kKeeps> struct Line {
 
   BRASA_DEVICE_FN int64_t at(int64_t j) const { return offset + j * stride; }
   BRASA_DEVICE_FN Place first() const { return Group::rank() * kLanes; }
+  static BRASA_DEVICE_FN int step() { return group_size<Group>() * kLanes; }
   /// Whether this thread writes what there is one of in a line.
   BRASA_DEVICE_FN bool leads() const { return Group::rank() == 0 && n > 0; }
 
@@ -158,7 +187,7 @@ template <class T, class Group, int kLanes, bool kKeeps> struct Line {
       simt::Raw<E, kLanes> raw[kPacks];  // all loads leave before the first is waited for
 #pragma unroll
       for (int turn = 0; turn < kPacks; ++turn) {
-        const Place j = first() + turn * kStep;
+        const Place j = first() + turn * step();
         if (j < n)
           raw[turn] = packs ? simt::load_raw<kLanes>(address(from, j))
                             : simt::gather_raw<kLanes>(address(from, j), stride);
@@ -166,11 +195,11 @@ template <class T, class Group, int kLanes, bool kKeeps> struct Line {
 #pragma unroll
       for (int turn = 0; turn < kPacks; ++turn)
         held.values[turn] =
-            first() + turn * kStep < n ? simt::widen_raw<E, kLanes>(raw[turn]) : all(beyond);
+            first() + turn * step() < n ? simt::widen_raw<E, kLanes>(raw[turn]) : all(beyond);
     } else if constexpr (kKeeps) {
 #pragma unroll
       for (int turn = 0; turn < kPacks; ++turn) {
-        const Place j = first() + turn * kStep;
+        const Place j = first() + turn * step();
         held.values[turn] = j < n ? load(from, j) : all(beyond);
       }
     }
@@ -188,12 +217,12 @@ template <class T, class Group, int kLanes, bool kKeeps> struct Line {
     if constexpr (kKeeps) {
 #pragma unroll
       for (int turn = 0; turn < kPacks; ++turn) {
-        const Place j = first() + turn * kStep;
+        const Place j = first() + turn * step();
         if (j < n) f(j, turn);
       }
     } else {
 #pragma unroll(sizeof(T) == 8 ? 1 : 2)
-      for (Place j = first(); j < n; j += kStep) f(j, 0);
+      for (Place j = first(); j < n; j += step()) f(j, 0);
     }
   }
   /// The sum of a pack comes before it joins that of the line: shorter chains.
@@ -213,7 +242,22 @@ template <class T, class Group, int kLanes, bool kKeeps> struct Line {
   /// each() and sum() where lines are not kept, of f(j): for what is rare and takes many registers.
   template <class F> BRASA_DEVICE_FN void walk(const F& f) const {
 #pragma unroll 1
-    for (Place j = first(); j < n; j += kStep) f(j);
+    for (Place j = first(); j < n; j += step()) f(j);
+  }
+  /// The sum of a line that is not kept, several loads on their way.
+  template <class E> BRASA_DEVICE_FN T read_sum(const E* line) const {
+    constexpr int kBatch = kLanes < 4 ? 4 / kLanes : 1;
+    T total = 0;
+#pragma unroll 1
+    for (Place j = first(); j < n; j += kBatch * step()) {
+      Values v[kBatch];
+#pragma unroll
+      for (int turn = 0; turn < kBatch; ++turn)
+        v[turn] = j + turn * step() < n ? load(line, j + turn * step()) : all(0);
+#pragma unroll
+      for (int turn = 0; turn < kBatch; ++turn) total += add(v[turn]);
+    }
+    return Group::sum(total);
   }
   template <class F> BRASA_DEVICE_FN T walk_sum(const F& f) const {
     T total = 0;
@@ -266,12 +310,12 @@ template <class T, class Group, int kLanes, bool kKeeps> struct Line {
   template <class E> BRASA_DEVICE_FN MaximumAndSum<T> max_and_sum_in_one_pass(const E* line) const {
     constexpr int kBatch = (kLanes == 1 ? 8 : 16 / kLanes) / (sizeof(T) == 8 ? 4 : 1);
     T largest = -infinity<T>(), total = 0;
-    for (Place j = first(); j < n; j += kBatch * kStep) {
+    for (Place j = first(); j < n; j += kBatch * step()) {
       Values v[kBatch];
       T m = largest, part = 0;
 #pragma unroll
       for (int turn = 0; turn < kBatch; ++turn) {
-        const Place i = j + turn * kStep;
+        const Place i = j + turn * step();
         v[turn] = i < n ? load(line, i) : all(-infinity<T>());
       }
 #pragma unroll
@@ -292,11 +336,11 @@ template <class T, class Group, int kLanes, bool kKeeps> struct Line {
 /// often.
 template <class T, class Group, int kLanes, bool kKeeps, class F>
 BRASA_DEVICE_FN void for_lines(AxisShape shape, bool packs, const F& f) {
-  constexpr int kPerBlock = Group::kBlock / Group::kSize;
-  constexpr int kPerWarp = Group::kSize < simt::kWarpSize ? simt::kWarpSize / Group::kSize : 1;
-  const int64_t lines = shape.outer * shape.inner, step = int64_t(gridDim.x) * kPerBlock;
-  const int place = int(threadIdx.x) / Group::kSize;
-  for (int64_t i = int64_t(blockIdx.x) * kPerBlock + place; i - place % kPerWarp < lines;
+  const int per_block = groups_of_block<Group>(), size = group_size<Group>();
+  const unsigned per_warp = size < simt::kWarpSize ? unsigned(simt::kWarpSize / size) : 1;
+  const int64_t lines = shape.outer * shape.inner, step = int64_t(gridDim.x) * per_block;
+  const unsigned place = group_place<Group>();
+  for (int64_t i = int64_t(blockIdx.x) * per_block + place; i - place % per_warp < lines;
        i += step) {
     using Mine = Line<T, Group, kLanes, kKeeps>;
     Mine line{.index = i < lines ? i : lines - 1,
