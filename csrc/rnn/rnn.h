@@ -59,6 +59,7 @@
 #pragma once
 
 #include "core/dispatch.h"
+#include "core/half.h"
 
 namespace brasa {
 
@@ -87,16 +88,16 @@ template <class T> struct RnnForward {
   T* gates;           ///< (T B, G H): G; becomes the activated gates with `save`, else undefined.
                       ///< With inputs written only, and null without `save` or for the simple cell
   const T *x, *w_ih;  ///< (T B, I), (G H, I): with inputs
-  const T* bias;      ///< (G H,), or null: with inputs
-  const T* w_hh;      ///< (G H, P)
-  const T* b_hn;      ///< (H,), or null: only for cell gru
-  const T* w_hr;      ///< (P, H), or null
-  const T* peephole;  ///< (3, H) of i, f, o, or null: only for LSTM
-  const T *h0, *c0;   ///< (B, P), (B, H), or null: 0
-  T* y;               ///< (T B, P)
-  T* cells;           ///< (T B, H), or null: c of every step; LSTM with `save`
-  T* v;               ///< (T B, H), or null: v of every step; cell gru with `save`
-  T *h_n, *c_n;       ///< (B, P), (B, H; null but for LSTM)
+  const Wide<T>* bias;      ///< (G H,), or null: with inputs
+  const T* w_hh;            ///< (G H, P)
+  const Wide<T>* b_hn;      ///< (H,), or null: only for cell gru
+  const T* w_hr;            ///< (P, H), or null
+  const Wide<T>* peephole;  ///< (3, H) of i, f, o, or null: only for LSTM
+  const T *h0, *c0;         ///< (B, P), (B, H), or null: 0
+  T* y;                     ///< (T B, P)
+  T* cells;                 ///< (T B, H), or null: c of every step; LSTM with `save`
+  T* v;                     ///< (T B, H), or null: v of every step; cell gru with `save`
+  T *h_n, *c_n;             ///< (B, P), (B, H; null but for LSTM)
   bool save;
 };
 
@@ -104,7 +105,8 @@ template <class T> struct RnnForward {
 /// half is written; dead rows become 0.
 template <class T> struct RnnBackward {
   const T *dy, *dh_n, *dc_n;  ///< (T B, P), (B, P), (B, H), or null: 0
-  const T *w_hh, *w_hr, *peephole, *h0, *c0;
+  const T *w_hh, *w_hr, *h0, *c0;
+  const Wide<T>* peephole;
   const T *gates, *cells, *v, *y;  ///< gates is null for the simple cell
 
   // Null where the cell has none; previous, dh0 and dc0 also where nobody asks for them.

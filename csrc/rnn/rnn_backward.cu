@@ -23,26 +23,36 @@ struct BackwardRow {
   }
 };
 
+/// What every step works on.
+template <class T> struct BackwardCall {
+  RnnParams p;
+  RnnBackward<T> a;
+  Carried<T> dh, dc;
+  Clipped<T> clipped;
+};
+
 /// dh of a row: what waits in dh0, dy, and the product, where there is one.
 template <class T> struct StateGradient {
+  using W = Wide<T>;
   BackwardRow at;
-  T waiting, dy, before;
+  W waiting, dy, before;
 
-  static BRASA_DEVICE_FN StateGradient fetch(const RnnParams& p, const RnnBackward<T>& a,
-                                             int64_t step, int64_t b, int64_t k) {
-    StateGradient g{BackwardRow::at(p, step, b), a.dh0[b * p.state + k], T(0), T(0)};
+  static BRASA_DEVICE_FN StateGradient fetch(const BackwardCall<T>& f, int64_t step, int64_t b,
+                                             int64_t k) {
+    const RnnParams& p = f.p;
+    StateGradient g{BackwardRow::at(p, step, b), f.dh.get(b * p.state + k), W(0), W(0)};
     if (!g.at.alive) return g;
-    if (a.dy) g.dy = a.dy[g.at.row * p.state + k];
-    g.before = state_before(p, a.y, a.h0, p.state, g.at.t, b, k);
+    if (f.a.dy) g.dy = simt::widen(f.a.dy[g.at.row * p.state + k]);
+    g.before = state_before(p, f.a.y, f.a.h0, p.state, g.at.t, b, k);
     return g;
   }
 
   /// Leaves what passes by a row that is not alive in dh0 and returns false; keeps h'.
-  BRASA_DEVICE_FN bool take(const RnnParams& p, const RnnBackward<T>& a, int64_t b, int64_t k,
-                            T product, T& dh) const {
-    const T passing = at.from_next ? waiting + product : waiting;
-    if (!at.alive) a.dh0[b * p.state + k] = passing;
-    if (at.inside && a.previous) a.previous[at.row * p.state + k] = before;
+  BRASA_DEVICE_FN bool take(const BackwardCall<T>& f, int64_t b, int64_t k, W product,
+                            W& dh) const {
+    const W passing = at.from_next ? waiting + product : waiting;
+    if (!at.alive) f.dh.put(b * f.p.state + k, passing);
+    if (at.inside && f.a.previous) f.a.previous[at.row * f.p.state + k] = simt::narrow<T>(before);
     dh = dy + passing;
     return at.alive;
   }
@@ -50,58 +60,63 @@ template <class T> struct StateGradient {
 
 /// d-gates of an LSTM's unit from dm.
 template <class T> struct LstmGradient {
-  RnnParams p;
-  RnnBackward<T> a;
+  using W = Wide<T>;
+  BackwardCall<T> f;
   Exchange<T> exchange;
-  Clipped<T> clipped;
 
   struct Operands {
-    T gate[4], c, before, dc;
+    W gate[4], c, before, dc;
   };
   BRASA_DEVICE_FN Operands fetch(const BackwardRow& at, int64_t b, int64_t u) const {
+    const RnnParams& p = f.p;
     Operands o{};
     if (!at.alive) return o;
 #pragma unroll
-    for (int g = 0; g < 4; ++g) o.gate[g] = a.gates[(at.row * 4 + g) * p.hidden + u];
-    o.c = a.cells[at.row * p.hidden + u];
-    o.before = state_before(p, a.cells, a.c0, p.hidden, at.t, b, u);
-    o.dc = a.dc0[b * p.hidden + u];
+    for (int g = 0; g < 4; ++g) o.gate[g] = simt::widen(f.a.gates[(at.row * 4 + g) * p.hidden + u]);
+    o.c = simt::widen(f.a.cells[at.row * p.hidden + u]);
+    o.before = state_before(p, f.a.cells, f.a.c0, p.hidden, at.t, b, u);
+    o.dc = f.dc.get(b * p.hidden + u);
     return o;
   }
 
-  BRASA_DEVICE_FN void put(const BackwardRow& at, int64_t step, int64_t b, int64_t u, T dm,
+  BRASA_DEVICE_FN void put(const BackwardRow& at, int64_t step, int64_t b, int64_t u, W dm,
                            const Operands& o) const {
     if (!at.inside) return;
-    T d[4] = {}, dc = o.dc;
+    const RnnParams& p = f.p;
+    W d[4] = {}, dc = o.dc, m = 0;
     if (at.alive) {
-      const T* const peephole = a.peephole ? a.peephole + u : nullptr;
-      const T tanh_c = vtanh(o.c);
-      d[3] = dm * tanh_c * clipped.sigmoid_slope(o.gate[3]);
-      dc += dm * o.gate[3] * (T(1) - tanh_c * tanh_c);
+      const W* const peephole = f.a.peephole ? f.a.peephole + u : nullptr;
+      const W tanh_c = vtanh(o.c);
+      m = o.gate[3] * tanh_c;
+      d[3] = dm * tanh_c * f.clipped.sigmoid_slope(o.gate[3]);
+      dc += dm * o.gate[3] * (W(1) - tanh_c * tanh_c);
       if (peephole) dc += d[3] * peephole[2 * p.hidden];
-      d[0] = dc * o.gate[2] * clipped.sigmoid_slope(o.gate[0]);
-      d[1] = dc * o.before * clipped.sigmoid_slope(o.gate[1]);
-      d[2] = dc * o.gate[0] * clipped.tanh_slope(o.gate[2]);
+      d[0] = dc * o.gate[2] * f.clipped.sigmoid_slope(o.gate[0]);
+      d[1] = dc * o.before * f.clipped.sigmoid_slope(o.gate[1]);
+      d[2] = dc * o.gate[0] * f.clipped.tanh_slope(o.gate[2]);
       dc *= o.gate[1];
       if (peephole) dc = fma(d[0], peephole[0], fma(d[1], peephole[p.hidden], dc));
-      a.dc0[b * p.hidden + u] = dc;
-      if (a.m) a.m[at.row * p.hidden + u] = o.gate[3] * tanh_c;
-    } else if (a.m) {
-      a.m[at.row * p.hidden + u] = T(0);
+      f.dc.put(b * p.hidden + u, dc);
     }
+    if (f.a.m) f.a.m[at.row * p.hidden + u] = simt::narrow<T>(m);
+    T* const to = exchange.row(step + 1, b) + u;
 #pragma unroll
     for (int g = 0; g < 4; ++g) {
-      a.dgates[(at.row * 4 + g) * p.hidden + u] = d[g];
-      exchange.row(step + 1, b)[g * p.hidden + u] = d[g];
+      const T gradient = simt::narrow<T>(d[g]);
+      f.a.dgates[(at.row * 4 + g) * p.hidden + u] = gradient;
+      to[g * p.hidden] = gradient;
     }
-    if (!a.dpeephole) return;
-    T* const terms = a.dpeephole + at.row * 3 * p.hidden + u;
-    terms[0] = d[0] * o.before, terms[p.hidden] = d[1] * o.before, terms[2 * p.hidden] = d[3] * o.c;
+    if (!f.a.dpeephole) return;
+    T* const terms = f.a.dpeephole + at.row * 3 * p.hidden + u;
+    terms[0] = simt::narrow<T>(d[0] * o.before);
+    terms[p.hidden] = simt::narrow<T>(d[1] * o.before);
+    terms[2 * p.hidden] = simt::narrow<T>(d[3] * o.c);
   }
 };
 
 template <class T> struct LstmBackwardStep {
-  static constexpr int kColumns = 4, kParts = 4;
+  static constexpr int kSums = 1;
+  static constexpr bool kAcross = true;
   LstmGradient<T> gradient;
 
   struct Operands {
@@ -109,46 +124,48 @@ template <class T> struct LstmBackwardStep {
     typename LstmGradient<T>::Operands cell;
   };
   BRASA_DEVICE_FN Operands fetch(int64_t step, int64_t b, int64_t u) const {
-    const auto state = StateGradient<T>::fetch(gradient.p, gradient.a, step, b, u);
+    const auto state = StateGradient<T>::fetch(gradient.f, step, b, u);
     return {state, gradient.fetch(state.at, b, u)};
   }
-  BRASA_DEVICE_FN void finish(int64_t step, int64_t b, int64_t u, const T (&product)[1],
+  BRASA_DEVICE_FN void finish(int64_t step, int64_t b, int64_t u, const Wide<T> (&product)[1],
                               const Operands& o) const {
-    T dh;
-    if (o.state.take(gradient.p, gradient.a, b, u, product[0], dh))
-      gradient.a.dh0[b * gradient.p.state + u] = T(0);
+    const BackwardCall<T>& f = gradient.f;
+    Wide<T> dh;
+    if (o.state.take(f, b, u, product[0], dh)) f.dh.put(b * f.p.state + u, Wide<T>(0));
     gradient.put(o.state.at, step, b, u, dh, o.cell);
   }
 };
 
 /// dh of the projected state, for the second product.
 template <class T> struct ProjectedStateStep {
-  static constexpr int kColumns = 4, kParts = 4;
-  RnnParams p;
-  RnnBackward<T> a;
+  static constexpr int kSums = 1;
+  static constexpr bool kAcross = true;
+  BackwardCall<T> f;
   Exchange<T> exchange;
 
   using Operands = StateGradient<T>;
   BRASA_DEVICE_FN Operands fetch(int64_t step, int64_t b, int64_t k) const {
-    return Operands::fetch(p, a, step, b, k);
+    return Operands::fetch(f, step, b, k);
   }
-  BRASA_DEVICE_FN void finish(int64_t step, int64_t b, int64_t k, const T (&product)[1],
+  BRASA_DEVICE_FN void finish(int64_t step, int64_t b, int64_t k, const Wide<T> (&product)[1],
                               const Operands& o) const {
-    T dh;
-    if (o.take(p, a, b, k, product[0], dh)) {
-      a.dh0[b * p.state + k] = T(0);
+    Wide<T> dh;
+    if (o.take(f, b, k, product[0], dh)) {
+      f.dh.put(b * f.p.state + k, Wide<T>(0));
     } else {
       dh = 0;
     }
     if (!o.at.inside) return;
-    a.dh[o.at.row * p.state + k] = dh;
-    exchange.row(step, b)[k] = dh;
+    const T gradient = simt::narrow<T>(dh);
+    f.a.dh[o.at.row * f.p.state + k] = gradient;
+    exchange.row(step, b)[k] = gradient;
   }
 };
 
 /// d-gates from dm = dh W_hr.
 template <class T> struct ProjectionBackwardStep {
-  static constexpr int kColumns = 4, kParts = 4;
+  static constexpr int kSums = 1;
+  static constexpr bool kAcross = true;
   LstmGradient<T> gradient;
 
   struct Operands {
@@ -156,156 +173,162 @@ template <class T> struct ProjectionBackwardStep {
     typename LstmGradient<T>::Operands cell;
   };
   BRASA_DEVICE_FN Operands fetch(int64_t step, int64_t b, int64_t u) const {
-    const auto at = BackwardRow::at(gradient.p, step, b);
+    const auto at = BackwardRow::at(gradient.f.p, step, b);
     return {at, gradient.fetch(at, b, u)};
   }
-  BRASA_DEVICE_FN void finish(int64_t step, int64_t b, int64_t u, const T (&dm)[1],
+  BRASA_DEVICE_FN void finish(int64_t step, int64_t b, int64_t u, const Wide<T> (&dm)[1],
                               const Operands& o) const {
     gradient.put(o.at, step, b, u, dm[0], o.cell);
   }
 };
 
 template <class T> struct GruOperands {
+  using W = Wide<T>;
   StateGradient<T> state;
-  T r, z, n;
+  W r, z, n;
 
-  static BRASA_DEVICE_FN GruOperands fetch(const RnnParams& p, const RnnBackward<T>& a,
-                                           int64_t step, int64_t b, int64_t u) {
-    GruOperands o{StateGradient<T>::fetch(p, a, step, b, u), T(0), T(0), T(0)};
+  static BRASA_DEVICE_FN GruOperands fetch(const BackwardCall<T>& f, int64_t step, int64_t b,
+                                           int64_t u) {
+    GruOperands o{StateGradient<T>::fetch(f, step, b, u), W(0), W(0), W(0)};
     if (!o.state.at.alive) return o;
-    const T* const gates = a.gates + o.state.at.row * 3 * p.hidden + u;
-    o.r = gates[0], o.z = gates[p.hidden], o.n = gates[2 * p.hidden];
+    const T* const gates = f.a.gates + o.state.at.row * 3 * f.p.hidden + u;
+    o.r = simt::widen(gates[0]), o.z = simt::widen(gates[f.p.hidden]);
+    o.n = simt::widen(gates[2 * f.p.hidden]);
     return o;
   }
-  BRASA_DEVICE_FN T dz(const Clipped<T>& clipped, T dh) const {
-    return dh * (state.before - n) * clipped.sigmoid_slope(z);
+  BRASA_DEVICE_FN W dz(const BackwardCall<T>& f, W dh) const {
+    return dh * (state.before - n) * f.clipped.sigmoid_slope(z);
   }
-  BRASA_DEVICE_FN T dn(const Clipped<T>& clipped, T dh) const {
-    return dh * (T(1) - z) * clipped.tanh_slope(n);
+  BRASA_DEVICE_FN W dn(const BackwardCall<T>& f, W dh) const {
+    return dh * (W(1) - z) * f.clipped.tanh_slope(n);
   }
 };
 
 template <class T> struct GruBackwardStep {
-  static constexpr int kColumns = 4, kParts = 4;
-  RnnParams p;
-  RnnBackward<T> a;
+  static constexpr int kSums = 1;
+  static constexpr bool kAcross = true;
+  using W = Wide<T>;
+  BackwardCall<T> f;
   Exchange<T> exchange;
-  Clipped<T> clipped;
 
   struct Operands {
     GruOperands<T> gru;
-    T v;
+    W v;
   };
   BRASA_DEVICE_FN Operands fetch(int64_t step, int64_t b, int64_t u) const {
-    Operands o{GruOperands<T>::fetch(p, a, step, b, u), T(0)};
-    if (o.gru.state.at.alive) o.v = a.v[o.gru.state.at.row * p.hidden + u];
+    Operands o{GruOperands<T>::fetch(f, step, b, u), W(0)};
+    if (o.gru.state.at.alive) o.v = simt::widen(f.a.v[o.gru.state.at.row * f.p.hidden + u]);
     return o;
   }
 
-  BRASA_DEVICE_FN void finish(int64_t step, int64_t b, int64_t u, const T (&product)[1],
+  BRASA_DEVICE_FN void finish(int64_t step, int64_t b, int64_t u, const W (&product)[1],
                               const Operands& o) const {
-    T dh, dr = 0, dz = 0, dn = 0, dv = 0;
-    if (o.gru.state.take(p, a, b, u, product[0], dh)) {
-      dz = o.gru.dz(clipped, dh);
-      dn = o.gru.dn(clipped, dh);
+    W dh, dr = 0, dz = 0, dn = 0, dv = 0;
+    if (o.gru.state.take(f, b, u, product[0], dh)) {
+      dz = o.gru.dz(f, dh);
+      dn = o.gru.dn(f, dh);
       dv = dn * o.gru.r;
-      dr = dn * o.v * clipped.sigmoid_slope(o.gru.r);
-      a.dh0[b * p.hidden + u] = dh * o.gru.z;
+      dr = dn * o.v * f.clipped.sigmoid_slope(o.gru.r);
+      f.dh.put(b * f.p.hidden + u, dh * o.gru.z);
     }
     if (!o.gru.state.at.inside) return;
-    const int64_t row = o.gru.state.at.row;
-    T *const d = a.dgates + row * 3 * p.hidden + u, *const to = exchange.row(step + 1, b) + u;
-    d[0] = dr, d[p.hidden] = dz, d[2 * p.hidden] = dn;
-    a.dv[row * p.hidden + u] = dv;
-    to[0] = dr, to[p.hidden] = dz, to[2 * p.hidden] = dv;
+    const int64_t row = o.gru.state.at.row, h = f.p.hidden;
+    T *const d = f.a.dgates + row * 3 * h + u, *const to = exchange.row(step + 1, b) + u;
+    to[0] = d[0] = simt::narrow<T>(dr);
+    to[h] = d[h] = simt::narrow<T>(dz);
+    to[2 * h] = f.a.dv[row * h + u] = simt::narrow<T>(dv);
+    d[2 * h] = simt::narrow<T>(dn);
   }
 };
 
 /// With the reset before the product: d-z and d-n, which is multiplied by W_hn.
 template <class T> struct GruNewBackwardStep {
-  static constexpr int kColumns = 4, kParts = 4;
-  RnnParams p;
-  RnnBackward<T> a;
+  static constexpr int kSums = 1;
+  static constexpr bool kAcross = true;
+  BackwardCall<T> f;
   Exchange<T> news;
-  Clipped<T> clipped;
 
   using Operands = GruOperands<T>;
   BRASA_DEVICE_FN Operands fetch(int64_t step, int64_t b, int64_t u) const {
-    return Operands::fetch(p, a, step, b, u);
+    return Operands::fetch(f, step, b, u);
   }
-  BRASA_DEVICE_FN void finish(int64_t step, int64_t b, int64_t u, const T (&product)[1],
+  BRASA_DEVICE_FN void finish(int64_t step, int64_t b, int64_t u, const Wide<T> (&product)[1],
                               const Operands& o) const {
-    T dh, dz = 0, dn = 0;
-    if (o.state.take(p, a, b, u, product[0], dh)) {
-      dz = o.dz(clipped, dh);
-      dn = o.dn(clipped, dh);
-      a.dh0[b * p.hidden + u] = dh * o.z;
+    Wide<T> dh, dz = 0, dn = 0;
+    if (o.state.take(f, b, u, product[0], dh)) {
+      dz = o.dz(f, dh);
+      dn = o.dn(f, dh);
+      f.dh.put(b * f.p.hidden + u, dh * o.z);
     }
     if (!o.state.at.inside) return;
-    T* const d = a.dgates + o.state.at.row * 3 * p.hidden + u;
-    d[p.hidden] = dz, d[2 * p.hidden] = dn;
-    news.row(step, b)[u] = dn;
+    T* const d = f.a.dgates + o.state.at.row * 3 * f.p.hidden + u;
+    d[f.p.hidden] = simt::narrow<T>(dz);
+    news.row(step, b)[u] = d[2 * f.p.hidden] = simt::narrow<T>(dn);
   }
 };
 
 /// d-r from d-n W_hn, and what of that goes past W_hh.
 template <class T> struct GruResetBackwardStep {
-  static constexpr int kColumns = 4, kParts = 4;
-  RnnParams p;
-  RnnBackward<T> a;
+  static constexpr int kSums = 1;
+  static constexpr bool kAcross = true;
+  using W = Wide<T>;
+  BackwardCall<T> f;
   Exchange<T> exchange;
-  Clipped<T> clipped;
 
   struct Operands {
     BackwardRow at;
-    T r, dz, waiting, before;
+    W r, waiting, before;
+    T dz;
   };
   BRASA_DEVICE_FN Operands fetch(int64_t step, int64_t b, int64_t u) const {
-    Operands o{BackwardRow::at(p, step, b), T(0), T(0), T(0), T(0)};
+    const RnnParams& p = f.p;
+    Operands o{BackwardRow::at(p, step, b), W(0), W(0), W(0), T{}};
     if (!o.at.alive) return o;
-    o.r = a.gates[o.at.row * 3 * p.hidden + u];
-    o.dz = a.dgates[(o.at.row * 3 + 1) * p.hidden + u];
-    o.waiting = a.dh0[b * p.hidden + u];
-    o.before = state_before(p, a.y, a.h0, p.hidden, o.at.t, b, u);
+    o.r = simt::widen(f.a.gates[o.at.row * 3 * p.hidden + u]);
+    o.dz = f.a.dgates[(o.at.row * 3 + 1) * p.hidden + u];
+    o.waiting = f.dh.get(b * p.hidden + u);
+    o.before = state_before(p, f.a.y, f.a.h0, p.hidden, o.at.t, b, u);
     return o;
   }
-  BRASA_DEVICE_FN void finish(int64_t step, int64_t b, int64_t u, const T (&product)[1],
+  BRASA_DEVICE_FN void finish(int64_t step, int64_t b, int64_t u, const W (&product)[1],
                               const Operands& o) const {
-    const T dr = o.at.alive ? product[0] * o.before * clipped.sigmoid_slope(o.r) : T(0);
-    if (o.at.alive) a.dh0[b * p.hidden + u] = o.waiting + product[0] * o.r;
-    a.dgates[o.at.row * 3 * p.hidden + u] = dr;
-    a.reset[o.at.row * p.hidden + u] = o.r * o.before;
+    const RnnParams& p = f.p;
+    const W slope = f.clipped.sigmoid_slope(o.r);
+    const W dr = o.at.alive ? product[0] * o.before * slope : W(0);
+    if (o.at.alive) f.dh.put(b * p.hidden + u, o.waiting + product[0] * o.r);
     T* const to = exchange.row(step + 1, b) + u;
-    to[0] = dr, to[p.hidden] = o.dz;
+    to[0] = f.a.dgates[o.at.row * 3 * p.hidden + u] = simt::narrow<T>(dr);
+    to[p.hidden] = o.dz;
+    f.a.reset[o.at.row * p.hidden + u] = simt::narrow<T>(o.r * o.before);
   }
 };
 
 template <class T> struct SimpleBackwardStep {
-  static constexpr int kColumns = 4, kParts = 4;
-  RnnParams p;
-  RnnBackward<T> a;
+  static constexpr int kSums = 1;
+  static constexpr bool kAcross = true;
+  using W = Wide<T>;
+  BackwardCall<T> f;
   Exchange<T> exchange;
-  Clipped<T> clipped;
 
   struct Operands {
     StateGradient<T> state;
-    T h;
+    W h;
   };
   BRASA_DEVICE_FN Operands fetch(int64_t step, int64_t b, int64_t u) const {
-    Operands o{StateGradient<T>::fetch(p, a, step, b, u), T(0)};
-    if (o.state.at.alive) o.h = a.y[o.state.at.row * p.hidden + u];
+    Operands o{StateGradient<T>::fetch(f, step, b, u), W(0)};
+    if (o.state.at.alive) o.h = simt::widen(f.a.y[o.state.at.row * f.p.hidden + u]);
     return o;
   }
-  BRASA_DEVICE_FN void finish(int64_t step, int64_t b, int64_t u, const T (&product)[1],
+  BRASA_DEVICE_FN void finish(int64_t step, int64_t b, int64_t u, const W (&product)[1],
                               const Operands& o) const {
-    T dh, d = 0;
-    if (o.state.take(p, a, b, u, product[0], dh)) {
-      d = dh * (p.cell == RnnCell::rnn_relu ? clipped.relu_slope(o.h) : clipped.tanh_slope(o.h));
-      a.dh0[b * p.hidden + u] = T(0);
+    const auto& clipped = f.clipped;
+    W dh, d = 0;
+    if (o.state.take(f, b, u, product[0], dh)) {
+      d = dh * (f.p.cell == RnnCell::rnn_relu ? clipped.relu_slope(o.h) : clipped.tanh_slope(o.h));
+      f.dh.put(b * f.p.hidden + u, W(0));
     }
     if (!o.state.at.inside) return;
-    a.dgates[o.state.at.row * p.hidden + u] = d;
-    exchange.row(step + 1, b)[u] = d;
+    exchange.row(step + 1, b)[u] = f.a.dgates[o.state.at.row * f.p.hidden + u] = simt::narrow<T>(d);
   }
 };
 
@@ -318,54 +341,48 @@ static ExchangeSizes backward_sizes(const RnnParams& p) {
 }
 
 template <class T> size_t rnn_backward_workspace(const RnnParams& p, int) {
-  return size_t(backward_sizes(p).elements(p.batch) + p.batch * (p.state + p.hidden)) * sizeof(T);
+  return backward_sizes(p).bytes<T>(p);
 }
 
 template <class T>
-static void lstm_backward(Context ctx, const RnnParams& p, const RnnBackward<T>& a,
-                          const Exchanges<T>& exchanges, const StepProduct<T>& product) {
-  start_states(ctx, p, a.dc_n, a.dc0, p.hidden);
-  const LstmGradient<T> gradient{p, a, exchanges.states, {T(p.clip)}};
+static void lstm_backward(Context ctx, const BackwardCall<T>& f, const Exchanges<T>& exchanges,
+                          const StepProduct<T>& product) {
+  const RnnParams& p = f.p;
+  start_states(ctx, p, f.a.dc_n, f.dc, p.hidden);
+  const LstmGradient<T> gradient{f, exchanges.states};
   if (!p.projected) return run_steps(ctx, product, LstmBackwardStep<T>{gradient}, p.steps + 1);
-  const StepProduct<T> projection(exchanges.second, p.hidden, p.state, {a.w_hr, 1, 0, p.hidden});
+  const StepProduct<T> projection(exchanges.second, p.hidden, p.state, {f.a.w_hr, 1, 0, p.hidden});
   for (int64_t step = 0; step <= p.steps; ++step) {
-    run_step(ctx, product, ProjectedStateStep<T>{p, a, exchanges.second}, step);
+    run_step(ctx, product, ProjectedStateStep<T>{f, exchanges.second}, step);
     if (step < p.steps) run_step(ctx, projection, ProjectionBackwardStep<T>{gradient}, step);
   }
 }
 
 template <class T>
-static void gru_backward(Context ctx, const RnnParams& p, const RnnBackward<T>& a,
-                         const Exchanges<T>& exchanges, const StepProduct<T>& product) {
-  const Clipped<T> clipped{T(p.clip)};
-  if (p.cell == RnnCell::gru)
-    return run_steps(ctx, product, GruBackwardStep<T>{p, a, exchanges.states, clipped},
-                     p.steps + 1);
-  const int64_t h = p.hidden;
-  const StepProduct<T> news(exchanges.second, h, h, {a.w_hh + 2 * h * h, 1, 0, h});
-  for (int64_t step = 0; step <= p.steps; ++step) {
-    run_step(ctx, product, GruNewBackwardStep<T>{p, a, exchanges.second, clipped}, step);
-    if (step < p.steps)
-      run_step(ctx, news, GruResetBackwardStep<T>{p, a, exchanges.states, clipped}, step);
+static void gru_backward(Context ctx, const BackwardCall<T>& f, const Exchanges<T>& exchanges,
+                         const StepProduct<T>& product) {
+  const int64_t h = f.p.hidden, steps = f.p.steps;
+  if (f.p.cell == RnnCell::gru)
+    return run_steps(ctx, product, GruBackwardStep<T>{f, exchanges.states}, steps + 1);
+  const StepProduct<T> news(exchanges.second, h, h, {f.a.w_hh + 2 * h * h, 1, 0, h});
+  for (int64_t step = 0; step <= steps; ++step) {
+    run_step(ctx, product, GruNewBackwardStep<T>{f, exchanges.second}, step);
+    if (step < steps) run_step(ctx, news, GruResetBackwardStep<T>{f, exchanges.states}, step);
   }
 }
 
-template <class T>
-void rnn_backward(Context ctx, const RnnParams& p, const RnnBackward<T>& arrays) {
+template <class T> void rnn_backward(Context ctx, const RnnParams& p, const RnnBackward<T>& a) {
   const ExchangeSizes sizes = backward_sizes(p);
   const Exchanges<T> exchanges(ctx, p, sizes);
-  RnnBackward<T> a = arrays;
-  T* const scratch = static_cast<T*>(ctx.workspace) + sizes.elements(p.batch);
-  if (!a.dh0) a.dh0 = scratch;
-  if (!a.dc0) a.dc0 = scratch + p.batch * p.state;
-  start_states(ctx, p, a.dh_n, a.dh0, p.state);
+  const BackwardCall<T> f{p, a, {exchanges.h, a.dh0}, {exchanges.c, a.dc0}, Clipped<T>(p)};
+  start_states(ctx, p, a.dh_n, f.dh, p.state);
   const StepProduct<T> product(exchanges.states, p.state, sizes.states, {a.w_hh, 1, 0, p.state});
-  if (p.cell == RnnCell::lstm) return lstm_backward(ctx, p, a, exchanges, product);
-  if (rnn_gates(p.cell) == 3) return gru_backward(ctx, p, a, exchanges, product);
-  run_steps(ctx, product, SimpleBackwardStep<T>{p, a, exchanges.states, {T(p.clip)}}, p.steps + 1);
+  if (p.cell == RnnCell::lstm) return lstm_backward(ctx, f, exchanges, product);
+  if (rnn_gates(p.cell) == 3) return gru_backward(ctx, f, exchanges, product);
+  run_steps(ctx, product, SimpleBackwardStep<T>{f, exchanges.states}, p.steps + 1);
 }
 
-BRASA_INSTANTIATE(rnn_backward_workspace, float, double)
-BRASA_INSTANTIATE(rnn_backward, float, double)
+BRASA_INSTANTIATE(rnn_backward_workspace, float, double, float16, bfloat16)
+BRASA_INSTANTIATE(rnn_backward, float, double, float16, bfloat16)
 
 }  // namespace brasa::cuda

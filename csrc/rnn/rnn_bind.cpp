@@ -25,6 +25,15 @@ void require_operand(const View& a, const ArrayView& like, Extents... extents) {
   require_c_order(a);
 }
 
+/// The same of what stays float32 beside 16 bits: biases and peepholes.
+template <class... Extents>
+void require_vector(const ArrayView& a, const ArrayView& like, Extents... extents) {
+  if (is_none(a)) return;
+  require_dtype(a, wide_of(like.dtype));
+  require_shape(a, extents...);
+  require_c_order(a);
+}
+
 /// The extents, from `rows` (T, B, ...) or (B, T, ...) and w_hh.
 RnnParams make_params(RnnCell cell, const ArrayView& rows, const In& w_hh, const OptionalIn& w_hr,
                       const OptionalIn& lengths, bool reverse, bool batch_first, double clip) {
@@ -63,7 +72,7 @@ int64_t work_of(const RnnParams& p) {
 
 bool takes_inputs(const RnnParams& p, const In& w_hh) {
   bool takes = false;
-  visit<float, double>(w_hh.dtype, [&]<class T>() { takes = device::rnn_takes_inputs<T>(p); });
+  visit_floating(w_hh.dtype, [&]<class T>() { takes = device::rnn_takes_inputs<T>(p); });
   return takes;
 }
 
@@ -74,7 +83,7 @@ int64_t inputs_of(const RnnParams& p, const OptionalIn& x, const OptionalIn& w_i
   require_rank(x, 3);
   require_rows(x, y, x.shape[2]);
   require_operand(w_ih, y, rows, x.shape[2]);
-  require_operand(bias, y, rows);
+  require_vector(bias, y, rows);
   checked_multiply(checked_multiply(rows, x.shape[2] + 64), 8);
   return x.shape[2];
 }
@@ -109,8 +118,8 @@ void bind_forward(py::module_& m) {
         BRASA_REQUIRE(bool(gates) == (!x || (save && rnn_gates(p.cell) > 1)) &&
                           bool(w_ih) == bool(x) && (x || !bias) && (!x || takes_inputs(p, w_hh)),
                       "either the products of the inputs or the inputs are needed");
-        require_operand(b_hn, w_hh, p.hidden);
-        require_operand(peephole, w_hh, 3, p.hidden);
+        require_vector(b_hn, w_hh, p.hidden);
+        require_vector(peephole, w_hh, 3, p.hidden);
         require_operand(h0, w_hh, p.batch, p.state);
         require_operand(c0, w_hh, p.batch, p.hidden);
         require_operand(h_n, w_hh, p.batch, p.state);
@@ -119,13 +128,16 @@ void bind_forward(py::module_& m) {
                           bool(c_n) == lstm && (lstm || (!c0 && !peephole)) && (gru || !b_hn),
                       "an array is missing, or the cell has no such array");
         Context ctx = make_context(w_hh);
-        visit<float, double>(w_hh.dtype, [&]<class T>() {
+        visit_floating(w_hh.dtype, [&]<class T>() {
           const Workspace scratch(ctx, device::rnn_forward_workspace<T>(p, ctx.threads));
-          const RnnForward<T> arrays{
-              gates.as<T>(),      x.as<const T>(),    w_ih.as<const T>(), bias.as<const T>(),
-              w_hh.as<const T>(), b_hn.as<const T>(), w_hr.as<const T>(), peephole.as<const T>(),
-              h0.as<const T>(),   c0.as<const T>(),   y.as<T>(),          cells.as<T>(),
-              v.as<T>(),          h_n.as<T>(),        c_n.as<T>(),        save};
+          const RnnForward<T> arrays{gates.as<T>(),      x.as<const T>(),
+                                     w_ih.as<const T>(), bias.as<const Wide<T>>(),
+                                     w_hh.as<const T>(), b_hn.as<const Wide<T>>(),
+                                     w_hr.as<const T>(), peephole.as<const Wide<T>>(),
+                                     h0.as<const T>(),   c0.as<const T>(),
+                                     y.as<T>(),          cells.as<T>(),
+                                     v.as<T>(),          h_n.as<T>(),
+                                     c_n.as<T>(),        save};
           const ReleaseGil gil(work_of(p));
           device::rnn_forward<T>(ctx, p, arrays);
         });
@@ -160,7 +172,7 @@ void bind_backward(py::module_& m) {
         for (const ArrayView& a : {ArrayView(dc_n), ArrayView(c0), ArrayView(dc0)})
           require_operand(a, w_hh, p.batch, p.hidden);
         require_rows(dpeephole, y, 3 * p.hidden);
-        require_operand(peephole, w_hh, 3, p.hidden);
+        require_vector(peephole, w_hh, 3, p.hidden);
         BRASA_REQUIRE(
             bool(gates) == (rnn_gates(p.cell) > 1) && bool(cells) == lstm && bool(v) == gru &&
                 bool(dv) == gru && bool(reset) == (p.cell == RnnCell::gru_reset_before) &&
@@ -168,16 +180,19 @@ void bind_backward(py::module_& m) {
                 bool(dpeephole) == bool(peephole) && (lstm || (!peephole && !c0 && !dc_n && !dc0)),
             "an array is missing, or the cell has no such array");
         Context ctx = make_context(w_hh);
-        visit<float, double>(w_hh.dtype, [&]<class T>() {
+        visit_floating(w_hh.dtype, [&]<class T>() {
           const Workspace scratch(ctx, device::rnn_backward_workspace<T>(p, ctx.threads));
-          const RnnBackward<T> arrays{
-              dy.as<const T>(),    dh_n.as<const T>(), dc_n.as<const T>(),
-              w_hh.as<const T>(),  w_hr.as<const T>(), peephole.as<const T>(),
-              h0.as<const T>(),    c0.as<const T>(),   gates.as<const T>(),
-              cells.as<const T>(), v.as<const T>(),    y.as<const T>(),
-              dgates.as<T>(),      dv.as<T>(),         previous.as<T>(),
-              reset.as<T>(),       dh.as<T>(),         m.as<T>(),
-              dpeephole.as<T>(),   dh0.as<T>(),        dc0.as<T>()};
+          const RnnBackward<T> arrays{dy.as<const T>(),    dh_n.as<const T>(),
+                                      dc_n.as<const T>(),  w_hh.as<const T>(),
+                                      w_hr.as<const T>(),  h0.as<const T>(),
+                                      c0.as<const T>(),    peephole.as<const Wide<T>>(),
+                                      gates.as<const T>(), cells.as<const T>(),
+                                      v.as<const T>(),     y.as<const T>(),
+                                      dgates.as<T>(),      dv.as<T>(),
+                                      previous.as<T>(),    reset.as<T>(),
+                                      dh.as<T>(),          m.as<T>(),
+                                      dpeephole.as<T>(),   dh0.as<T>(),
+                                      dc0.as<T>()};
           const ReleaseGil gil(work_of(p));
           device::rnn_backward<T>(ctx, p, arrays);
         });

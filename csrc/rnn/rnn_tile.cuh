@@ -3,46 +3,39 @@
 //
 // A block owns kUnits units for some rows of the batch. Its 8 warps split the depth: each brings
 // its slice of the states from L2 into shared memory, chunk by chunk with asynchronous copies that
-// go past L1, and multiplies it with its slice of the weights. The sums of all warps (and of the
-// parts within a warp) are added in their order, a thread per row and unit, which then does what
-// the cell does: the gates of a unit meet in one thread.
+// go past L1, and multiplies it with its slice of the weights: float32 and float64 by FMA
+// (rnn_fma.cuh), 16 bits on tensor cores (rnn_mma.cuh). The sums of all warps (and of the parts
+// within a warp) are added in their order, a thread per row and unit, which then does what the cell
+// does: the gates of a unit meet in one thread.
 //
 // Resident: one cooperative launch for all steps. The block's weights stay in shared memory, the
 // states of a step go to the other blocks through L2 (`Exchange`, two planes by turns), and one
 // barrier of the grid separates steps. Otherwise: a launch per step, weights streamed as the states
-// are. Both add the same products in the same order, which depends on the depth alone, so a
-// sequence in pieces, a sample alone and any GPU give the same bits.
+// are. Both add the same products in the same order, which depends on the depth alone, so one step
+// or many, a sample alone and any GPU give the same bits.
 //
 // Floor of a resident step: 2 B N K operations over the multiprocessors, or the 128 bytes per clock
-// in which a multiprocessor reads its share of the weights (1024 clocks for 128 KiB), and the
+// in which a multiprocessor reads its share of the weights (1024 clocks for 128 KiB), or the states
+// that every block reads from L2 (in 16 bits 2 B K bytes per group of kUnits units), and the
 // barrier.
 #pragma once
 
 #include "core/device.cuh"
 #include "core/ptx_async.cuh"
+#include "rnn/rnn_fma.cuh"
+#include "rnn/rnn_mma.cuh"
 
 namespace brasa::cuda {
 
-constexpr int kStepThreads = 256;
-constexpr int kStepWarps = kStepThreads / simt::kWarpSize;
-constexpr int kUnits = 8;       // of a block
-constexpr int kRowGroups = 4;   // of a warp's lanes; each holds every fourth row
-constexpr int kSliceUnit = 16;  // elements: a slice is whole packs for every part
-
-/// Rows per lane: a block has 8, 16 or 32 rows; in float64 at most 16, for 32 leave too few
-/// registers.
-constexpr int kFewRows = 2, kSomeRows = 4;
-template <class T> constexpr int kManyRows = sizeof(T) == 4 ? 8 : 4;
-
 /// Rows of states that blocks exchange, of `pitch` elements: zeros behind the depth. A step reads
-/// plane `step` and writes plane `step + 1`, counted in turns.
+/// plane `step` and writes plane `step + 1`, counted in turns where there are two.
 template <class T> struct Exchange {
   T* data;
   int64_t pitch, rows;
   int planes;
 
   BRASA_HOST_DEVICE_FN T* row(int64_t step, int64_t b) const {
-    return data + (step % planes * rows + b) * pitch;
+    return data + ((step & (planes - 1)) * rows + b) * pitch;
   }
 };
 
@@ -51,20 +44,22 @@ template <class T> struct StepWeights {
   const T* from;
   int64_t unit, column, depth;
 
-  bool packs(int64_t length) const {
+  /// Whether packs can be copied: of neighbours along the depth, or in 16 bits along the units.
+  bool packs(int64_t units, int64_t length) const {
     constexpr int64_t kLanes = simt::kPackLanes<T>;
-    return depth == 1 && unit % kLanes == 0 && column % kLanes == 0 && length % kLanes == 0 &&
-           simt::pack_aligned(from);
+    if (!simt::pack_aligned(from)) return false;
+    if (depth == 1) return unit % kLanes == 0 && column % kLanes == 0 && length % kLanes == 0;
+    return sizeof(T) == 2 && unit == 1 && depth % kLanes == 0 && units % kLanes == 0;
   }
 };
 
 /// Elements of the depth that a warp takes, and those of all.
-static inline int64_t step_slice(int64_t depth) {
-  const int64_t units = simt::ceil_div<int64_t>(depth, kStepWarps * kSliceUnit);
-  return (units < 1 ? 1 : units) * kSliceUnit;
+template <class T> int64_t step_slice(int64_t depth) {
+  const int64_t units = simt::ceil_div<int64_t>(depth, kStepWarps * kSliceUnit<T>);
+  return (units < 1 ? 1 : units) * kSliceUnit<T>;
 }
-static inline int64_t step_pitch(int64_t depth) {
-  return kStepWarps * step_slice(depth);
+template <class T> int64_t step_pitch(int64_t depth) {
+  return kStepWarps * step_slice<T>(depth);
 }
 
 template <class T> struct StepProduct {
@@ -78,47 +73,47 @@ template <class T> struct StepProduct {
       : rows(from.rows),
         units(unit_count),
         depth(length),
-        slice(int(step_slice(length))),
-        packs(w.packs(length)),
+        slice(int(step_slice<T>(length))),
+        packs(w.packs(unit_count, length)),
         weights(w),
         states(from) {}
 };
 
-/// kColumns_ sums per lane and row. With one part these are the columns of one unit; with four, the
-/// lanes of a quarter share four units and take every fourth pack of the slice each.
-template <class T, int kColumns_, int kParts_, int kRows_, bool kResident_> struct StepTile {
-  static constexpr int kColumns = kColumns_, kParts = kParts_, kRows = kRows_;
-  static constexpr bool kResident = kResident_;
-  static_assert((kParts == 1 && kColumns <= 4) || (kParts == 4 && kColumns == 4));
+/// How a cell's product is made for kRows rows per lane.
+template <class T, class Cell, int kRows>
+using StepMath = std::conditional_t<sizeof(T) == 2,
+                                    MmaStep<T, Cell::kSums, Cell::kAcross, kRows * kRowGroups / 16>,
+                                    FmaStep<T, Cell::kSums, kRows>>;
+
+/// The copies of a block and its walk along the depth.
+template <class T, class Cell, int kRows_, bool kResident_>
+struct StepTile : StepMath<T, Cell, kRows_> {
+  using Math = StepMath<T, Cell, kRows_>;
+  using Sums = typename Math::Sums;
+  static constexpr int kSums = Cell::kSums, kRows = kRows_;
+  static constexpr bool kResident = kResident_, kAcross = Cell::kAcross;
+  static_assert(!kAcross || kSums == 1);
 
   static constexpr int kLanes = simt::kPackLanes<T>;
-  static constexpr int kChunk = 128 / int(sizeof(T)), kPacks = kChunk / kLanes;
-  static constexpr int kWeightRows = kParts == 1 ? kColumns * kUnits : kUnits;
-  static constexpr int kBlockRows = kRows * kRowGroups;
-  // Rows end in a pack or two of padding: what a warp reads at once then lies in different banks.
-  static constexpr int kStatePitch = kChunk + (kParts == 1 ? 1 : 2) * kLanes;
+  static constexpr int kChunk = kStepChunk<T>, kPacks = kChunk / kLanes;
+  static constexpr int kWeightRows = kSums * kUnits, kBlockRows = kRows * kRowGroups;
+  /// Weights lie as lines of kUnits, one for each k; else as rows of neighbours along the depth.
+  static constexpr bool kLines = Math::kLines;
   static constexpr int kWeightPitch = kChunk + kLanes;
-  static constexpr int kStages = kResident && kRows < kManyRows<T> ? 4 : 2;
-  static constexpr int kStage =
-      kBlockRows * kStatePitch + (kResident ? 0 : kWeightRows * kWeightPitch);
-  static constexpr int kSums = kRows * kColumns, kSumPitch = simt::kWarpSize + 1;
+  static constexpr int kStages = Math::stages(kResident);
+  static constexpr int kStates = kBlockRows * Math::kStatePitch;
+  static constexpr int kWeights = kLines ? kChunk * kUnits : kWeightRows * kWeightPitch;
+  static constexpr int kStage = kStates + (kResident ? 0 : kWeights);
   static constexpr int kWarpElements = kStages * kStage;
-  static_assert(kSums * kSumPitch <= kWarpElements, "the sums take the place of the stages");
+  static constexpr int kWarpSums = kWarpElements * int(sizeof(T)) / int(sizeof(Wide<T>));
+  static_assert(Math::kSumsOfWarp <= kWarpSums, "the sums take the place of the stages");
 
   /// Of the resident weights.
   static BRASA_HOST_DEVICE_FN int resident_pitch(int slice) { return kStepWarps * slice + kLanes; }
   static size_t shared_bytes(int slice) {
-    const int64_t weights = kResident ? int64_t(kWeightRows) * resident_pitch(slice) : 0;
+    const int64_t pitch = kLines ? kStepWarps * slice : resident_pitch(slice);
+    const int64_t weights = kResident ? kWeightRows * pitch : 0;
     return size_t(kStepWarps * kWarpElements + weights) * sizeof(T);
-  }
-
-  static BRASA_DEVICE_FN int lane() { return int(threadIdx.x) % simt::kWarpSize; }
-  static BRASA_DEVICE_FN int warp() { return int(threadIdx.x) / simt::kWarpSize; }
-  static BRASA_DEVICE_FN int row_group() { return lane() / kUnits; }
-  static BRASA_DEVICE_FN int part() { return kParts == 1 ? 0 : lane() % kParts; }
-  /// Row of the weights that column c of this lane is.
-  static BRASA_DEVICE_FN int weight_row(int c) {
-    return kParts == 1 ? c * kUnits + lane() % kUnits : lane() % kUnits / kParts * kColumns + c;
   }
 
   /// Starts the copy of `width` elements from k of the block's rows of states.
@@ -127,171 +122,138 @@ template <class T, int kColumns_, int kParts_, int kRows_, bool kResident_> stru
     const T* const from = p.states.row(step, first_row);
 #pragma unroll
     for (int e = 0; e < kBlockRows * kPacks; e += simt::kWarpSize) {
-      const int row = (e + lane()) / kPacks, at = (e + lane()) % kPacks * kLanes;
+      const int row = (e + lane_of_warp()) / kPacks, at = (e + lane_of_warp()) % kPacks * kLanes;
       const bool valid = first_row + row < p.rows && at < width;
-      simt::cp_async<16>(stage + row * kStatePitch + at, from + row * p.states.pitch + k + at,
+      simt::cp_async<16>(stage + row * Math::kStatePitch + at, from + row * p.states.pitch + k + at,
                          valid ? 16 : 0);
     }
   }
 
-  /// The same for the weights of units from `first_unit`; zeros behind the depth.
+  /// Starts the copy of kCount neighbours, along the depth or, in lines, along the units; zeros
+  /// beyond them.
+  template <int kCount>
+  static BRASA_DEVICE_FN void copy_weight(const StepProduct<T>& p, int64_t first_unit, int row,
+                                          int64_t k, T* to) {
+    constexpr int kBytes = kCount * int(sizeof(T));
+    const int64_t unit = first_unit + row % kUnits;
+    const bool valid = unit < p.units && k < p.depth;
+    const T* const from = p.weights.from + unit * p.weights.unit + row / kUnits * p.weights.column +
+                          k * p.weights.depth;
+    if constexpr (kBytes >= 4)
+      simt::cp_async<kBytes>(to, from, valid ? kBytes : 0);
+    else
+      *to = valid ? *from : T{};
+  }
+
+  /// The weights of units from `first_unit`, `width` elements from k.
   static BRASA_DEVICE_FN void copy_weights(const StepProduct<T>& p, int64_t first_unit, int k,
                                            int width, T* to, int pitch) {
-    const auto copy = [&]<int kBytes>(int row, int at) {
+    const auto copy = [&]<int kCount>(int e) {
+      const int row = kAcross ? e % kWeightRows : e / kChunk;
+      const int at = kAcross ? e / kWeightRows : e % kChunk;
       if (at >= width) return;  // another warp's, where weights are kept
-      const int64_t unit = first_unit + row % kUnits;
-      const bool valid = unit < p.units && k + at < p.depth;
-      simt::cp_async<kBytes>(to + row * pitch + at,
-                             p.weights.from + unit * p.weights.unit +
-                                 row / kUnits * p.weights.column + (k + at) * p.weights.depth,
-                             valid ? kBytes : 0);
+      copy_weight<kCount>(p, first_unit, row, k + at,
+                          to + (kLines ? at * kUnits + row : row * pitch + at));
     };
-    if (p.packs) {
-#pragma unroll 4
-      for (int e = lane(); e < kWeightRows * kPacks; e += simt::kWarpSize)
-        copy.template operator()<16>(e / kPacks, e % kPacks * kLanes);
-    } else if (p.weights.depth == 1) {
-#pragma unroll 1
-      for (int e = lane(); e < kWeightRows * kChunk; e += simt::kWarpSize)
-        copy.template operator()<int(sizeof(T))>(e / kChunk, e % kChunk);
-    } else {
-#pragma unroll 1
-      for (int e = lane(); e < kWeightRows * kChunk; e += simt::kWarpSize)
-        copy.template operator()<int(sizeof(T))>(e % kWeightRows, e / kWeightRows);
+    constexpr int kAll = kWeightRows * kChunk;
+    if (!kAcross || kLines) {
+      if (p.packs) {
+#pragma unroll 2
+        for (int e = lane_of_warp() * kLanes; e < kAll; e += simt::kWarpSize * kLanes)
+          copy.template operator()<kLanes>(e);
+        return;
+      }
     }
+#pragma unroll 1
+    for (int e = lane_of_warp(); e < kAll; e += simt::kWarpSize) copy.template operator()<1>(e);
   }
 
   /// Brings the block's weights for all steps; all threads call.
   static BRASA_DEVICE_FN void keep_weights(const StepProduct<T>& p, int64_t first_unit, T* kept) {
-    const int begin = warp() * p.slice;
+    const int begin = warp_of_block() * p.slice;
+#pragma unroll 1
     for (int k = 0; k < p.slice; k += kChunk)
-      copy_weights(p, first_unit, begin + k, chunk_width(p, k), kept + begin + k,
+      copy_weights(p, first_unit, begin + k, chunk_width(p, k), kept + weights_from(begin + k),
                    resident_pitch(p.slice));
     simt::cp_async_commit();
     simt::cp_async_wait<0>();
     __syncthreads();
   }
 
+  static BRASA_DEVICE_FN int weights_from(int k) { return kLines ? k * kUnits : k; }
   static BRASA_DEVICE_FN int chunk_width(const StepProduct<T>& p, int k) {
     return p.slice - k < kChunk ? p.slice - k : kChunk;
   }
 
-  static BRASA_DEVICE_FN void multiply_chunk(const T* states, const T* weights, int weight_pitch,
-                                             int width, T (&sum)[kRows][kColumns]) {
-    const T* const my_states = states + row_group() * kStatePitch;
-#pragma unroll 2
-    for (int at = part() * kLanes; at < width; at += kParts * kLanes) {
-      simt::Pack<T, kLanes> w[kColumns];
-#pragma unroll
-      for (int c = 0; c < kColumns; ++c)
-        w[c] = simt::load_pack<kLanes>(weights + weight_row(c) * weight_pitch + at);
-#pragma unroll
-      for (int r = 0; r < kRows; ++r) {
-        const auto state = simt::load_pack<kLanes>(my_states + r * kRowGroups * kStatePitch + at);
-#pragma unroll
-        for (int c = 0; c < kColumns; ++c) {
-#pragma unroll
-          for (int l = 0; l < kLanes; ++l) sum[r][c] += state[l] * w[c][l];
-        }
-      }
-    }
-  }
-
   /// sum += the warp's slice of the product; `stages` is the warp's own, `kept` the block's.
   static BRASA_DEVICE_FN void multiply(const StepProduct<T>& p, int64_t step, int64_t first_row,
-                                       int64_t first_unit, T* stages, const T* kept,
-                                       T (&sum)[kRows][kColumns]) {
-    const int begin = warp() * p.slice, chunks = simt::ceil_div(p.slice, kChunk);
-    const auto fetch = [&](int chunk) {
-      if (chunk < chunks) {
-        T* const stage = stages + chunk % kStages * kStage;
-        const int k = chunk * kChunk, width = chunk_width(p, k);
+                                       int64_t first_unit, T* stages, const T* kept, Sums& sum) {
+    const int begin = warp_of_block() * p.slice, chunks = simt::ceil_div(p.slice, kChunk);
+#pragma unroll 1
+    for (int chunk = 1 - kStages; chunk < chunks; ++chunk) {
+      if (chunk >= 0) {
+        simt::cp_async_wait<kStages - 2>();
+        __syncwarp();  // all have read the stage that is fetched into, and see the one that is read
+      }
+      const int next = chunk + kStages - 1;
+      if (next < chunks) {
+        T* const stage = stages + next % kStages * kStage;
+        const int k = next * kChunk, width = chunk_width(p, k);
         copy_states(p, step, first_row, begin + k, width, stage);
         if constexpr (!kResident)
-          copy_weights(p, first_unit, begin + k, width, stage + kBlockRows * kStatePitch,
-                       kWeightPitch);
+          copy_weights(p, first_unit, begin + k, width, stage + kStates, kWeightPitch);
       }
       simt::cp_async_commit();
-    };
-    for (int chunk = 0; chunk < kStages - 1; ++chunk) fetch(chunk);
-#pragma unroll 1
-    for (int chunk = 0; chunk < chunks; ++chunk) {
-      simt::cp_async_wait<kStages - 2>();
-      __syncwarp();  // all have read the stage that is fetched into, and see the one that is read
-      fetch(chunk + kStages - 1);
+      if (chunk < 0) continue;
+      const int k = chunk * kChunk;
       const T* const stage = stages + chunk % kStages * kStage;
-      if constexpr (kResident) {
-        multiply_chunk(stage, kept + begin + chunk * kChunk, resident_pitch(p.slice),
-                       chunk_width(p, chunk * kChunk), sum);
-      } else {
-        multiply_chunk(stage, stage + kBlockRows * kStatePitch, kWeightPitch,
-                       chunk_width(p, chunk * kChunk), sum);
-      }
+      const T* const weights = kResident ? kept + weights_from(begin + k) : stage + kStates;
+      Math::multiply_chunk(stage, weights, kResident ? resident_pitch(p.slice) : kWeightPitch,
+                           chunk_width(p, k), sum);
     }
     __syncwarp();
   }
 
-  /// A thread owns row row_group() + kRowGroups warp() and unit lane() % kUnits of the tile.
-  static BRASA_DEVICE_FN bool owns_row() { return warp() < kRows; }
-
-  /// Leaves the warp's sums where its stages were.
-  static BRASA_DEVICE_FN void put_sums(const T (&sum)[kRows][kColumns], T* stages) {
-#pragma unroll
-    for (int e = 0; e < kSums; ++e)
-      stages[e * kSumPitch + lane()] = sum[e / kColumns][e % kColumns];
-  }
-
-  /// The sums of what this thread owns; `all` are the stages of all warps.
-  static constexpr int kOwned = kParts == 1 ? kColumns : 1;
-  static BRASA_DEVICE_FN void take_sums(const T* all, T (&total)[kOwned]) {
-#pragma unroll
-    for (int c = 0; c < kOwned; ++c) {
-      const int column = kParts == 1 ? c : part();
-      const T* const from = all + (warp() * kColumns + column) * kSumPitch;
-      total[c] = 0;
-#pragma unroll
-      for (int w = 0; w < kStepWarps; ++w) {
-#pragma unroll
-        for (int i = 0; i < kParts; ++i)
-          total[c] += from[w * kWarpElements + (kParts == 1 ? lane() : lane() - part() + i)];
-      }
-    }
-  }
+  /// A thread owns row row_of_lane() + kRowGroups warp and unit lane % kUnits of the tile.
+  static BRASA_DEVICE_FN bool owns_row() { return warp_of_block() < kRows; }
 };
 
 /// Steps [first, last) of a cell, one of them where the weights are not resident. Blocks walk units
 /// first, then rows.
 ///
-/// A Cell has kColumns and kParts; Operands fetch(step, row, unit), loads that do not wait for the
-/// product; and finish(step, row, unit, sums, operands).
+/// A Cell has kSums, the sums of a unit, and kAcross: whether neighbours in its weights are units,
+/// not steps of the depth; Operands fetch(step, row, unit), loads that do not wait for the product;
+/// and finish(step, row, unit, sums, operands).
 template <class T, class Cell, int kRows, bool kResident>
 __global__ void __launch_bounds__(kStepThreads, 1)
     step_kernel(StepProduct<T> product, Cell cell, int64_t first, int64_t last) {
-  using Tile = StepTile<T, Cell::kColumns, Cell::kParts, kRows, kResident>;
+  using Tile = StepTile<T, Cell, kRows, kResident>;
   BRASA_DYN_SHARED(T, stages);
-  T* const mine = stages + Tile::warp() * Tile::kWarpElements;
+  T* const mine = stages + warp_of_block() * Tile::kWarpElements;
   T* const kept = stages + kStepWarps * Tile::kWarpElements;
 
   const auto groups = unsigned(simt::ceil_div<int64_t>(product.units, kUnits));
   const int64_t first_unit = int64_t(blockIdx.x % groups) * kUnits;
-  const int64_t unit = first_unit + Tile::lane() % kUnits;
+  const int64_t unit = first_unit + lane_of_warp() % kUnits;
   if constexpr (kResident) Tile::keep_weights(product, first_unit, kept);
 
+#pragma unroll 1
   for (int64_t step = first; step < last; ++step) {
+#pragma unroll 1
     for (int64_t first_row = int64_t(blockIdx.x / groups) * Tile::kBlockRows;
          first_row < product.rows; first_row += int64_t(gridDim.x / groups) * Tile::kBlockRows) {
-      const int64_t row = first_row + Tile::row_group() + kRowGroups * Tile::warp();
+      const int64_t row = first_row + row_of_lane() + kRowGroups * warp_of_block();
       const bool owner = Tile::owns_row() && row < product.rows && unit < product.units;
       typename Cell::Operands operands{};
       if (owner) operands = cell.fetch(step, row, unit);
 
-      T sum[Tile::kRows][Tile::kColumns] = {};
+      typename Tile::Sums sum = {};
       Tile::multiply(product, step, first_row, first_unit, mine, kept, sum);
-      Tile::put_sums(sum, mine);
+      Tile::put_sums(sum, reinterpret_cast<Wide<T>*>(mine));
       __syncthreads();
       if (owner) {
-        T total[Tile::kOwned];
-        Tile::take_sums(stages, total);
+        Wide<T> total[Cell::kSums];
+        Tile::take_sums(reinterpret_cast<const Wide<T>*>(stages), Tile::kWarpSums, total);
         cell.finish(step, row, unit, total, operands);
       }
       __syncthreads();  // the sums have been read
@@ -308,7 +270,7 @@ __global__ void __launch_bounds__(kStepThreads, 1)
 template <class T, class Cell, int kRows>
 bool launch_resident(Context ctx, const StepProduct<T>& product, const Cell& cell, int64_t steps,
                      bool whole) {
-  using Tile = StepTile<T, Cell::kColumns, Cell::kParts, kRows, true>;
+  using Tile = StepTile<T, Cell, kRows, true>;
   const auto kernel = step_kernel<T, Cell, kRows, true>;
   const size_t shared = Tile::shared_bytes(product.slice);
   const int64_t groups = simt::ceil_div<int64_t>(product.units, kUnits);
@@ -326,14 +288,14 @@ bool launch_resident(Context ctx, const StepProduct<T>& product, const Cell& cel
 
 /// Whether a block with so many rows fits on this GPU when weights are streamed.
 template <class T, class Cell, int kRows> bool streams(const StepProduct<T>& product) {
-  using Tile = StepTile<T, Cell::kColumns, Cell::kParts, kRows, false>;
+  using Tile = StepTile<T, Cell, kRows, false>;
   return simt::resident_blocks(step_kernel<T, Cell, kRows, false>, kStepThreads,
                                Tile::shared_bytes(product.slice)) > 0;
 }
 
 template <class T, class Cell, int kRows>
 void launch_step(Context ctx, const StepProduct<T>& product, const Cell& cell, int64_t step) {
-  using Tile = StepTile<T, Cell::kColumns, Cell::kParts, kRows, false>;
+  using Tile = StepTile<T, Cell, kRows, false>;
   const int64_t groups = simt::ceil_div<int64_t>(product.units, kUnits);
   const int64_t tiles = simt::ceil_div<int64_t>(product.rows, Tile::kBlockRows);
   simt::launch({.grid = dim3(unsigned(groups * tiles)),
@@ -347,10 +309,10 @@ void launch_step(Context ctx, const StepProduct<T>& product, const Cell& cell, i
 template <class T, class Cell>
 void run_step(Context ctx, const StepProduct<T>& product, const Cell& cell, int64_t step) {
   if (product.rows == 0 || product.units == 0) return;
-  if (product.rows > kFewRows * kRowGroups && streams<T, Cell, kManyRows<T>>(product)) {
+  if (product.rows > kFewRows<T> * kRowGroups && streams<T, Cell, kManyRows<T>>(product)) {
     launch_step<T, Cell, kManyRows<T>>(ctx, product, cell, step);
   } else {
-    launch_step<T, Cell, kFewRows>(ctx, product, cell, step);
+    launch_step<T, Cell, kFewRows<T>>(ctx, product, cell, step);
   }
 }
 
@@ -359,10 +321,10 @@ void run_step(Context ctx, const StepProduct<T>& product, const Cell& cell, int6
 template <class T, class Cell>
 void run_steps(Context ctx, const StepProduct<T>& product, const Cell& cell, int64_t steps) {
   if (product.rows == 0 || product.units == 0) return;
-  if (steps > 1 && (launch_resident<T, Cell, kFewRows>(ctx, product, cell, steps, true) ||
+  if (steps > 1 && (launch_resident<T, Cell, kFewRows<T>>(ctx, product, cell, steps, true) ||
                     launch_resident<T, Cell, kSomeRows>(ctx, product, cell, steps, true) ||
                     launch_resident<T, Cell, kManyRows<T>>(ctx, product, cell, steps, false) ||
-                    launch_resident<T, Cell, kFewRows>(ctx, product, cell, steps, false)))
+                    launch_resident<T, Cell, kFewRows<T>>(ctx, product, cell, steps, false)))
     return;
   for (int64_t step = 0; step < steps; ++step) run_step(ctx, product, cell, step);
 }

@@ -2,7 +2,8 @@
 
 The same text serves two kinds of numbers: arrays, which give the result, and `Rounded`, which also carry how far
 arithmetic of a smaller format may have led away from it. The bounds of the tests are the latter's, so they
-follow each error through the gates and over the steps.
+follow each error through the gates and over the steps. A `unit` that is a pair has the roundoff of the arithmetic
+first, then that of what is stored: of 16 bits.
 """
 
 from __future__ import annotations
@@ -11,13 +12,25 @@ import numpy as np
 
 
 class Rounded:
-    """A vector in float64 and a bound of the error of its computed counterpart; `unit` is half an ulp of 1."""
+    """A vector in float64 and a bound of the error of its computed counterpart; `unit` is half an ulp of 1, `narrow`
+    the same of what is stored in 16 bits and half of the least number there.
+    """
 
-    def __init__(self, value, error, unit):
-        self.value, self.error, self.unit = np.asarray(value), error + np.zeros_like(value), unit
+    def __init__(self, value, error, unit, narrow=None):
+        self.value, self.error = np.asarray(value), error + np.zeros_like(value)
+        self.unit, self.narrow = unit, narrow
+
+    def _with(self, value, error):
+        return Rounded(value, error, self.unit, self.narrow)
 
     def _result(self, value, error):
-        return Rounded(value, error + self.unit * (np.abs(value) + error), self.unit)
+        return self._with(value, error + self.unit * (np.abs(value) + error))
+
+    def stored(self):
+        if self.narrow is None:
+            return self
+        relative, least = self.narrow
+        return self._with(self.value, self.error + relative * (np.abs(self.value) + self.error) + least)
 
     def __add__(self, other):
         return self._result(self.value + other.value, self.error + other.error)
@@ -27,12 +40,17 @@ class Rounded:
         return self._result(self.value * other.value, error)
 
     def __getitem__(self, key):
-        return Rounded(self.value[key], self.error[key], self.unit)
+        return self._with(self.value[key], self.error[key])
 
     def through(self, function, slope, rounding):
         """f(self), where |f'| <= slope and f is computed to so many units of the result."""
         value, error = function(self.value), slope * self.error
-        return Rounded(value, error + rounding * self.unit * (np.abs(value) + error), self.unit)
+        return self._with(value, error + rounding * self.unit * (np.abs(value) + error))
+
+
+def stored(x):
+    """x as it lies in memory."""
+    return x.stored() if isinstance(x, Rounded) else x
 
 
 def product(w, h):
@@ -41,7 +59,7 @@ def product(w, h):
         return w @ h
     size, terms = np.abs(w), w.shape[1] + 2
     error = size @ h.error + terms * h.unit * (size @ (np.abs(h.value) + h.error))
-    return Rounded(w @ h.value, error, h.unit)
+    return h._with(w @ h.value, error)
 
 
 def _map(function, slope, rounding):
@@ -79,26 +97,28 @@ def lstm_step(a, h, c, w_hh, w_hr=None, peephole=None, clip=None, lift=np.asarra
     if peephole is not None:
         before[3] = before[3] + lift(peephole[2]) * c
     h = sigmoid(_clipped(before[3], clip)) * tanh(c)
-    return (h if w_hr is None else product(w_hr, h)), c
+    return stored(h if w_hr is None else product(w_hr, stored(h))), c
 
 
 def gru_step(a, h, w_hh, b_hh, reset_after=True, clip=None, lift=np.asarray):
     """h after a step; `a` has no part of b_hh."""
     hidden = w_hh.shape[0] // 3
     r, z, n = (slice(k * hidden, (k + 1) * hidden) for k in range(3))
-    s = product(w_hh[: 2 * hidden], h) + lift(b_hh[: 2 * hidden])
-    reset, update = sigmoid(_clipped(a[r] + s[r], clip)), sigmoid(_clipped(a[z] + s[z], clip))
+    both = slice(0, 2 * hidden)
+    s = stored(a[both] + lift(b_hh[both])) + product(w_hh[both], stored(h))
+    reset, update = sigmoid(_clipped(s[r], clip)), sigmoid(_clipped(s[z], clip))
     if reset_after:
-        inner = reset * (product(w_hh[n], h) + lift(b_hh[n]))
+        before = stored(a[n]) + reset * (product(w_hh[n], stored(h)) + lift(b_hh[n]))
     else:
-        inner = product(w_hh[n], reset * h) + lift(b_hh[n])
-    new = tanh(_clipped(a[n] + inner, clip))
+        update = stored(update)
+        before = stored(a[n] + lift(b_hh[n])) + product(w_hh[n], stored(reset * h))
+    new = tanh(_clipped(before, clip))
     return new + update * (h + lift(-1.0) * new)
 
 
 def rnn_step(a, h, w_hh, nonlinearity="tanh", clip=None):
     """h after a step of a simple cell."""
-    return {"tanh": tanh, "relu": relu}[nonlinearity](_clipped(a + product(w_hh, h), clip))
+    return stored({"tanh": tanh, "relu": relu}[nonlinearity](_clipped(a + product(w_hh, h), clip)))
 
 
 def _sequence(x, states, step, lengths, reverse, batch_first, unit):
@@ -107,8 +127,10 @@ def _sequence(x, states, step, lengths, reverse, batch_first, unit):
     `states` are pairs of an array, or None, and its columns.
     """
 
+    units = unit if isinstance(unit, tuple) else (unit, None)
+
     def lift(v):
-        return np.asarray(v) if unit is None else Rounded(v, 0.0, unit)
+        return np.asarray(v) if unit is None else Rounded(v, 0.0, *units)
 
     samples = x if batch_first else x.swapaxes(0, 1)
     batch, steps = samples.shape[:2]
@@ -120,9 +142,9 @@ def _sequence(x, states, step, lengths, reverse, batch_first, unit):
         alive = steps if lengths is None else int(lengths[b])
         for t in reversed(range(alive)) if reverse else range(alive):
             state = step(lift(samples[b, t]), *state, lift)
-            y[b, t] = state[0] if unit is None else state[0].error
+            y[b, t] = state[0] if unit is None else stored(state[0]).error
         for whole, s in zip(last, state, strict=True):
-            whole[b] = s if unit is None else s.error
+            whole[b] = s if unit is None else stored(s).error
     return (y if batch_first else y.swapaxes(0, 1)), *last
 
 
@@ -135,7 +157,7 @@ def lstm(
     bias = (zero if b_ih is None else b_ih), (zero if b_hh is None else b_hh)
 
     def step(inputs, h, c, lift):
-        a = product(w_ih, inputs) + lift(bias[0]) + lift(bias[1])
+        a = stored(product(w_ih, inputs) + lift(bias[0]) + lift(bias[1]))
         return lstm_step(a, h, c, w_hh, w_hr, peephole, clip, lift)
 
     states = [(h0, w_hh.shape[1]), (c0, len(w_hh) // 4)]
@@ -166,7 +188,7 @@ def rnn(
     bias = (zero if b_ih is None else b_ih), (zero if b_hh is None else b_hh)
 
     def step(inputs, h, lift):
-        a = product(w_ih, inputs) + lift(bias[0]) + lift(bias[1])
+        a = stored(product(w_ih, inputs) + lift(bias[0]) + lift(bias[1]))
         return (rnn_step(a, h, w_hh, nonlinearity, clip),)
 
     return _sequence(x, [(h0, w_hh.shape[1])], step, lengths, reverse, batch_first, unit)

@@ -56,10 +56,27 @@ class Layer(NamedTuple):
 def _operand(name: str, array: Any, x: Any, shape: tuple[int, ...], letters: str) -> Any:
     if array is None:
         return None
-    array = _check.floating_in_autocast(name, array)
+    array = _check.device_floating(name, array)
     _check.same_dtype(**{"x": x, name: array})
     _check.shape(name, array, shape, letters)
     return _backend.contiguous(array)
+
+
+def _vector(name: str, array: Any, x: Any, shape: tuple[int, ...], letters: str) -> Any:
+    """An operand that may be float32 beside `x` of 16 bits: a bias, or a peephole."""
+    if array is None:
+        return None
+    array = _check.device_floating(name, array)
+    if array.dtype.char != "f" or not _backend.is_narrow(x.dtype):
+        return _operand(name, array, x, shape, letters)
+    _check.shape(name, array, shape, letters)
+    return _backend.contiguous(_check.vector(name, array, x=x))
+
+
+def _wide(vector: Any) -> Any:
+    """The vector as kernels take it: of 16 bits as float32."""
+    narrow = vector is not None and _backend.is_narrow(vector.dtype)
+    return _backend.cast(vector, "float32") if narrow else vector
 
 
 def make_layer(
@@ -80,11 +97,11 @@ def make_layer(
     clip: Any = None,
     names: tuple[str, str] = ("h0", "c0"),
 ) -> Layer:
-    x = _backend.contiguous(_check.floating_in_autocast("x", x))
+    x = _backend.contiguous(_check.device_floating("x", x))
     batch_first = bool(batch_first)
     _check.rank("x", x, 3, shape="(B, T, I)" if batch_first else "(T, B, I)")
     gates, inputs, batch = GATES[cell], x.shape[2], x.shape[not batch_first]
-    w_ih = _check.floating_in_autocast("w_ih", w_ih)
+    w_ih = _check.device_floating("w_ih", w_ih)
     _check.rank("w_ih", w_ih, 2, shape=f"({gates if gates > 1 else ''}H, I)")
     rows = w_ih.shape[0]
     if rows % gates:
@@ -93,9 +110,9 @@ def make_layer(
         )
     hidden = state = rows // gates
     w_ih = _operand("w_ih", w_ih, x, (rows, inputs), "one row per gate and unit, the inputs of x")
-    w_hh = _check.floating_in_autocast("w_hh", w_hh)
+    w_hh = _check.device_floating("w_hh", w_hh)
     if w_hr is not None:
-        w_hr = _check.floating_in_autocast("w_hr", w_hr)
+        w_hr = _check.device_floating("w_hr", w_hr)
         _check.rank("w_hr", w_hr, 2, shape="(P, H)")
         state = w_hr.shape[0]
     w_hh = _operand("w_hh", w_hh, x, (rows, state), "one row per gate and unit, the state's columns")
@@ -108,10 +125,10 @@ def make_layer(
         _operand(names[1], c0, x, (batch, hidden), "the cell of each sample"),
         w_ih,
         w_hh,
-        _operand("b_ih", b_ih, x, (rows,), "one per gate and unit"),
-        _operand("b_hh", b_hh, x, (rows,), "one per gate and unit"),
+        _vector("b_ih", b_ih, x, (rows,), "one per gate and unit"),
+        _vector("b_hh", b_hh, x, (rows,), "one per gate and unit"),
         _operand("w_hr", w_hr, x, (state, hidden), "from the units to the state"),
-        _operand("peephole", peephole, x, (3, hidden), "of the gates i, f, o"),
+        _vector("peephole", peephole, x, (3, hidden), "of the gates i, f, o"),
         _lengths(lengths, x, batch, x.shape[batch_first]),
         bool(reverse),
         batch_first,
@@ -134,11 +151,12 @@ def _sum(a: Any, b: Any) -> Any:
 
 def _biases(layer: Layer) -> tuple[Any, Any]:
     """What is added to the product of the inputs, and what to that of the state (b_hn of a GRU)."""
-    if layer.cell != "gru" or layer.b_hh is None:
-        return _sum(layer.b_ih, layer.b_hh), None
-    bias, split = layer.b_hh.copy(), 2 * layer.hidden
+    b_ih, b_hh = _wide(layer.b_ih), _wide(layer.b_hh)
+    if layer.cell != "gru" or b_hh is None:
+        return _sum(b_ih, b_hh), None
+    bias, split = b_hh.copy(), 2 * layer.hidden
     bias[split:] = 0
-    return _sum(layer.b_ih, bias), layer.b_hh[split:]
+    return _sum(b_ih, bias), b_hh[split:]
 
 
 def _gates(layer: Layer, bias: Any, keep: bool) -> tuple[Any, tuple[Any, Any, Any]]:
@@ -164,8 +182,8 @@ def forward(layer: Layer, save: bool) -> tuple[Any, Any, Any, Any]:
     cells = layer.rows(hidden) if lstm and save else None
     v = layer.rows(hidden) if layer.cell == "gru" and save else None
     kernels.rnn_forward(
-        layer.cell, gates, *inputs, layer.w_hh, b_hn, layer.w_hr, layer.peephole, layer.h0, layer.c0,
-        layer.lengths, y, cells, v, h_n, c_n, layer.reverse, layer.batch_first, layer.clip, keep,
+        layer.cell, gates, *inputs, layer.w_hh, b_hn, layer.w_hr, _wide(layer.peephole), layer.h0,
+        layer.c0, layer.lengths, y, cells, v, h_n, c_n, layer.reverse, layer.batch_first, layer.clip, keep,
     )  # fmt: skip
     return y, h_n, c_n, (gates if keep else None, cells, v, y) if save else None
 
@@ -205,8 +223,8 @@ def backward(layer: Layer, dys: tuple[Any, Any, Any], saved: Any, wanted: dict[s
         "dc0": layer.states(hidden) if wanted.get("c0") and layer.c0 is not None else None,
     }
     kernels.rnn_backward(
-        layer.cell, dy, dh_n, dc_n, layer.w_hh, layer.w_hr, layer.peephole, layer.h0, layer.c0, layer.lengths,
-        gates, cells, v, y, *terms.values(), layer.reverse, layer.batch_first, layer.clip,
+        layer.cell, dy, dh_n, dc_n, layer.w_hh, layer.w_hr, _wide(layer.peephole), layer.h0, layer.c0,
+        layer.lengths, gates, cells, v, y, *terms.values(), layer.reverse, layer.batch_first, layer.clip,
     )  # fmt: skip
     return _gradients(layer, terms, wanted)
 
@@ -217,8 +235,9 @@ def _product(a: Any, b: Any, y: Any, transpose_a: bool) -> Any:
     return y
 
 
-def _column_sums(terms: Any) -> Any:
-    sums = _backend.empty(terms, terms.shape[-1:])
+def _column_sums(terms: Any, like: Any) -> Any:
+    """The gradient of `like` from its terms, a row each."""
+    sums = _backend.empty(like, terms.shape[-1:])
     _backend.backend_of(terms).kernels.column_sums(_flat(terms), sums)
     return sums
 
@@ -257,7 +276,7 @@ def _gradients(layer: Layer, terms: dict[str, Any], wanted: dict[str, bool]) -> 
         dw = _backend.empty(layer.x, layer.w_hr.shape)
         found["w_hr"] = _product(_flat(terms["dh"]), _flat(terms["m"]), dw, True)
     if wanted.get("peephole") and layer.peephole is not None:
-        found["peephole"] = _column_sums(terms["dpeephole"]).reshape(3, layer.hidden)
+        found["peephole"] = _column_sums(terms["dpeephole"], layer.peephole).reshape(3, layer.hidden)
     return found
 
 
@@ -282,14 +301,16 @@ def _gradients_of_biases(layer: Layer, terms: dict[str, Any], wanted: dict[str, 
     wants = {name: wanted[name] and getattr(layer, name) is not None for name in ("b_ih", "b_hh")}
     if not any(wants.values()):
         return {}
-    sums = _column_sums(terms["dgates"])
+    sums = _column_sums(terms["dgates"], layer.b_ih if wants["b_ih"] else layer.b_hh)
     if not wants["b_hh"]:
         return {"b_ih": sums}
-    of_state = sums.copy() if wants["b_ih"] else sums
-    found = {"b_ih": sums, "b_hh": of_state} if wants["b_ih"] else {"b_hh": of_state}
+    of_state = sums
+    if wants["b_ih"]:
+        alike = layer.b_ih.dtype == layer.b_hh.dtype
+        of_state = sums.copy() if alike else _column_sums(terms["dgates"], layer.b_hh)
     if layer.cell == "gru":
-        of_state[2 * layer.hidden :] = _column_sums(terms["dv"])
-    return found
+        of_state[2 * layer.hidden :] = _column_sums(terms["dv"], layer.b_hh)
+    return {"b_ih": sums, "b_hh": of_state} if wants["b_ih"] else {"b_hh": of_state}
 
 
 def asked(names: tuple[str, ...], mask: Any) -> dict[str, bool]:

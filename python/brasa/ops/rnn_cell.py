@@ -24,7 +24,7 @@ LSTM_CELL_ARRAYS = ("x", "h", "c", *LSTM_ARRAYS[3:])
 
 def _one_step(x: Any) -> Any:
     """(B, I) as a sequence of one step."""
-    x = _check.floating_in_autocast("x", x)
+    x = _check.device_floating("x", x)
     _check.rank("x", x, 2, shape="(B, I)")
     return x[None]
 
