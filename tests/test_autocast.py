@@ -37,7 +37,17 @@ PRODUCTS = {
     "linear": lambda x: F.linear(x, x, x[0].astype("float32")),
     "conv2d": lambda x: ops.conv2d(x.reshape(1, 1, 4, 4), x.reshape(1, 1, 4, 4), padding=1),
     "attention": lambda x: F.scaled_dot_product_attention(x, x, x),
+    "lstm": lambda x: _sequence(x, ops.lstm, x, br.cat((x, x, x, x)), br.cat((x, x, x, x)))[0],
+    "lstm's cell": lambda x: _sequence(x, ops.lstm, x, br.cat((x, x, x, x)), br.cat((x, x, x, x)))[2],
+    "gru": lambda x: _sequence(x, ops.gru, br.cat((x, x, x)), br.cat((x, x, x)))[0],
+    "rnn": lambda x: _sequence(x, ops.rnn, x, x)[1],
 }
+
+
+def _sequence(x, op, *rest):
+    return op(x.reshape(1, 4, 4), x, *rest, rest[-1][:, 0].astype("float32"))
+
+
 IN_FLOAT32 = {
     "softmax": lambda x: ops.softmax(x),
     "log_softmax": lambda x: ops.log_softmax(x),
@@ -56,6 +66,8 @@ IN_FLOAT32 = {
     "pow": lambda x: x**2.5,
     "rpow": lambda x: 2.0**x,
     "reciprocal": lambda x: 1.0 / x,
+    "lstm_cell": lambda x: ops.lstm_cell(x, x, x, br.cat((x, x, x, x)), br.cat((x, x, x, x)))[0],
+    "gru_cell": lambda x: ops.gru_cell(x, x, br.cat((x, x, x)), br.cat((x, x, x))),
     "sum": lambda x: x.sum(),
 }
 AS_THEY_COME = {
@@ -327,17 +339,24 @@ NETWORKS = {
         (3, 4, 6),
     ),
     "additive attention": (lambda: Additive(), (3, 4, 6)),
-    "recurrent": (lambda: Recurrent(), (5, 3, 6)),
+    "lstm": (lambda: Recurrent(nn.LSTM(8, 8)), (5, 3, 6)),
+    "two directions, projected": (
+        lambda: Recurrent(nn.LSTM(8, 8, num_layers=2, bidirectional=True, proj_size=4), [5, 2, 4]), (5, 3, 6)
+    ),
+    "gru": (lambda: Recurrent(nn.GRU(8, 8, num_layers=2), [5, 2, 4]), (5, 3, 6)),
+    "rnn": (lambda: Recurrent(nn.RNN(8, 8)), (5, 3, 6)),
 }  # fmt: skip
 
 
 class Recurrent(nn.Module):
-    def __init__(self):
+    def __init__(self, cells, lengths=None):
         super().__init__()
-        self.before, self.cells, self.after = nn.Linear(6, 8), nn.LSTM(8, 8), nn.Linear(8, 6)
+        self.before, self.cells, self.after = nn.Linear(6, 8), cells, nn.Linear(8, 6)
+        self.lengths = lengths
 
     def forward(self, x):
-        return self.after(self.cells(self.before(x))[0])
+        y, _ = self.cells(self.before(x), lengths=self.lengths)
+        return self.after(y)
 
 
 class Additive(nn.Module):

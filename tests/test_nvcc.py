@@ -65,7 +65,8 @@ INSTRUCTIONS = {
     "csrc/norm/layer_norm.cu": PACKS,
     "csrc/optim/optim.cu": PACKS,
     "csrc/pool/pool.cu": PACKS,
-    "csrc/rnn/rnn.cu": dict.fromkeys(("80", "90a"), ("LDGSTS", "LDS.128")),
+    "csrc/rnn/rnn.cu": dict.fromkeys(("80", "90a"), (*WARP_PRODUCTS, "LDS.128")),
+    "csrc/rnn/rnn_backward.cu": dict.fromkeys(("80", "90a"), (*WARP_PRODUCTS, "LDS.128")),
     "csrc/softmax/softmax.cu": PACKS,
 }
 

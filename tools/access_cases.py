@@ -193,12 +193,15 @@ def fill_cases() -> None:
         state, guards = to(np.array([2.0, 0.0, 2.0, 0.5, 3.0])), to(np.zeros((1, 2), np.int32))
         _backend.backend_of(state).kernels.update_scale(state, guards)
 
-    @case("lstm")
-    def _lstm(to: Any) -> None:
-        layer = nn.LSTM(32, 64)
+    def recurrent(layer: Any, to: Any, dtype: Any = np.float32) -> None:
         for parameter in layer.parameters():
-            parameter.data = to(parameter.data)
-        both_ways(lambda x: layer(x)[0], numbers(to, 4, 16, 32))
+            parameter.data = to(parameter.data.astype(dtype))
+        both_ways(lambda x: layer(x)[0], numbers(to, 4, 16, 32, dtype=dtype))
+
+    case("lstm")(lambda to: recurrent(nn.LSTM(32, 64), to))
+    # Resident on the emulator, which has room for 6 blocks, and streamed.
+    case("lstm of 16 bits")(lambda to: recurrent(nn.LSTM(32, 48), to, np.float16))
+    case("lstm of 16 bits, streamed")(lambda to: recurrent(nn.LSTM(32, 64), to, np.float16))
 
     @case("ctc loss")
     def _ctc(to: Any) -> None:

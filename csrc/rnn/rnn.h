@@ -49,10 +49,17 @@
 // pieces, or a sample alone, gives the same bits. Longest chain: min(K, 512) float32, 256 float64.
 // CUDA adds K in 8 even slices, the backward and the simple cell in 32, each one chain.
 //
+// 16 bits (CUDA): arrays are T, products are made on tensor cores and added up in float32 in 8 even
+// slices of K. What is stored is rounded once: G, h where a product reads it, y, what is kept, the
+// d-gates. Arithmetic is float32's, and so is what is carried from step to step (c; h of a GRU; dh
+// and dc), beside rounded results: a sequence in pieces, which gets them rounded, is the whole but
+// for that. Biases and peepholes are float32. A gate whose value was rounded to that at a limit
+// counts as at the limit.
+//
 // CUDA (rnn_tile.cuh): one cooperative launch for all steps, with the weights in shared memory and
 // a barrier of the grid between steps, where the blocks of all units fit on the GPU together: on an
-// H100 up to about 1050 units of float32, 700 of float64. Otherwise, and for one step, a launch per
-// step; with a projection, or the reset before the product, two.
+// H100 up to about 1050 units. Otherwise, for one step, and in float64, a launch per step; with a
+// projection, or the reset before the product, two.
 //
 // Floor: 2 T B G H P operations at the FMA peak, or T times the bytes of W_hh that L2 does not
 // hold.

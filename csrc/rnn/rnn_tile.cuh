@@ -116,56 +116,82 @@ struct StepTile : StepMath<T, Cell, kRows_> {
     return size_t(kStepWarps * kWarpElements + weights) * sizeof(T);
   }
 
+  /// A warp copies kLinesAtOnce lines of 128 bytes at once.
+  static constexpr int kLinesAtOnce = simt::kWarpSize / kPacks;
+  static BRASA_DEVICE_FN int line_of_lane() { return lane_of_warp() / kPacks; }
+  static BRASA_DEVICE_FN int at_of_lane() { return lane_of_warp() % kPacks * kLanes; }
+
   /// Starts the copy of `width` elements from k of the block's rows of states.
   static BRASA_DEVICE_FN void copy_states(const StepProduct<T>& p, int64_t step, int64_t first_row,
                                           int k, int width, T* stage) {
-    const T* const from = p.states.row(step, first_row);
+    if (at_of_lane() >= width) return;
+    const int64_t row = first_row + line_of_lane(), stride = kLinesAtOnce * p.states.pitch;
+    const T* from = p.states.row(step, row) + k + at_of_lane();
+    T* const to = stage + line_of_lane() * Math::kStatePitch + at_of_lane();
+    const int64_t left = p.rows - row;
 #pragma unroll
-    for (int e = 0; e < kBlockRows * kPacks; e += simt::kWarpSize) {
-      const int row = (e + lane_of_warp()) / kPacks, at = (e + lane_of_warp()) % kPacks * kLanes;
-      const bool valid = first_row + row < p.rows && at < width;
-      simt::cp_async<16>(stage + row * Math::kStatePitch + at, from + row * p.states.pitch + k + at,
-                         valid ? 16 : 0);
+    for (int i = 0; i < kBlockRows; i += kLinesAtOnce) {
+      simt::cp_async<16>(to + i * Math::kStatePitch, from, i < left ? 16 : 0);
+      from += stride;
     }
   }
 
-  /// Starts the copy of kCount neighbours, along the depth or, in lines, along the units; zeros
-  /// beyond them.
-  template <int kCount>
-  static BRASA_DEVICE_FN void copy_weight(const StepProduct<T>& p, int64_t first_unit, int row,
-                                          int64_t k, T* to) {
-    constexpr int kBytes = kCount * int(sizeof(T));
-    const int64_t unit = first_unit + row % kUnits;
-    const bool valid = unit < p.units && k < p.depth;
-    const T* const from = p.weights.from + unit * p.weights.unit + row / kUnits * p.weights.column +
-                          k * p.weights.depth;
-    if constexpr (kBytes >= 4)
-      simt::cp_async<kBytes>(to, from, valid ? kBytes : 0);
-    else
-      *to = valid ? *from : T{};
-  }
-
-  /// The weights of units from `first_unit`, `width` elements from k.
+  /// The weights of units from `first_unit`, `width` elements from k; zeros beyond the operand.
   static BRASA_DEVICE_FN void copy_weights(const StepProduct<T>& p, int64_t first_unit, int k,
                                            int width, T* to, int pitch) {
-    const auto copy = [&]<int kCount>(int e) {
-      const int row = kAcross ? e % kWeightRows : e / kChunk;
-      const int at = kAcross ? e / kWeightRows : e % kChunk;
-      if (at >= width) return;  // another warp's, where weights are kept
-      copy_weight<kCount>(p, first_unit, row, k + at,
-                          to + (kLines ? at * kUnits + row : row * pitch + at));
-    };
-    constexpr int kAll = kWeightRows * kChunk;
-    if (!kAcross || kLines) {
-      if (p.packs) {
-#pragma unroll 2
-        for (int e = lane_of_warp() * kLanes; e < kAll; e += simt::kWarpSize * kLanes)
-          copy.template operator()<kLanes>(e);
-        return;
+    if ((!kAcross || kLines) && p.packs) {
+      if constexpr (kLines)
+        copy_lines(p, first_unit, k, width, to);
+      else
+        copy_rows(p, first_unit, k, width, to, pitch);
+    } else {
+      copy_singly(p, first_unit, k, width, to, pitch);
+    }
+  }
+
+  static BRASA_DEVICE_FN void copy_rows(const StepProduct<T>& p, int64_t first_unit, int k,
+                                        int width, T* to, int pitch) {
+    if (at_of_lane() >= width) return;  // another warp's, where weights are kept
+    const bool inside = k + at_of_lane() < p.depth;
+    to += line_of_lane() * pitch + at_of_lane();
+#pragma unroll
+    for (int i = 0; i < kUnits; i += kLinesAtOnce) {
+      const int64_t unit = first_unit + line_of_lane() + i;
+      const T* from = p.weights.from + unit * p.weights.unit + k + at_of_lane();
+#pragma unroll
+      for (int c = 0; c < kSums; ++c) {
+        simt::cp_async<16>(to + (c * kUnits + i) * pitch, from, inside && unit < p.units ? 16 : 0);
+        from += p.weights.column;
       }
     }
+  }
+
+  static BRASA_DEVICE_FN void copy_lines(const StepProduct<T>& p, int64_t first_unit, int k,
+                                         int width, T* to) {
 #pragma unroll 1
-    for (int e = lane_of_warp(); e < kAll; e += simt::kWarpSize) copy.template operator()<1>(e);
+    for (int at = lane_of_warp(); at < width; at += simt::kWarpSize)
+      simt::cp_async<16>(to + at * kUnits, p.weights.from + first_unit + (k + at) * p.weights.depth,
+                         k + at < p.depth ? 16 : 0);
+  }
+
+  /// Neighbours in memory by neighbouring lanes.
+  static BRASA_DEVICE_FN void copy_singly(const StepProduct<T>& p, int64_t first_unit, int k,
+                                          int width, T* to, int pitch) {
+#pragma unroll 1
+    for (int e = lane_of_warp(); e < kWeightRows * kChunk; e += simt::kWarpSize) {
+      const int row = kAcross ? e % kWeightRows : e / kChunk;
+      const int at = kAcross ? e / kWeightRows : e % kChunk;
+      if (at >= width) continue;
+      const int64_t unit = first_unit + row % kUnits;
+      const bool valid = unit < p.units && k + at < p.depth;
+      const T* const from = p.weights.from + unit * p.weights.unit +
+                            row / kUnits * p.weights.column + (k + at) * p.weights.depth;
+      T* const place = to + (kLines ? at * kUnits + row : row * pitch + at);
+      if constexpr (sizeof(T) >= 4)
+        simt::cp_async<int(sizeof(T))>(place, from, valid ? int(sizeof(T)) : 0);
+      else
+        *place = valid ? *from : T{};
+    }
   }
 
   /// Brings the block's weights for all steps; all threads call.
@@ -317,15 +343,17 @@ void run_step(Context ctx, const StepProduct<T>& product, const Cell& cell, int6
 }
 
 /// Steps [0, steps) of a cell of one product: resident where it fits, with as few rows per block as
-/// leave enough blocks for the batch.
+/// leave enough blocks for the batch. float64 has only steps: few use it, and kernels take space.
 template <class T, class Cell>
 void run_steps(Context ctx, const StepProduct<T>& product, const Cell& cell, int64_t steps) {
   if (product.rows == 0 || product.units == 0) return;
-  if (steps > 1 && (launch_resident<T, Cell, kFewRows<T>>(ctx, product, cell, steps, true) ||
-                    launch_resident<T, Cell, kSomeRows>(ctx, product, cell, steps, true) ||
-                    launch_resident<T, Cell, kManyRows<T>>(ctx, product, cell, steps, false) ||
-                    launch_resident<T, Cell, kFewRows<T>>(ctx, product, cell, steps, false)))
-    return;
+  if constexpr (sizeof(T) < 8) {
+    if (steps > 1 && (launch_resident<T, Cell, kFewRows<T>>(ctx, product, cell, steps, true) ||
+                      launch_resident<T, Cell, kSomeRows>(ctx, product, cell, steps, true) ||
+                      launch_resident<T, Cell, kManyRows<T>>(ctx, product, cell, steps, false) ||
+                      launch_resident<T, Cell, kFewRows<T>>(ctx, product, cell, steps, false)))
+      return;
+  }
   for (int64_t step = 0; step < steps; ++step) run_step(ctx, product, cell, step);
 }
 

@@ -24,19 +24,23 @@ __all__ = ["autocast", "in_float32", "narrow_dtype", "with_own_casts"]
 
 _FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 
-# Products, convolutions and attention: these arguments are cast from float32 to 16 bits. A bias and a mask
-# stay float32, as the kernels take them.
+# Products, convolutions, attention and recurrent layers: these arguments are cast from float32 to 16 bits. A bias, a
+# peephole and a mask stay float32, as the kernels take them.
+_SEQUENCE = ("x", "h0", "w_ih", "w_hh")
 _NARROW = {
     "attention": ("q", "k", "v"),
     "conv2d": ("x", "weight", "residual"),
+    "gru": _SEQUENCE,
+    "lstm": (*_SEQUENCE, "c0", "w_hr"),
     "matmul": ("a", "b", "residual"),
+    "rnn": _SEQUENCE,
 }
 
-# Where 16 bits lose too much, or where no kernel takes them: 16 bits are cast up to float32.
+# Where 16 bits lose too much (a single step of a recurrent layer hands its state on rounded), or where no kernel takes
+# them: 16 bits are cast up to float32.
 _WIDE = {
-    "bce", "ctc_loss", "divide_into", "exp", "expm1", "gru", "gru_cell", "layer_norm",
-    "log", "log1p", "log_softmax", "lstm", "lstm_cell", "power", "raise_from", "raise_to", "rnn", "rnn_cell",
-    "softmax", "sum",
+    "bce", "ctc_loss", "divide_into", "exp", "expm1", "gru_cell", "layer_norm", "log", "log1p", "log_softmax",
+    "lstm_cell", "power", "raise_from", "raise_to", "rnn_cell", "softmax", "sum",
 }  # fmt: skip
 
 # The arguments of every other operator get the widest dtype among them; of these, only the ones named, as they
@@ -192,10 +196,10 @@ class autocast(ContextDecorator):
     """Compute products in 16 bits on a device, in this block or in calls of the function it decorates.
 
     Weights and their gradients stay float32. The arguments of products (`ops.matmul`, fully connected layers),
-    convolutions and attention are cast to `dtype` where they are float32, so that their results, and what
-    activations, dropout, pooling and batch norms make of them, have 16 bits; the weights of norms stay float32.
-    Softmax, exponentials, logarithms, powers, sums, layer norms and losses are computed in float32, as are recurrent
-    layers, whose kernels take no 16 bits yet. Where float32 meets 16 bits the result is float32.
+    convolutions, attention and recurrent layers are cast to `dtype` where they are float32, so that their results,
+    and what activations, dropout, pooling and batch norms make of them, have 16 bits; biases and the weights of norms
+    stay float32. Softmax, exponentials, logarithms, powers, sums, layer norms and losses are computed in float32, as
+    are single steps of recurrent layers. Where float32 meets 16 bits the result is float32.
     float64 is left alone, and so are arrays on the CPU: there the block changes nothing.
 
     The cast of a weight is kept until the weight changes or the outermost block ends.

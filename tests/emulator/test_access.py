@@ -84,8 +84,8 @@ CASES = [
     "conv, depthwise", "conv, groups of 2 channels", "conv of 16 bits", "conv in tf32", "conv of 16 bits, Hopper",
     "conv in tf32, Hopper", "conv of 3 channels", "attention",
     "attention of 16 bits", "attention of 16 bits, Hopper", "dropout", "cross entropy",
-    "cross entropy, smoothed", "embedding", "adam",
-    "elements and copies", "unscale", "lstm", "ctc loss",
+    "cross entropy, smoothed", "embedding", "adam", "elements and copies", "unscale", "lstm", "lstm of 16 bits",
+    "lstm of 16 bits, streamed", "ctc loss",
 ]  # fmt: skip
 
 

@@ -11,6 +11,19 @@ from brasa import Tensor, nn
 from brasa._autocast import narrow_dtype
 
 LABELS = np.array([1, 0, 2])
+
+
+class Results(nn.Module):
+    """A recurrent layer without the states that it returns."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        return self.layer(x)[0]
+
+
 MODELS = {
     "lenet": (
         lambda: nn.Sequential(
@@ -33,6 +46,13 @@ MODELS = {
             nn.TransformerEncoderLayer(6, 2, 8, 0.25, batch_first=True), nn.Flatten(), nn.Linear(24, 3),
         ),
         (3, 4, 6),
+    ),
+    "recurrent": (
+        lambda: nn.Sequential(
+            nn.Linear(6, 6), Results(nn.LSTM(6, 8, num_layers=2, bidirectional=True, proj_size=5)),
+            Results(nn.GRU(10, 5)), Results(nn.RNN(5, 5)), nn.Linear(5, 3),
+        ),
+        (4, 3, 6),
     ),
 }  # fmt: skip
 LOSSES = {

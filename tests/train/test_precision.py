@@ -34,6 +34,32 @@ def lenet(device):
     )  # fmt: skip
 
 
+class Sequences(nn.Module):
+    """Two layers of `kind`, and what the last step says."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.cells, self.out = kind(4, 16, num_layers=2, batch_first=True, dropout=0.1), nn.Linear(16, 3)
+
+    def forward(self, x):
+        return self.out(self.cells(x)[0][:, -1])
+
+
+def recurrent(kind):
+    def make(device):
+        br.manual_seed(0)
+        return on(device, Sequences(kind))
+
+    return make
+
+
+def walks(n=48):
+    """Sequences of six noisy steps in one of three directions."""
+    x, y = samples(n)
+    noise = np.random.default_rng(1).standard_normal((n, 6, 4)).astype(np.float32)
+    return x[:, None] + 0.3 * noise, y
+
+
 def images(n=48):
     """Bright squares in one of three corners."""
     rng, y = np.random.default_rng(0), np.arange(n) % 3
@@ -49,7 +75,11 @@ def trainer(net, precision="float32", **options):
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-@pytest.mark.parametrize(("make", "data"), [(mlp, samples), (lenet, images)], ids=["mlp", "lenet"])
+@pytest.mark.parametrize(
+    ("make", "data"),
+    [(mlp, samples), (lenet, images), (recurrent(nn.LSTM), walks), (recurrent(nn.GRU), walks)],
+    ids=["mlp", "lenet", "lstm", "gru"],
+)
 def test_it_learns_as_in_float32(device, make, data, precision):
     """Within 10 % of the loss of float32 and 0.01: five layers are rounded to 2^-9 of their terms, 2^-12 in fp16."""
     losses = {}
