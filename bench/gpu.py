@@ -145,10 +145,11 @@ def embedding(peers: Peers, _: Sequence[str]) -> Iterator[Case]:
 def rnn(peers: Peers, _: Sequence[str]) -> Iterator[Case]:
     """Steps, batch, inputs, hidden units; the last size is more than fits on the chip of any GPU."""
     sizes = ((100, 64, 256, 256), (100, 64, 512, 512), (100, 32, 1024, 1024), (200, 1, 512, 512))
-    for cell in ("lstm", "gru", "rnn"):
-        for size in (*sizes, (50, 32, 2048, 2048)):
-            for backward in (False, True):
-                yield cases.recurrent(cell, *size, peers, backward=backward)
+    for precision in ("float32", _HALF):
+        for cell in ("lstm", "gru", "rnn"):
+            for size in (*sizes, (50, 32, 2048, 2048)):
+                for backward in (False, True):
+                    yield cases.recurrent(cell, *size, peers, backward=backward, precision=precision)
 
 
 def calls(peers: Peers, _: Sequence[str]) -> Iterator[Case]:

@@ -201,8 +201,11 @@ def tolerance_on_gpu(case):
     than two roundings; operands in tf32 are cut or rounded, to 2^-10 each. In attention weights and slopes are rounded
     as well as results, but each on its own: the norm sees 3e-3. torch adds logarithms of CTC, about 1,100 after 400
     steps: roundings of 2^-14 of a probability, 20 of them where their signs are random. Against float64 its gradient
-    is off by 2.9e-4, brasa's by 5e-7.
+    is off by 2.9e-4, brasa's by 5e-7. In recurrent layers roundings pass through the steps: after 40 of them brasa is
+    off by up to 8e-3 and torch (on the CPU) by 1.2e-2.
     """
+    if case.family == "rnn bfloat16":
+        return 2.0**-5
     if case.unit == "tf32":
         return 2.0**-9
     if case.unit == "bf16" or "bfloat16" in case.family:

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from brasa import ops
-from ops.test_rnn import CELLS, array_names, arguments_of, back, moved, options_of, random, same_bits
+from ops.test_rnn import CELLS, arguments_of, array_names, back, moved, options_of, random, same_bits
 from ops.test_rnn_cuda import GATES, operands, recurrence
 from references import rnn as reference
 
@@ -51,7 +51,9 @@ def wide(arrays):
     def widened(v):
         return v.astype(np.float64) if isinstance(v, np.ndarray) and v.dtype.kind in "fV" else v
 
-    return {k: widened(v) for k, v in arrays.items()} if isinstance(arrays, dict) else list(map(widened, arrays))
+    return (
+        {k: widened(v) for k, v in arrays.items()} if isinstance(arrays, dict) else list(map(widened, arrays))
+    )
 
 
 def check_results(cell, half, arguments, results, **options):
@@ -134,7 +136,9 @@ def test_results_and_gradients_are_near_those_of_float64(
     arguments = arguments_for(cell, rng, half, steps, batch, inputs, hidden)
     options = options_of(cell, rng, steps, batch)
     clip = options.pop("clip")
-    results = back(getattr(ops, cell)(**moved(arguments, device), **moved(options, device), clip=clip), device)
+    results = back(
+        getattr(ops, cell)(**moved(arguments, device), **moved(options, device), clip=clip), device
+    )
     check_results(cell, half, arguments, results, **options, clip=clip)
     _, saved, dys, gradients = run_both(device, cell, arguments, seed, **options)
     check_gradients(cell, half, arguments, saved, dys, gradients, **options)
@@ -144,7 +148,9 @@ def test_results_and_gradients_are_near_those_of_float64(
 def test_integers_are_exact(device, half):
     rng = np.random.default_rng(0)
     x, w_ih, w_hh = (rng.integers(-1, 2, shape).astype(half) for shape in ((2, 3, 3), (9, 3), (9, 9)))
-    y, h_n = ops.rnn(*map(device.asarray, (x,)), None, *map(device.asarray, (w_ih, w_hh)), nonlinearity="relu")
+    y, h_n = ops.rnn(
+        *map(device.asarray, (x,)), None, *map(device.asarray, (w_ih, w_hh)), nonlinearity="relu"
+    )
     h = np.zeros((3, 9))
     for t in range(2):
         h = np.maximum(x[t].astype(np.float64) @ w_ih.astype(np.float64).T + h @ w_hh.astype(np.float64).T, 0)
@@ -343,7 +349,9 @@ def test_empty(device, cell, half, sizes):
 @every_cell
 def test_refusals(device, cell, half):
     arguments = narrowed(arguments_of(cell, 3, 2, 4, 5), half)
-    with pytest.raises(TypeError, match=f"x: expected float32 or float64, got {half}, which is for arrays on CUDA"):
+    with pytest.raises(
+        TypeError, match=f"x: expected float32 or float64, got {half}, which is for arrays on CUDA"
+    ):
         getattr(ops, cell)(**arguments)
     given_arrays = moved(arguments, device)
     float32 = device.asarray(np.ones((2, 5), np.float32))

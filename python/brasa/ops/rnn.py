@@ -2,7 +2,9 @@
 
 Layouts, the order of the gates (LSTM i, f, g, o; GRU r, z, n) and names are PyTorch's. In shapes T is the number
 of steps, B the batch, I the inputs, H the hidden units and P the columns of the state: H, or the rows of `w_hr`.
-Arrays are float32 or float64, all of one dtype.
+Arrays are float32 or float64, or on CUDA float16 or bfloat16, all of one dtype; beside 16 bits biases and peepholes may
+be float32. Arrays of 16 bits are multiplied on tensor cores; arithmetic, and what a step hands to the next beside the
+state it multiplies, is float32.
 """
 
 from __future__ import annotations
@@ -120,7 +122,7 @@ def _lstm(
     Parameters
     ----------
     x : array or Tensor
-        (T, B, I), or (B, T, I) with `batch_first`. float32 or float64.
+        (T, B, I), or (B, T, I) with `batch_first`. float32, float64, or on CUDA float16 or bfloat16.
     h0, c0 : array or Tensor or None
         (B, P) and (B, H), the states before the first step; zeros where None.
     w_ih, w_hh : array or Tensor
@@ -160,8 +162,8 @@ def _lstm(
     Notes
     -----
     On the CPU a sequence in pieces, each given the states after the one before, has the bits of the whole; a
-    sample alone those of the sample in a batch. Hochreiter and Schmidhuber 1997, with the forget
-    gate of Gers et al. 2000.
+    sample alone those of the sample in a batch. Of 16 bits the cell is carried in float32 and rounded where it is
+    returned. Hochreiter and Schmidhuber 1997, with the forget gate of Gers et al. 2000.
 
     Examples
     --------
@@ -267,7 +269,7 @@ def _gru(
     Parameters
     ----------
     x : array or Tensor
-        (T, B, I), or (B, T, I) with `batch_first`. float32 or float64.
+        (T, B, I), or (B, T, I) with `batch_first`. float32, float64, or on CUDA float16 or bfloat16.
     h0 : array or Tensor or None
         (B, H), the state before the first step; zeros where None.
     w_ih, w_hh : array or Tensor
@@ -301,8 +303,8 @@ def _gru(
 
     Notes
     -----
-    On the CPU a sequence in pieces has the bits of the whole, a sample alone those of the sample in a batch.
-    Cho et al. 2014.
+    On the CPU a sequence in pieces has the bits of the whole, a sample alone those of the sample in a batch. Of 16
+    bits the state is carried in float32 and rounded where it is returned or multiplied. Cho et al. 2014.
 
     Examples
     --------
@@ -407,7 +409,7 @@ def _rnn(
     Parameters
     ----------
     x : array or Tensor
-        (T, B, I), or (B, T, I) with `batch_first`. float32 or float64.
+        (T, B, I), or (B, T, I) with `batch_first`. float32, float64, or on CUDA float16 or bfloat16.
     h0 : array or Tensor or None
         (B, H), the state before the first step; zeros where None.
     w_ih, w_hh : array or Tensor

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from brasa import ops
-from brasa._bench.cases.contestants import Peers, array, tensor
+from brasa._bench.cases.contestants import BYTES, UNITS, Peers, array, in_precision, tensor, torch_dtype
 from brasa._bench.harness import Call, Case
 
 _GATES = {"lstm": 4, "gru": 3, "rnn": 1}
@@ -23,15 +23,16 @@ def _brasa(cell: str, x: Any, weights: list[Any], dy: Any, backward: bool) -> Ca
     return both if backward else lambda: operator(x, *states, *weights)[0]
 
 
-def _torch(cell: str, x: Any, weights: list[Any], dy: Any, backward: bool) -> Call:
+def _torch(cell: str, x: Any, weights: list[Any], dy: Any, backward: bool, precision: str) -> Call:
     """PyTorch's layer, in the way it is called: in training with autograd, else without."""
     import torch
 
-    layer = getattr(torch.nn, cell.upper())(x.shape[2], dy.shape[2]).to(tensor(x).device)
+    dtype = torch_dtype(precision) or torch.float32
+    layer = getattr(torch.nn, cell.upper())(x.shape[2], dy.shape[2]).to(tensor(x).device, dtype)
     with torch.no_grad():
         for parameter, value in zip(layer.parameters(), weights, strict=True):
             parameter.copy_(tensor(value))
-    inputs, dy = tensor(x), tensor(dy)
+    inputs, dy = tensor(x).to(dtype), tensor(dy).to(dtype)
     if backward:
         leaves = [inputs.requires_grad_(), *layer.parameters()]
         return lambda: torch.autograd.grad(layer(inputs)[0], leaves, dy)
@@ -53,9 +54,13 @@ def recurrent(
     *,
     backward: bool = False,
     family: str = "rnn",
+    precision: str = "float32",
 ) -> Case:
-    """A layer "lstm", "gru" or "rnn" over (T, B, I), alone or with the gradients of x and all weights."""
+    """A layer "lstm", "gru" or "rnn" over (T, B, I), alone or with the gradients of x and all weights; in "float32" or
+    "bfloat16", whose biases are float32.
+    """
     rows = _GATES[cell] * hidden
+    narrow = precision != "float32"
 
     def make() -> dict[str, Call]:
         x, dy = array(steps, batch, inputs), array(steps, batch, hidden, seed=2)
@@ -64,17 +69,21 @@ def recurrent(
             array(*shape, seed=3 + i) * scale
             for i, shape in enumerate(((rows, inputs), (rows, hidden), (rows,), (rows,)))
         ]
-        calls: dict[str, Call] = {"brasa": _brasa(cell, x, weights, dy, backward)}
+        own = [in_precision(w, precision) if w.ndim > 1 else w for w in weights]
+        of_input, slope = (in_precision(a, precision) for a in (x, dy))
+        calls: dict[str, Call] = {"brasa": _brasa(cell, of_input, own, slope, backward)}
         if "torch" in against:
-            calls["torch"] = _torch(cell, x, weights, dy, backward)
+            calls["torch"] = _torch(cell, x, weights, dy, backward, precision)
         return calls
 
-    name = f"{cell} {'fwd+bwd' if backward else 'fwd'} T {steps} B {batch} I {inputs} H {hidden}"
+    kind = f"{cell} {precision}" if narrow else cell
+    name = f"{kind} {'fwd+bwd' if backward else 'fwd'} T {steps} B {batch} I {inputs} H {hidden}"
     passes = 3 if backward else 1  # the backward has two products for each of the forward's
     return Case(
-        family,
+        f"{family} {precision}" if narrow else family,
         name,
         make,
         flops=passes * 2.0 * steps * batch * rows * (inputs + hidden),
-        nbytes=passes * 4.0 * (rows * (inputs + hidden) + steps * batch * (inputs + hidden)),
+        nbytes=passes * BYTES[precision] * (rows * (inputs + hidden) + steps * batch * (inputs + hidden)),
+        unit=UNITS[precision],
     )
