@@ -50,11 +50,11 @@
 // CUDA adds K in 8 even slices, the backward and the simple cell in 32, each one chain.
 //
 // 16 bits (CUDA): arrays are T, products are made on tensor cores and added up in float32 in 8 even
-// slices of K. What is stored is rounded once: G, h where a product reads it, y, what is kept, the
-// d-gates. Arithmetic is float32's, and so is what is carried from step to step (c; h of a GRU; dh
-// and dc), beside rounded results: a sequence in pieces, which gets them rounded, is the whole but
-// for that. Biases and peepholes are float32. A gate whose value was rounded to that at a limit
-// counts as at the limit.
+// slices of K, the backward's and the simple cell's in 16. What is stored is rounded once: G, h
+// where a product reads it, y, what is kept, the d-gates. Arithmetic is float32's, and so is what
+// is carried from step to step (c; h of a GRU; dh and dc), beside rounded results: a sequence in
+// pieces, which gets them rounded, is the whole but for that. Biases and peepholes are float32. A
+// gate whose value was rounded to that at a limit counts as at the limit.
 //
 // CUDA (rnn_tile.cuh): one cooperative launch for all steps, with the weights in shared memory and
 // a barrier of the grid between steps, where the blocks of all units fit on the GPU together: on an

@@ -21,7 +21,10 @@ template <class T, int kSums, bool kAcross, int kM> struct MmaStep {
   static constexpr int kStatePitch = kStepChunk<T> + kPack;
   static constexpr int kSumsOfWarp = kM * 16 * kSums * kUnits;
   static_assert(kUnits == 8 && kStep == 32);
-  using Sums = float[kM][kSums][4];
+  /// Where a unit has one sum, a product would wait for the one before: the halves of a step have
+  /// sums of their own, added up at the end.
+  static constexpr int kChains = kSums == 1 ? 2 : 1;
+  using Sums = float[kM][kSums * kChains][4];
 
   /// Copies are under way for all but one; 32 rows leave no room for a fourth.
   static constexpr int stages(bool resident) { return !resident ? 2 : kM == 1 ? 4 : 3; }
@@ -41,7 +44,7 @@ template <class T, int kSums, bool kAcross, int kM> struct MmaStep {
                                              int width, Sums& sum) {
     const int lane = lane_of_warp();
     const T* const my_states = states + lane % 16 * kStatePitch + lane / 16 * kPack;
-#pragma unroll 1
+#pragma unroll kChains
     for (int at = 0; at < width; at += kStep) {
       uint32_t a[kM][2][4];
 #pragma unroll
@@ -58,7 +61,7 @@ template <class T, int kSums, bool kAcross, int kM> struct MmaStep {
 #pragma unroll
         for (int m = 0; m < kM; ++m) {
           multiply_step<T>(sum[m][part], a[m][0], first);
-          multiply_step<T>(sum[m][part], a[m][1], second);
+          multiply_step<T>(sum[m][kChains == 2 ? 1 : part], a[m][1], second);
         }
       }
     }
@@ -74,7 +77,11 @@ template <class T, int kSums, bool kAcross, int kM> struct MmaStep {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
           simt::Pack<float, 2> pair;
-          pair[0] = sum[m][part][2 * half], pair[1] = sum[m][part][2 * half + 1];
+#pragma unroll
+          for (int i = 0; i < 2; ++i) {
+            pair[i] = sum[m][part][2 * half + i];
+            if constexpr (kChains == 2) pair[i] += sum[m][1][2 * half + i];
+          }
           simt::store_pack<2>(mine + ((part * kM + m) * 16 + 8 * half) * kUnits, pair);
         }
       }
