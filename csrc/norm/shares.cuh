@@ -193,11 +193,13 @@ template <class T, int kLanes> struct Share {
           if (has(turn)) use(at[turn], turn);
         continue;
       }
+      if constexpr (kRolled || kLanes > 1) {
 #pragma unroll 1
-      for (int turn = 0; turn < kTurns && has(turn); ++turn) {
-        const int64_t place = offset(i + turn * step);
-        if (!at_once) load(place, 0);
-        use(place, at_once ? turn : 0);
+        for (int turn = 0; turn < kTurns && has(turn); ++turn) {
+          const int64_t place = offset(i + turn * step);
+          if (!at_once) load(place, 0);
+          use(place, at_once ? turn : 0);
+        }
       }
     }
   }
