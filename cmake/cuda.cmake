@@ -53,7 +53,7 @@ function(brasa_add_cuda_module name)
   target_compile_definitions(${name} PRIVATE BRASA_MODULE=${name} BRASA_FOR_CUDA)
   target_compile_options(${name} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:${warnings} -O2>
     # CMake 3.25 drops the standard for nvcc 13, so it is said here.
-    $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20 --expt-relaxed-constexpr --extended-lambda --compress-mode=size>)
+    $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20 --compress-mode=size>)
   target_link_options(${name} PRIVATE $<$<CONFIG:Release>:-s> LINKER:--gc-sections)
   set_target_properties(${name} PROPERTIES CUDA_RUNTIME_LIBRARY Static CUDA_VISIBILITY_PRESET hidden)
 endfunction()

@@ -6,6 +6,8 @@
 namespace brasa::cuda {
 
 constexpr int kThreads = 256;
+/// Blocks that a multiprocessor shall hold, or 0: as the compiler sees fit, which spilled here.
+template <class T> inline constexpr int kBlocks = sizeof(T) == 8 || simt::kBlackwell ? 4 : 0;
 
 // A kernel for each activation was 144 of them. The four that take the time of many instructions
 // and are in most networks have their own; those that are a few instructions have one, as have the
@@ -15,12 +17,12 @@ constexpr int kThreads = 256;
 
 template <ActivationKind kKind> struct Only {
   static constexpr int kOfPack = 1;  ///< packs are taken in so many parts; 0: elements, one by one
-  static constexpr bool has(ActivationKind kind) { return kind == kKind; }
+  static BRASA_HOST_DEVICE_FN constexpr bool has(ActivationKind kind) { return kind == kKind; }
 };
 /// Smooth ones that are rare.
 struct Rare {
   static constexpr int kOfPack = 2;
-  static constexpr bool has(ActivationKind kind) {
+  static BRASA_HOST_DEVICE_FN constexpr bool has(ActivationKind kind) {
     using enum ActivationKind;
     return kind == elu || kind == selu || kind == celu || kind == gelu_tanh || kind == mish ||
            kind == softplus;
@@ -28,14 +30,14 @@ struct Rare {
 };
 struct Simple {
   static constexpr int kOfPack = 1;
-  static constexpr bool has(ActivationKind kind) {
+  static BRASA_HOST_DEVICE_FN constexpr bool has(ActivationKind kind) {
     using enum ActivationKind;
     return !Rare::has(kind) && kind != sigmoid && kind != tanh && kind != gelu && kind != silu;
   }
 };
 struct All {
   static constexpr int kOfPack = 0;
-  static constexpr bool has(ActivationKind) { return true; }
+  static BRASA_HOST_DEVICE_FN constexpr bool has(ActivationKind) { return true; }
 };
 
 template <class T, class Set>
@@ -56,7 +58,7 @@ template <class Set, class F> BRASA_DEVICE_FN void visit(ActivationKind kind, co
 }
 
 template <class T, class Set>
-__global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 4 : 0)
+__global__ void __launch_bounds__(kThreads, kBlocks<T>)
     activation_forward_kernel(const T* x, T* y, int64_t n, bool packs, Activation activation) {
   const Wide<T> alpha = Wide<T>(activation.alpha), beta = Wide<T>(activation.beta);
   visit<Set>(activation.kind, [&]<class A>() {
@@ -66,7 +68,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 4 : 0)
 }
 
 template <class T, class Set>
-__global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 4 : 0)
+__global__ void __launch_bounds__(kThreads, kBlocks<T>)
     activation_backward_kernel(const T* dy, const T* v, T* dx, int64_t n, bool packs,
                                Activation activation) {
   const Wide<T> alpha = Wide<T>(activation.alpha), beta = Wide<T>(activation.beta);

@@ -115,7 +115,7 @@ BRASA_DEVICE_FN void add_operand(const E* from, int live, bool packs, W (&v)[kLa
 }
 
 /// Whether the kernel of `taps` taps has activations: one and two are for backward data.
-constexpr bool can_activate(int taps) {
+BRASA_HOST_DEVICE_FN constexpr bool can_activate(int taps) {
   return taps != 1 && taps != 2;
 }
 

@@ -363,6 +363,14 @@ template <class T> BRASA_DEVICE_FN T block_reduce_max(T value) {
   return block_reduce(value, Max{});
 }
 
+/// Whether this is code for sm_100 or later: it takes a few registers more than that for older
+/// GPUs, and kernels spill in which those just fit.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+inline constexpr bool kBlackwell = true;
+#else
+inline constexpr bool kBlackwell = false;
+#endif
+
 /// `offset`, of which the compiler knows nothing. Where it knows how an offset came about it may
 /// take the addresses of a pack apart, and then stores the pack word by word.
 BRASA_DEVICE_FN int64_t opaque(int64_t offset) {

@@ -32,19 +32,13 @@ template <class T> inline constexpr int kLongThreads = sizeof(T) == 8 ? 512 : 10
 template <class T, int kLanes>
 inline constexpr int kKept = (kLanes > 1 ? 32 : 16) / (sizeof(T) == 8 ? 4 : 1);
 
-/// Blackwell's code takes a few registers more: with as many blocks as elsewhere some would spill.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
-inline constexpr int kFewerBlocks = 1;
-#else
-inline constexpr int kFewerBlocks = 0;
-#endif
-
-/// Blocks that a multiprocessor shall hold, of kernels that keep kArrays lines.
+/// Blocks that a multiprocessor shall hold, of kernels that keep kArrays lines; one less where code
+/// takes a few registers more.
 template <class T, class Group, int kLanes, int kArrays>
 inline constexpr int kLineBlocks =
     Group::kBlock > kLineThreads
         ? 1
-        : (kArrays > 1 || sizeof(T) == 8 || kLanes == 1 ? 2 : 3) - kFewerBlocks;
+        : (kArrays > 1 || sizeof(T) == 8 || kLanes == 1 ? 2 : 3) - int(simt::kBlackwell);
 
 template <class T> struct MaximumAndSum {
   T maximum, sum;

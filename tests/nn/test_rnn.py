@@ -357,8 +357,8 @@ def test_an_empty_batch(xp, name):
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_float16_layers_are_for_autocast(name, device):
-    """A layer of 16 bits can be built, as in torch: within `autocast` it computes in float32."""
+def test_float16_layers_are_for_devices(name, device):
+    """A layer of 16 bits can be built, as in torch: on a device it computes, within `autocast` too, in 16 bits."""
     layer = getattr(nn, name)(5, 6, dtype="float16")
     with pytest.raises(TypeError, match="float16"):
         layer(values(4, 3, 5).astype(np.float16))
@@ -368,7 +368,7 @@ def test_float16_layers_are_for_autocast(name, device):
     with br.autocast("float16"):
         y, _ = layer(x)
     y.sum().backward()
-    assert y.dtype == np.float32
+    assert y.dtype == np.float16
     assert all(p.grad.dtype == np.float16 for p in layer.parameters())
 
 
