@@ -39,8 +39,8 @@ def cuda_program(name: str) -> str | None:
 NVCC, CUOBJDUMP = cuda_program("nvcc"), cuda_program("cuobjdump")
 needs_nvcc = pytest.mark.skipif(NVCC is None, reason="nvcc is not installed")
 
-# Of all files for all targets of a release: 14.6 MB when it was measured (docs/gpu.md), 3.3 of host code come to it, and
-# 20 in all are the most it may be.
+# Of all files for all targets of a release: 14.6 MB when it was measured (docs/gpu.md). 3.3 of host code come to it,
+# and 20 in all are the most it may be.
 MOST_MACHINE_CODE = 15_500_000
 MACHINE_CODE: dict[str, int] = {}
 
