@@ -353,14 +353,7 @@ def test_other_mistakes(device):
 def test_a_graph_of_replaced_arrays_is_stale(device, change):
     net = network(device)
     optimizer = optim.SGD(net.parameters(), lr=0.1, momentum=0.5)
-
-    def step(x, y):
-        optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(net(x), y)
-        loss.backward()
-        optimizer.step()
-        return loss
-
+    step = step_of(net, optimizer)
     (x, y), *_ = batches()
     run = captured(device, step, device.asarray(x), device.asarray(y))
     if change == "data":
